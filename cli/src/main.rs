@@ -1,0 +1,2 @@
+//! The `evstore` command.
+fn main() {}
