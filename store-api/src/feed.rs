@@ -115,6 +115,10 @@ pub struct ReadFeed {
 
 /// What takes places in the feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every item is a commit, and a box would cost each one an allocation"
+)]
 pub enum FeedItem {
     /// A commit with its events, or a marker.
     Commit(Commit),
