@@ -1,0 +1,32 @@
+//! The catalog: every check, in the order of the contract.
+
+use crate::check::Check;
+use crate::checks;
+
+/// Every check. Names are unique and never change.
+pub fn catalog() -> impl Iterator<Item = &'static Check> {
+    checks::ALL.iter().copied().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::catalog;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_unique_and_well_formed() {
+        let mut seen = HashSet::new();
+        for check in catalog() {
+            assert!(seen.insert(check.name), "{} stands twice", check.name);
+            let (topic, what) = check.name.split_once('.').expect(check.name);
+            for part in [topic, what] {
+                assert!(
+                    part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'),
+                    "{}",
+                    check.name
+                );
+            }
+            assert!(!check.promise.ends_with('.'), "{}: a promise has no full stop", check.name);
+        }
+    }
+}

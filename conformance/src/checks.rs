@@ -1,0 +1,8 @@
+//! The checks, a file for each topic.
+
+use crate::check::Check;
+
+mod append;
+
+/// Every file's checks, in the order of the contract.
+pub(crate) const ALL: &[&[Check]] = &[append::CHECKS];

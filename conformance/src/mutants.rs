@@ -1,0 +1,1 @@
+//! Complete stores with one defect each, made by wrapping a given provider, and the checks that must notice.

@@ -1,0 +1,162 @@
+//! What a run found, for people and for programs.
+
+use crate::check::{Check, Verdict};
+use evstore_api::{Capabilities, StoreName};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// What one check found.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// The check.
+    pub check: &'static Check,
+    /// Its verdict.
+    pub verdict: Verdict,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// What a run found.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The store's name in the config file.
+    pub store: StoreName,
+    /// What it promises.
+    pub capabilities: Capabilities,
+    /// The seed that repeats the run.
+    pub seed: u64,
+    /// One for each check, in the order of the catalog.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// How many findings have this verdict's name.
+    #[must_use]
+    pub fn count(&self, verdict: &str) -> usize {
+        self.findings.iter().filter(|finding| finding.verdict.name() == verdict).count()
+    }
+
+    /// The broken ones.
+    pub fn broken(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|finding| matches!(finding.verdict, Verdict::Broken(_)))
+    }
+
+    /// The command that runs one check again with the same seed.
+    #[must_use]
+    pub fn replay(&self, check: &Check) -> String {
+        format!("evstore conformance {} --only {} --seed {}", self.store, check.name, self.seed)
+    }
+
+    /// For people: a line for each check that is not held, the history of each broken one, and the counts.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for finding in &self.findings {
+            let name = finding.check.name;
+            // Writing to a string can't fail.
+            let _ = match &finding.verdict {
+                Verdict::Held => Ok(()),
+                Verdict::Refused(reason) => writeln!(text, "refused  {name}: {reason}"),
+                Verdict::NotRun(reason) => writeln!(text, "not run  {name}: {reason}"),
+                Verdict::Broken(broken) => {
+                    let mut lines = String::new();
+                    for line in &broken.history {
+                        let _ = writeln!(lines, "           {line}");
+                    }
+                    writeln!(
+                        text,
+                        "BROKEN   {name}: {}\n         promised: {}\n{lines}         again: {}",
+                        broken.message,
+                        finding.check.promise,
+                        self.replay(finding.check)
+                    )
+                }
+            };
+        }
+        let _ = writeln!(
+            text,
+            "{} held, {} BROKEN, {} refused, {} not run (store: {}, provider: {}, engine: {}, seed: {})",
+            self.count("held"),
+            self.count("BROKEN"),
+            self.count("refused"),
+            self.count("not run"),
+            self.store,
+            self.capabilities.provider,
+            self.capabilities.engine,
+            self.seed
+        );
+        text
+    }
+
+    /// For programs. Fields are only ever added.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let findings: Vec<Value> = self
+            .findings
+            .iter()
+            .map(|finding| {
+                let (reason, history) = match &finding.verdict {
+                    Verdict::Held => (None, None),
+                    Verdict::Refused(reason) | Verdict::NotRun(reason) => (Some(reason.clone()), None),
+                    Verdict::Broken(broken) => (Some(broken.message.clone()), Some(broken.history.clone())),
+                };
+                json!({
+                    "check": finding.check.name,
+                    "promise": finding.check.promise,
+                    "properties": finding.check.properties,
+                    "verdict": finding.verdict.name(),
+                    "reason": reason,
+                    "history": history,
+                    "replay": self.replay(finding.check),
+                    "took_ms": finding.took.as_millis() as u64,
+                })
+            })
+            .collect();
+        json!({
+            "store": self.store.as_str(),
+            "provider": self.capabilities.provider,
+            "engine": self.capabilities.engine,
+            "contract": self.capabilities.contract,
+            "release": env!("CARGO_PKG_VERSION"),
+            "capabilities": format!("{:?}", self.capabilities),
+            "seed": self.seed,
+            "held": self.count("held"),
+            "broken": self.count("BROKEN"),
+            "refused": self.count("refused"),
+            "not_run": self.count("not run"),
+            "findings": findings,
+        })
+    }
+
+    /// For test servers: JUnit XML. What is refused is a success that says so in its output; what was not run is skipped.
+    #[must_use]
+    pub fn junit(&self) -> String {
+        use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
+        let mut suite = TestSuite::new(format!("conformance.{}", self.store));
+        for finding in &self.findings {
+            let mut status = match &finding.verdict {
+                Verdict::Held | Verdict::Refused(_) => TestCaseStatus::success(),
+                Verdict::NotRun(_) => TestCaseStatus::skipped(),
+                Verdict::Broken(_) => TestCaseStatus::non_success(NonSuccessKind::Failure),
+            };
+            match &finding.verdict {
+                Verdict::NotRun(reason) => drop(status.set_message(reason.clone())),
+                Verdict::Broken(broken) => {
+                    status.set_message(broken.message.clone());
+                    status.set_description(broken.history.join("\n"));
+                }
+                Verdict::Held | Verdict::Refused(_) => {}
+            }
+            let mut case = TestCase::new(finding.check.name, status);
+            case.set_classname(self.capabilities.provider).set_time(finding.took);
+            if let Verdict::Refused(reason) = &finding.verdict {
+                case.set_system_out(format!("refused: {reason}"));
+            }
+            suite.add_test_case(case);
+        }
+        let mut report = quick_junit::Report::new("evstore conformance");
+        report.add_test_suite(suite);
+        report.to_string().expect("a report of text is XML")
+    }
+}

@@ -1,0 +1,153 @@
+//! Runs checks on scratch stores and collects verdicts.
+
+use crate::catalog::catalog;
+use crate::check::{Broken, Check, Verdict};
+use crate::context::Context;
+use crate::report::{Finding, Report};
+use crate::seed::Seed;
+use crate::target::Target;
+use evstore_api::{EventStore, Result, Settings, StoreAdmin};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long one check may take before it is broken by not ending.
+const CHECK_MAX: Duration = Duration::from_secs(300);
+
+/// What to run, and how hard.
+#[derive(Clone, Debug)]
+pub struct Runner {
+    /// What is held to the catalog.
+    pub target: Target,
+    /// Names or beginnings of names of the checks to run; all when empty.
+    pub only: Vec<String>,
+    /// When it is spent, the checks that are left are not run. None for no bound.
+    pub budget: Option<Duration>,
+    /// Seed of every random choice; each check draws its own from it by name.
+    pub seed: u64,
+    /// Rounds, in hundredths of an ordinary run's.
+    pub effort: u64,
+}
+
+/// A scratch store that several checks share.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    settings: Settings,
+    store: Arc<dyn EventStore>,
+    admin: Arc<dyn StoreAdmin>,
+}
+
+impl Runner {
+    /// Every check, an ordinary run's rounds, no bound.
+    #[must_use]
+    pub fn new(target: Target, seed: u64) -> Self {
+        Self { target, only: Vec::new(), budget: None, seed, effort: 100 }
+    }
+
+    /// The checks that would run, in order.
+    pub fn checks(&self) -> impl Iterator<Item = &'static Check> {
+        catalog()
+            .filter(|check| self.only.is_empty() || self.only.iter().any(|prefix| check.name.starts_with(&**prefix)))
+    }
+
+    /// Runs the checks one after the other; `progress` hears of each before and after.
+    ///
+    /// # Errors
+    /// When no scratch store can be made or dropped. Then nothing was found out.
+    pub async fn run(&self, mut progress: impl FnMut(Progress<'_>)) -> Result<Report> {
+        let started = Instant::now();
+        let scratch = self.open_scratch("shared").await?;
+        let mut findings = Vec::new();
+        for check in self.checks() {
+            progress(Progress::Started(check));
+            let spent = self.budget.is_some_and(|budget| started.elapsed() >= budget);
+            let (verdict, took) = if spent {
+                (Verdict::NotRun("the budget is spent".into()), Duration::ZERO)
+            } else {
+                let began = Instant::now();
+                (self.run_check(check, &scratch).await, began.elapsed())
+            };
+            findings.push(Finding { check, verdict, took });
+            progress(Progress::Ended(&findings[findings.len() - 1]));
+        }
+        let capabilities = scratch.store.capabilities().clone();
+        self.drop_scratch(scratch).await?;
+        Ok(Report { store: self.target.settings.store().clone(), capabilities, seed: self.seed, findings })
+    }
+
+    /// Makes a scratch store for several checks.
+    pub(crate) async fn open_scratch(&self, what: &str) -> Result<Scratch> {
+        let opener = &self.target.provider.opener;
+        // The clock makes the tag new; nothing that is checked depends on it.
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let mut unique = Seed(now.as_nanos() as u64 ^ u64::from(std::process::id()) << 32 ^ self.seed);
+        let tag = format!("{}{:08x}", &what[..what.len().min(6)], unique.next_u64() as u32);
+        let settings = opener.make_scratch(&self.target.settings, &tag).await?;
+        let store = opener.open(&settings).await?;
+        let admin = opener.open_admin(&settings).await?;
+        Ok(Scratch { settings, store, admin })
+    }
+
+    /// Closes and removes a scratch store.
+    pub(crate) async fn drop_scratch(&self, scratch: Scratch) -> Result<()> {
+        scratch.store.close().await?;
+        scratch.admin.close().await?;
+        self.target.provider.opener.drop_scratch(&scratch.settings).await
+    }
+
+    /// Runs one check and drops the scratch stores that it made.
+    pub(crate) async fn run_check(&self, check: &Check, scratch: &Scratch) -> Verdict {
+        let seed = check.name.bytes().fold(self.seed, |seed, byte| Seed(seed ^ u64::from(byte)).next_u64());
+        let tag = format!("{:08x}", Seed(seed ^ u64::from(std::process::id())).next_u64() as u32);
+        let context = Context::new(
+            self.target.clone(),
+            scratch.settings.clone(),
+            scratch.store.clone(),
+            scratch.admin.clone(),
+            format!("c{tag}"),
+            seed,
+            self.effort,
+        );
+        // A task of its own: a panic of a store is a broken promise, not the end of the run.
+        let task = tokio::spawn(AssertUnwindSafe((check.run)(context.clone())).0);
+        let abort = task.abort_handle();
+        let verdict = match tokio::time::timeout(CHECK_MAX, task).await {
+            Ok(Ok(Ok(outcome))) => outcome.into(),
+            Ok(Ok(Err(mut broken))) => {
+                if broken.history.is_empty() {
+                    broken.history = context.trace();
+                }
+                Verdict::Broken(broken)
+            }
+            Ok(Err(panic)) => Verdict::Broken(Broken::shown_by(format!("a call panicked: {panic}"), context.trace())),
+            Err(_) => {
+                abort.abort();
+                let message = format!("it did not end within {} s", CHECK_MAX.as_secs());
+                Verdict::Broken(Broken::shown_by(message, context.trace()))
+            }
+        };
+        for fresh in context.take_fresh() {
+            if let Err(error) = self.target.provider.opener.drop_scratch(&fresh).await {
+                let broken =
+                    Broken::shown_by(format!("its scratch store could not be dropped: {error:?}"), context.trace());
+                return Verdict::Broken(broken);
+            }
+        }
+        verdict
+    }
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug)]
+pub enum Progress<'a> {
+    /// This check begins.
+    Started(&'static Check),
+    /// This one ended.
+    Ended(&'a Finding),
+}
+
+impl Scratch {
+    pub(crate) fn capabilities(&self) -> evstore_api::Capabilities {
+        self.store.capabilities().clone()
+    }
+}

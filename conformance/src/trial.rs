@@ -1,0 +1,61 @@
+//! The catalog as tests of `cargo test`: one test for each check.
+
+use crate::check::Verdict;
+use crate::report::Report;
+use crate::runner::Runner;
+use crate::target::{Target, WorkerCommand};
+use crate::worker;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// First argument of a process that the checks start.
+pub(crate) const WORKER_ARGUMENT: &str = "conformance-worker";
+
+/// The `main` of a test with `harness = false`: every check of the catalog is a test of the same name.
+///
+/// # Panics
+/// When the process can't find its own program or start its threads.
+#[must_use]
+pub fn test_main(target: Target) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads can be started");
+    if std::env::args().nth(1).as_deref() == Some(WORKER_ARGUMENT) {
+        return runtime.block_on(worker::main(&target.provider));
+    }
+    let program = std::env::current_exe().expect("a process knows its program");
+    let target = match &target.worker {
+        Some(_) => target,
+        None => target.with_worker(WorkerCommand { program, arguments: vec![WORKER_ARGUMENT.into()] }),
+    };
+    let arguments = Arguments::from_args();
+    let seed = std::process::id().into();
+    let runner = Arc::new(Runner::new(target, seed));
+    let runtime = Arc::new(runtime);
+    let trials = runner
+        .checks()
+        .map(|check| {
+            let (runner, runtime) = (runner.clone(), runtime.clone());
+            Trial::ignorable_test(check.name, move || {
+                runtime.block_on(async {
+                    let failed = |error: evstore_api::Error| Failed::from(format!("no scratch store: {error:?}"));
+                    let scratch = runner.open_scratch("test").await.map_err(failed)?;
+                    let began = std::time::Instant::now();
+                    let capabilities = scratch.capabilities();
+                    let verdict = runner.run_check(check, &scratch).await;
+                    runner.drop_scratch(scratch).await.map_err(failed)?;
+                    match &verdict {
+                        Verdict::Held | Verdict::Refused(_) => Ok(Completion::Completed),
+                        Verdict::NotRun(reason) => Ok(Completion::ignored_with(reason)),
+                        Verdict::Broken(_) => {
+                            let finding = crate::report::Finding { check, verdict, took: began.elapsed() };
+                            let store = runner.target.settings.store().clone();
+                            let report = Report { store, capabilities, seed, findings: vec![finding] };
+                            Err(Failed::from(report.text()))
+                        }
+                    }
+                })
+            })
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
