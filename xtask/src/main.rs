@@ -1,2 +1,40 @@
-//! Chores.
-fn main() {}
+//! The project's own chores: `cargo xtask test`, `tidy`, `docs`, `bench`.
+
+#![allow(clippy::print_stdout, reason = "a chore talks to the person who started it")]
+
+mod docs;
+mod licences;
+mod plan;
+mod readme;
+mod run;
+mod test;
+mod tidy;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// The project's own chores.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Builds and runs the tests, on real engines; what the README and CI call.
+    Test(test::Test),
+    /// Formatting, lints, docs, features one by one, licences, generated pages, and the commands of the README.
+    Tidy(tidy::Tidy),
+    /// Writes the generated pages and tables anew.
+    Docs,
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().chore {
+        Chore::Test(test) => test.run(),
+        Chore::Tidy(tidy) => tidy.run(),
+        Chore::Docs => docs::write(),
+    }
+}

@@ -1,0 +1,68 @@
+//! Starting programs, loudly: what is run is printed first, and a failure names it.
+
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+/// The workspace's root.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
+}
+
+/// A cargo command in the workspace's root.
+pub fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root());
+    command
+}
+
+/// Runs a command to its end and prints how long it took.
+///
+/// # Errors
+/// When it can't be started or does not succeed.
+pub fn run(what: &str, command: &mut Command) -> Result<()> {
+    println!("\n== {what}: {command:?}");
+    let started = Instant::now();
+    let status = command.status().with_context(|| format!("{what}: {command:?} could not be started"))?;
+    println!("== {what}: {} s", started.elapsed().as_secs());
+    if !status.success() {
+        bail!("{what} failed ({status}): {command:?}");
+    }
+    Ok(())
+}
+
+/// What a command prints.
+///
+/// # Errors
+/// When it can't be started, does not succeed, or prints other than UTF-8.
+pub fn output(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("{command:?} could not be started"))?;
+    if !output.status.success() {
+        bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The `evstore` command, built with every feature that this release has.
+///
+/// # Errors
+/// When it does not build.
+pub fn evstore() -> Result<PathBuf> {
+    run("build the command", &mut cargo(&["build", "--quiet", "--package", "evstore-cli"]))?;
+    Ok(target().join("debug").join(format!("evstore{}", std::env::consts::EXE_SUFFIX)))
+}
+
+/// The same, built for speed.
+///
+/// # Errors
+/// When it does not build.
+pub fn evstore_release() -> Result<PathBuf> {
+    run("build the command", &mut cargo(&["build", "--quiet", "--release", "--package", "evstore-cli"]))?;
+    Ok(target().join("release").join(format!("evstore{}", std::env::consts::EXE_SUFFIX)))
+}
+
+/// The folder that cargo builds into.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}

@@ -1,0 +1,48 @@
+//! `cargo xtask tidy`: what has to be in order besides the tests.
+
+use crate::run::{cargo, run};
+use crate::{docs, licences, readme};
+use anyhow::Result;
+use clap::Args;
+
+/// Features that are built alone, so that none leans on another by accident.
+const ALONE: &[(&str, &[&str])] = &[("evstore", &["memory", "sqlite"]), ("evstore-cli", &["memory", "sqlite"])];
+
+/// What has to be in order besides the tests.
+#[derive(Args)]
+pub struct Tidy {
+    /// Changes nothing; fails where something would change.
+    #[arg(long)]
+    check: bool,
+}
+
+impl Tidy {
+    /// Looks at everything.
+    ///
+    /// # Errors
+    /// At the first thing that is not in order.
+    pub fn run(self) -> Result<()> {
+        let check: &[&str] = if self.check { &["--", "--check"] } else { &[] };
+        run("formatting", cargo(&["fmt", "--all"]).args(check))?;
+        run("lints", &mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]))?;
+        run(
+            "documentation",
+            cargo(&["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"])
+                .env("RUSTDOCFLAGS", "--deny warnings"),
+        )?;
+        for (package, features) in ALONE {
+            run("no feature", &mut cargo(&["check", "--quiet", "-p", package, "--no-default-features"]))?;
+            for feature in *features {
+                let arguments = ["check", "--quiet", "-p", package, "--no-default-features", "--features", feature];
+                run("a feature alone", &mut cargo(&arguments))?;
+            }
+        }
+        licences::check()?;
+        if self.check {
+            docs::check()?
+        } else {
+            docs::write()?
+        }
+        readme::check()
+    }
+}
