@@ -61,14 +61,7 @@ mod tests {
         // The first outputs of the reference implementation for seed 1234567.
         let mut seed = Seed(1_234_567);
         let drawn: Vec<u64> = (0..3).map(|_| seed.next_u64()).collect();
-        assert_eq!(
-            drawn,
-            [
-                6_457_827_717_110_365_317,
-                3_203_168_211_198_807_973,
-                9_817_491_932_198_370_423
-            ]
-        );
+        assert_eq!(drawn, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
     }
 
     #[test]

@@ -49,9 +49,9 @@ fn eventual_head(read: &Read) -> Option<u64> {
 fn check_future(log: &Log<'_>, operation: &Operation, gap: usize, bounds: &Bounds, violations: &mut Violations) {
     let Some(before) = gap.checked_sub(1) else { return };
     if operation.returned_at.is_before(bounds.begins[before]) {
-        let commit = &log.commits[..gap].iter().find(|commit| commit.window.invoked_at == bounds.begins[before]);
+        let cause = bounds.begins.partition_point(|begin| *begin < bounds.begins[before]);
         let says = "a head was shown that holds an append which was not yet invoked";
-        let shown = commit.and_then(|commit| commit.window.invoked_by).into_iter().chain([operation]);
+        let shown = log.commits[cause].window.invoked_by.into_iter().chain([operation]);
         violations.add(Violation::new(Rule::EventualFuture, log.stream, says).shown_by(shown));
     }
 }
@@ -128,7 +128,7 @@ impl<'h> Session<'h> {
                     raise(&mut self.written, receipt.last, operation);
                 }
             }
-            Call::Read(_) | Call::SaveSnapshot(_) | Call::LoadSnapshot(_) => {}
+            Call::Read(_) | Call::SaveSnapshot(_) | Call::LoadSnapshot(_) | Call::DeleteSnapshot => {}
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::log::{Kept, Log, Logs, Shape};
 use super::record::{
-    Append, AppendOutcome, Call, CommitId, Digest, FeedEntry, FeedItem, FinalFeed, Moment, PrefixPoll, Returned,
+    Append, AppendOutcome, Call, CommitId, Delivery, Digest, FeedEntry, FeedItem, FinalFeed, Moment, PrefixPoll, Returned,
     RunEnd, SubscriptionRun, feed_chain,
 };
 use super::rule::Rule;
@@ -379,7 +379,8 @@ impl<'h> Check<'_, 'h> {
                 continue;
             }
             let says = format!("{} got another entry than the final replay", Reader::Run(run));
-            let violation = Violation::of_store(Rule::FeedAgreement, says).with_fact(format!("it got {}", shown(entry)));
+            let violation =
+                Violation::of_store(Rule::FeedAgreement, says).with_fact(format!("it got {}", shown(entry)));
             self.violations.add(match replayed {
                 Some(replayed) => violation.with_fact(format!("the replay has {}", shown(replayed))),
                 None => violation.with_fact("the replay has nothing there"),
@@ -399,9 +400,8 @@ impl<'h> Check<'_, 'h> {
                 let (other, before) = *seen.entry(key).or_insert((run, entry));
                 if !is_same_or_removed(before, entry) && !is_same_or_removed(entry, before) {
                     let says = format!("{} and {} got different entries", Reader::Run(other), Reader::Run(run));
-                    let violation = Violation::of_store(Rule::FeedAgreement, says)
-                        .with_fact(shown(before))
-                        .with_fact(shown(entry));
+                    let violation =
+                        Violation::of_store(Rule::FeedAgreement, says).with_fact(shown(before)).with_fact(shown(entry));
                     self.violations.add(violation);
                 }
             }
@@ -415,7 +415,7 @@ impl<'h> Check<'_, 'h> {
         }
         for operation in &self.logs.history.operations {
             let Call::Append(Append { outcome: AppendOutcome::Ok(receipt), .. }) = &operation.call else { continue };
-            let place = self.replay.places.get(&(operation.stream.as_str(), receipt.last));
+            let place = self.replay.places.get(&(operation.stream.as_str(), receipt.first));
             if let (Some(position), Some(place)) = (receipt.position, place)
                 && position != *place
             {
@@ -464,16 +464,17 @@ impl<'h> Check<'_, 'h> {
             RunEnd::Drained => u64::MAX,
             RunEnd::Cut => last,
         };
-        let missing = self.replay.between(run.after, up_to).iter().filter(|entry| match entry.item {
-            FeedItem::Event { .. } | FeedItem::Marker { .. } => !delivered.contains(&entry.position),
-            FeedItem::Removed { .. } => false,
-        });
-        for entry in missing {
+        let removed: Vec<&FeedEntry> =
+            run.deliveries.iter().map(|delivery| &delivery.entry).filter(|entry| is_removed(entry)).collect();
+        let passes = Passes::of(run);
+        for entry in self.replay.between(run.after, up_to) {
             // A range that the run saw as removed accounts for the entry; that they differ is rule F2.
-            if run.deliveries.iter().any(|delivery| accounts_for(&delivery.entry, entry.position)) {
-                continue;
+            let accounted = delivered.contains(&entry.position)
+                || is_removed(entry)
+                || removed.iter().any(|range| range.position <= entry.position && entry.end() <= range.end());
+            if !accounted {
+                self.violations.add(skipped(run, entry, passes.over(entry), earliest.get(&entry.position)));
             }
-            self.violations.add(skipped(run, entry, earliest.get(&entry.position)));
         }
     }
 
@@ -486,7 +487,7 @@ impl<'h> Check<'_, 'h> {
             run.deliveries.iter().filter_map(|delivery| event_key(&delivery.entry)).collect();
         for entry in &self.replay.entries {
             if event_key(entry).is_some_and(|key| !delivered.contains(&key)) {
-                self.violations.add(skipped(run, entry, None));
+                self.violations.add(skipped(run, entry, None, None));
             }
         }
     }
@@ -503,8 +504,7 @@ impl<'h> Check<'_, 'h> {
         let mut entries = self.replay.entries.iter().peekable();
         for poll in polls {
             while let Some(entry) = entries.next_if(|entry| entry.position <= poll.up_to) {
-                let removed = matches!(entry.item, FeedItem::Removed { .. });
-                folded = (folded.0 + 1, feed_chain(folded.1, entry), folded.2 + u64::from(removed));
+                folded = (folded.0 + 1, feed_chain(folded.1, entry), folded.2 + u64::from(is_removed(entry)));
             }
             let (count, chain, removed) = folded;
             // What was removed since then is no longer there to be compared.
@@ -570,23 +570,21 @@ impl<'h> Check<'_, 'h> {
 
     /// The lags of all first deliveries, in nanoseconds.
     fn lags(&mut self, feed: &FinalFeed) -> Vec<u64> {
-        let mut lags = Vec::new();
-        let mut first: HashMap<u64, HashMap<(&str, u64), (Moment, &SubscriptionRun)>> = HashMap::new();
+        let mut arrivals = Vec::new();
         for run in self.logs.history.runs.iter().filter(|run| run.incarnation == feed.incarnation) {
-            let events = first.entry(run.subscriber).or_default();
             for delivery in &run.deliveries {
-                let Some(key) = event_key(&delivery.entry) else { continue };
-                let earliest = events.entry(key).or_insert((delivery.delivered_at, run));
-                if delivery.delivered_at < earliest.0 {
-                    *earliest = (delivery.delivered_at, run);
-                }
+                let event = event_key(&delivery.entry);
+                arrivals.extend(event.map(|event| (run.subscriber, event, delivery.delivered_at, run)));
             }
         }
-        for (key, (delivered_at, run)) in first.values().flatten() {
-            let Some(appended_at) = self.appended_at(key.0, key.1) else { continue };
+        arrivals.sort_by_key(|(subscriber, event, moment, _)| (*subscriber, *event, *moment));
+        arrivals.dedup_by_key(|(subscriber, event, _, _)| (*subscriber, *event));
+        let mut lags = Vec::with_capacity(arrivals.len());
+        for (_, event, delivered_at, run) in arrivals {
+            let Some(appended_at) = self.appended_at(event.0, event.1) else { continue };
             let ready = appended_at.max(run.started_at);
             lags.push(delivered_at.0.saturating_sub(ready.0));
-            self.judge_lag(*key, ready, *delivered_at, run);
+            self.judge_lag(event, ready, delivered_at, run);
         }
         lags
     }
@@ -636,13 +634,40 @@ fn is_same_or_removed(earlier: &FeedEntry, later: &FeedEntry) -> bool {
     }
 }
 
-fn accounts_for(entry: &FeedEntry, position: u64) -> bool {
-    matches!(entry.item, FeedItem::Removed { .. }) && entry.position <= position && position <= entry.end()
+fn is_removed(entry: &FeedEntry) -> bool {
+    matches!(entry.item, FeedItem::Removed { .. })
+}
+
+/// The deliveries of a run by position, each with the earliest of those that stand at or after it.
+struct Passes<'h>(Vec<(u64, &'h Delivery)>);
+
+impl<'h> Passes<'h> {
+    fn of(run: &'h SubscriptionRun) -> Self {
+        let mut passes: Vec<(u64, &Delivery)> =
+            run.deliveries.iter().map(|delivery| (delivery.entry.position, delivery)).collect();
+        passes.sort_by_key(|(position, _)| *position);
+        for index in (1..passes.len()).rev() {
+            if passes[index].1.delivered_at < passes[index - 1].1.delivered_at {
+                passes[index - 1].1 = passes[index].1;
+            }
+        }
+        Passes(passes)
+    }
+
+    /// The first delivery that stands after an entry.
+    fn over(&self, entry: &FeedEntry) -> Option<&'h Delivery> {
+        let after = self.0.partition_point(|(position, _)| *position <= entry.position);
+        self.0.get(after).map(|(_, delivery)| *delivery)
+    }
 }
 
 /// The run passed over an entry: if others had it only later, it was not there yet.
-fn skipped(run: &SubscriptionRun, entry: &FeedEntry, earliest: Option<&Moment>) -> Violation {
-    let passed = run.deliveries.iter().find(|delivery| delivery.entry.position > entry.position);
+fn skipped(
+    run: &SubscriptionRun,
+    entry: &FeedEntry,
+    passed: Option<&Delivery>,
+    earliest: Option<&Moment>,
+) -> Violation {
     let (rule, says) = match (passed, earliest) {
         (Some(passed), Some(earliest)) if *earliest > passed.delivered_at => {
             (Rule::FeedLateArrival, "passed over an entry that others got afterwards")

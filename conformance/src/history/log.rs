@@ -51,6 +51,7 @@ pub(crate) struct Log<'h> {
     /// Appends whose commit is not in the log.
     pub(crate) absent: Vec<(&'h Operation, &'h Append)>,
     attempts: Vec<(u32, &'h Operation, &'h Append)>,
+    index: HashMap<CommitId, u32>,
     /// By revision, the commit that holds it; revision 0 is held by none.
     commit_of: Vec<u32>,
     chain: OnceCell<Vec<Digest>>,
@@ -113,11 +114,12 @@ impl<'h> Log<'h> {
             commits: Vec::new(),
             absent: Vec::new(),
             attempts: Vec::new(),
+            index: HashMap::new(),
             commit_of: vec![0],
             chain: OnceCell::new(),
         };
-        let index = log.place_commits();
-        log.place_attempts(&index);
+        log.place_commits();
+        log.place_attempts();
         log.place_windows();
         log
     }
@@ -154,6 +156,11 @@ impl<'h> Log<'h> {
         chain.get(usize::try_from(revision).ok()?).copied()
     }
 
+    /// The commit with this id.
+    pub(crate) fn commit(&self, id: CommitId) -> Option<&Placed<'h>> {
+        self.index.get(&id).map(|commit| &self.commits[*commit as usize])
+    }
+
     /// The attempts at a commit of the log, in the order in which they were recorded.
     pub(crate) fn attempts_at(&self, commit: &Placed<'h>) -> impl Iterator<Item = (&'h Operation, &'h Append)> + '_ {
         let attempts = &self.attempts[commit.attempts.clone()];
@@ -178,9 +185,9 @@ impl<'h> Log<'h> {
         folded
     }
 
-    fn place_commits(&mut self) -> HashMap<CommitId, u32> {
-        let Some(log) = self.finals.first() else { return HashMap::new() };
-        let mut index = HashMap::with_capacity(log.commits.len());
+    fn place_commits(&mut self) {
+        let Some(log) = self.finals.first().copied() else { return };
+        self.index.reserve(log.commits.len());
         for commit in &log.commits {
             let (first, last, events) = match &commit.body {
                 FinalBody::Marker => continue,
@@ -190,11 +197,11 @@ impl<'h> Log<'h> {
                 FinalBody::Removed { first, last } => (*first, *last, None),
             };
             let place = self.commits.len() as u32;
-            if index.contains_key(&commit.id) {
+            if self.index.contains_key(&commit.id) {
                 self.shape = Shape::Broken;
                 continue;
             }
-            index.insert(commit.id, place);
+            self.index.insert(commit.id, place);
             // The bound keeps a corrupt revision from filling the memory.
             if first != self.head() + 1 || last < first || last > u64::from(u32::MAX) {
                 self.shape = Shape::Broken;
@@ -213,13 +220,12 @@ impl<'h> Log<'h> {
                 attempts: 0..0,
             });
         }
-        index
     }
 
-    fn place_attempts(&mut self, index: &HashMap<CommitId, u32>) {
+    fn place_attempts(&mut self) {
         for operation in &self.operations {
             let Call::Append(append) = &operation.call else { continue };
-            match index.get(&append.commit) {
+            match self.index.get(&append.commit) {
                 Some(commit) => self.attempts.push((*commit, operation, append)),
                 None => self.absent.push((operation, append)),
             }
@@ -266,12 +272,8 @@ impl Placed<'_> {
 }
 
 impl<'h> Window<'h> {
-    const UNKNOWN: Window<'static> = Window {
-        invoked_at: Moment(0),
-        invoked_by: None,
-        returned_at: Returned::Never,
-        returned_by: None,
-    };
+    const UNKNOWN: Window<'static> =
+        Window { invoked_at: Moment(0), invoked_by: None, returned_at: Returned::Never, returned_by: None };
 
     fn of(commit: &Placed<'_>, attempts: &[(u32, &'h Operation, &'h Append)]) -> Window<'h> {
         let writers = || attempts.iter().filter(|(_, _, append)| says_written(append));
@@ -314,10 +316,7 @@ fn earliest_invoked<'a, 'h: 'a>(
 }
 
 /// What a removed commit held, as the attempt that can have written it tells.
-fn removed_events<'h>(
-    commit: &Placed<'_>,
-    attempts: &[(u32, &'h Operation, &'h Append)],
-) -> Option<&'h [Event]> {
+fn removed_events<'h>(commit: &Placed<'_>, attempts: &[(u32, &'h Operation, &'h Append)]) -> Option<&'h [Event]> {
     let written = |attempt: &&(u32, &'h Operation, &'h Append)| commit.can_be_written_by(attempt.2);
     let attempt = attempts
         .iter()

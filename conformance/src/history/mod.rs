@@ -5,6 +5,7 @@
 
 mod eventual;
 pub mod feed;
+pub mod generate;
 mod ids;
 pub mod lines;
 mod log;

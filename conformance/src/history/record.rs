@@ -76,7 +76,9 @@ pub enum Call {
     /// Saves a snapshot.
     SaveSnapshot(SaveSnapshot),
     /// Loads the latest snapshot.
-    LoadSnapshot(LoadSnapshot),
+    LoadSnapshot(LoadOutcome),
+    /// Deletes the snapshot. It returns `Never` unless it was acknowledged.
+    DeleteSnapshot,
 }
 
 /// One attempt to write a commit.
@@ -155,7 +157,7 @@ pub struct Receipt {
     pub last: u64,
     /// The commit's number in its stream, markers counted.
     pub number: u64,
-    /// Position of the last event in the feed; none where a sequencer gives it later.
+    /// Position of the first event in the feed; none where a sequencer gives it later.
     pub position: Option<u64>,
     /// True if the commit was there before this attempt.
     pub repeated: bool,
@@ -215,8 +217,6 @@ pub enum Seen {
 /// One attempt to save a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SaveSnapshot {
-    /// Name of the snapshot at its stream; snapshots under different names are independent.
-    pub name: String,
     /// The revision that it holds the state of.
     pub revision: u64,
     /// The state: every event up to the revision, folded with [`chain`].
@@ -229,21 +229,17 @@ pub struct SaveSnapshot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SaveOutcome {
-    /// The store holds this snapshot or a newer one.
-    Acknowledged,
+    /// It is the latest now.
+    Stored,
+    /// A newer one is kept, and this one was not written.
+    Superseded {
+        /// Revision of the one that is kept.
+        by: u64,
+    },
     /// It was never applied.
     DefiniteFail,
     /// Not known.
     Ambiguous,
-}
-
-/// One load of the latest snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LoadSnapshot {
-    /// Name of the snapshot at its stream.
-    pub name: String,
-    /// The answer.
-    pub outcome: LoadOutcome,
 }
 
 /// What a load found.

@@ -3,12 +3,8 @@
 //! Clients fold their state with [`chain`](super::record::chain), so a snapshot is right if its state is the chain at its
 //! revision. Then loading it and reading on equals reading everything.
 
-use std::collections::BTreeMap;
-
 use super::log::{Log, Logs, Shape};
-use super::record::{
-    Call, Digest, LoadOutcome, LoadSnapshot, Moment, Operation, Returned, SaveOutcome, SaveSnapshot,
-};
+use super::record::{Call, Digest, LoadOutcome, Moment, Operation, Returned, SaveOutcome, SaveSnapshot};
 use super::rule::Rule;
 use super::violation::{Violation, Violations};
 
@@ -16,39 +12,27 @@ use super::violation::{Violation, Violations};
 pub fn check_snapshots(logs: &Logs<'_>) -> Violations {
     let mut violations = Violations::default();
     for log in logs.streams.values() {
-        let mut names: BTreeMap<&str, Calls<'_>> = BTreeMap::new();
-        for operation in &log.operations {
-            match &operation.call {
-                Call::SaveSnapshot(save) => names.entry(&save.name).or_default().saves.push((operation, save)),
-                Call::LoadSnapshot(load) => names.entry(&load.name).or_default().loads.push((operation, load)),
-                Call::Append(_) | Call::Read(_) => {}
-            }
+        if log.shape == Shape::Whole {
+            check_states(log, &mut violations);
         }
-        for calls in names.values() {
-            check_states(log, calls, &mut violations);
-            check_progress(log, calls, &mut violations);
-        }
+        check_progress(log, &mut violations);
     }
     violations
 }
 
-/// The calls on one snapshot.
-#[derive(Default)]
-struct Calls<'h> {
-    saves: Vec<(&'h Operation, &'h SaveSnapshot)>,
-    loads: Vec<(&'h Operation, &'h LoadSnapshot)>,
-}
+// --- P1 and P2: what it holds
 
-fn check_states(log: &Log<'_>, calls: &Calls<'_>, violations: &mut Violations) {
-    if log.shape == Shape::Broken {
-        return;
-    }
-    for (operation, save) in &calls.saves {
-        check_state(log, operation, save.revision, save.state, violations);
-    }
-    for (operation, load) in &calls.loads {
-        if let LoadOutcome::Found { revision, state } = load.outcome {
-            check_state(log, operation, revision, state, violations);
+fn check_states(log: &Log<'_>, violations: &mut Violations) {
+    for operation in &log.operations {
+        match &operation.call {
+            Call::SaveSnapshot(SaveSnapshot { revision, state, .. })
+            | Call::LoadSnapshot(LoadOutcome::Found { revision, state }) => {
+                check_state(log, operation, *revision, *state, violations);
+            }
+            Call::LoadSnapshot(LoadOutcome::Absent | LoadOutcome::Failed)
+            | Call::DeleteSnapshot
+            | Call::Append(_)
+            | Call::Read(_) => {}
         }
     }
 }
@@ -76,71 +60,92 @@ fn check_state(log: &Log<'_>, operation: &Operation, revision: u64, state: Diges
     }
 }
 
-/// A call after which no load may show an older snapshot.
-struct Mark<'h> {
-    returned_at: Moment,
-    revision: u64,
+// --- P3 and P4: it never goes back
+
+/// A call that showed which snapshot is the latest.
+#[derive(Clone, Copy)]
+struct Sight<'h> {
     operation: &'h Operation,
+    /// 0 for none.
+    revision: u64,
 }
 
-fn check_progress(log: &Log<'_>, calls: &Calls<'_>, violations: &mut Violations) {
-    let marks = marks(calls);
-    let mut loads: Vec<(&Operation, u64)> = calls.loads.iter().filter_map(|(operation, load)| {
-        Some((*operation, shown_revision(&load.outcome)?))
-    }).collect();
-    loads.sort_by_key(|(operation, _)| operation.invoked_at);
-    let mut newest: Option<&Mark<'_>> = None;
-    let mut passed = marks.iter().peekable();
-    for (operation, revision) in loads {
-        while let Some(mark) = passed.next_if(|mark| mark.returned_at < operation.invoked_at) {
-            newest = newest.filter(|newest| newest.revision >= mark.revision).or(Some(mark));
+fn check_progress(log: &Log<'_>, violations: &mut Violations) {
+    let mut begun: Vec<Sight<'_>> = log.operations.iter().filter_map(|operation| sight(operation)).collect();
+    let mut ended: Vec<(Moment, Sight<'_>)> = begun.iter().filter_map(ended_sight).collect();
+    begun.sort_by_key(|sight| sight.operation.invoked_at);
+    ended.sort_by_key(|(moment, _)| *moment);
+    let mut ended = ended.into_iter().peekable();
+    let mut newest_before: Option<Sight<'_>> = None;
+    for sight in begun {
+        while let Some((_, before)) = ended.next_if(|(moment, _)| *moment < sight.operation.invoked_at) {
+            newest_before = newest_before.filter(|newest| newest.revision >= before.revision).or(Some(before));
         }
-        if let Some(mark) = newest.filter(|mark| revision < mark.revision) {
-            violations.add(went_back(log, calls, mark, operation, revision));
+        if let Some(newest) = newest_before.filter(|newest| sight.revision < newest.revision)
+            && !may_be_deleted_between(log, newest.operation, sight.operation)
+        {
+            violations.add(went_back(log, newest, sight));
+            // What follows from the older snapshot is not shown again.
+            newest_before = None;
         }
     }
 }
 
-/// The acknowledged saves and the loads, by the moment from which on they count.
-fn marks<'h>(calls: &Calls<'h>) -> Vec<Mark<'h>> {
-    let saves = calls.saves.iter().filter_map(|(operation, save)| match save.outcome {
-        SaveOutcome::Acknowledged => Some((*operation, save.revision)),
-        SaveOutcome::DefiniteFail | SaveOutcome::Ambiguous => None,
-    });
-    let loads = calls.loads.iter().filter_map(|(operation, load)| Some((*operation, shown_revision(&load.outcome)?)));
-    let mut marks: Vec<Mark<'h>> = saves
-        .chain(loads)
-        .filter_map(|(operation, revision)| match operation.returned_at {
-            Returned::At(returned_at) => Some(Mark { returned_at, revision, operation }),
-            Returned::Never => None,
-        })
-        .collect();
-    marks.sort_by_key(|mark| mark.returned_at);
-    marks
-}
-
-/// The revision that a load showed, 0 for no snapshot; none where it showed nothing.
-fn shown_revision(outcome: &LoadOutcome) -> Option<u64> {
-    match outcome {
-        LoadOutcome::Found { revision, .. } => Some(*revision),
-        LoadOutcome::Absent => Some(0),
-        LoadOutcome::Failed => None,
-    }
-}
-
-/// A load showed an older snapshot than was certainly there: overwritten, if the older one was being saved afterwards.
-fn went_back(log: &Log<'_>, calls: &Calls<'_>, mark: &Mark<'_>, load: &Operation, revision: u64) -> Violation {
-    let overwriter = calls.saves.iter().find(|(operation, save)| {
-        save.revision == revision
-            && save.outcome != SaveOutcome::DefiniteFail
-            && !operation.returned_at.is_before(mark.operation.invoked_at)
-            && !load.returned_at.is_before(operation.invoked_at)
-    });
-    let (rule, says) = match overwriter {
-        Some(_) => (Rule::SnapshotOverwritten, "a save at"),
-        None => (Rule::SnapshotRegressed, "a load shows"),
+fn sight(operation: &Operation) -> Option<Sight<'_>> {
+    let revision = match &operation.call {
+        Call::SaveSnapshot(save) => match save.outcome {
+            SaveOutcome::Stored => save.revision,
+            SaveOutcome::Superseded { by } => by,
+            SaveOutcome::DefiniteFail | SaveOutcome::Ambiguous => return None,
+        },
+        Call::LoadSnapshot(LoadOutcome::Found { revision, .. }) => *revision,
+        Call::LoadSnapshot(LoadOutcome::Absent) => 0,
+        Call::LoadSnapshot(LoadOutcome::Failed) | Call::DeleteSnapshot | Call::Append(_) | Call::Read(_) => {
+            return None;
+        }
     };
-    let says = format!("{says} revision {revision}, after revision {} was there", mark.revision);
-    let shown = overwriter.map(|(operation, _)| *operation).into_iter().chain([mark.operation, load]);
+    Some(Sight { operation, revision })
+}
+
+fn ended_sight<'h>(sight: &Sight<'h>) -> Option<(Moment, Sight<'h>)> {
+    match sight.operation.returned_at {
+        Returned::At(moment) => Some((moment, *sight)),
+        Returned::Never => None,
+    }
+}
+
+fn may_be_deleted_between(log: &Log<'_>, from: &Operation, to: &Operation) -> bool {
+    log.operations.iter().any(|operation| {
+        matches!(operation.call, Call::DeleteSnapshot) && may_happen_between(operation, from, to)
+    })
+}
+
+/// True if a call can have taken effect after `from` did and before `to` did. One without an answer may do so late.
+fn may_happen_between(operation: &Operation, from: &Operation, to: &Operation) -> bool {
+    !operation.returned_at.is_before(from.invoked_at) && !to.returned_at.is_before(operation.invoked_at)
+}
+
+/// An older snapshot was the latest than was certainly there before. Overwritten, if the older one was saved after it.
+fn went_back(log: &Log<'_>, newest: Sight<'_>, sight: Sight<'_>) -> Violation {
+    let revision = sight.revision;
+    let overwriter = log.operations.iter().find(|operation| match &operation.call {
+        Call::SaveSnapshot(save) if save.revision == revision => match save.outcome {
+            SaveOutcome::Stored | SaveOutcome::Ambiguous => {
+                may_happen_between(operation, newest.operation, sight.operation)
+            }
+            SaveOutcome::Superseded { .. } | SaveOutcome::DefiniteFail => false,
+        },
+        Call::SaveSnapshot(_)
+        | Call::LoadSnapshot(_)
+        | Call::DeleteSnapshot
+        | Call::Append(_)
+        | Call::Read(_) => false,
+    });
+    let (rule, what) = match overwriter {
+        Some(_) => (Rule::SnapshotOverwritten, "was overwritten by one"),
+        None => (Rule::SnapshotRegressed, "was there before one"),
+    };
+    let says = format!("a snapshot at {} {what} at {revision}", newest.revision);
+    let shown = overwriter.into_iter().copied().chain([newest.operation, sight.operation]);
     Violation::new(rule, log.stream, says).shown_by(shown)
 }

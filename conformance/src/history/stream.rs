@@ -129,7 +129,7 @@ fn check_revisions(log: &Log<'_>, commit: &FinalCommit, next: &mut u64, violatio
 
 /// A commit id that is met again: the rest of a commit that was torn apart, or the whole commit once more.
 fn second_occurrence(log: &Log<'_>, again: &FinalCommit) -> Violation {
-    let earlier = log.commits.iter().find(|commit| commit.id == again.id);
+    let earlier = log.commit(again.id);
     let asked: Vec<(&Operation, &Append)> = earlier.map(|commit| log.attempts_at(commit).collect()).unwrap_or_default();
     let is_part = |events: &[Event]| asked.iter().any(|(_, append)| append.events.len() > events.len());
     let torn = matches!(&again.body, FinalBody::Events { events, .. } if is_part(events));
@@ -181,7 +181,10 @@ fn explain_writer(log: &Log<'_>, commit: &Placed<'_>) -> Option<(Rule, String)> 
         return Some((Rule::Phantom, "nobody asked for this commit".to_owned()));
     }
     if possible.is_empty() {
-        return Some((Rule::RefusedButPresent, "every attempt was refused, yet the commit is in the stream".to_owned()));
+        return Some((
+            Rule::RefusedButPresent,
+            "every attempt was refused, yet the commit is in the stream".to_owned(),
+        ));
     }
     let same: Vec<&&Append> = possible.iter().filter(|append| commit.holds(&append.events)).collect();
     if same.is_empty() {
@@ -190,7 +193,8 @@ fn explain_writer(log: &Log<'_>, commit: &Placed<'_>) -> Option<(Rule, String)> 
     if same.iter().any(|append| append.expected.holds_at(commit.first.saturating_sub(1))) {
         return None;
     }
-    let says = format!("written after revision {}, expected was {:?}", commit.first.saturating_sub(1), same[0].expected);
+    let says =
+        format!("written after revision {}, expected was {:?}", commit.first.saturating_sub(1), same[0].expected);
     Some((Rule::Expectation, says))
 }
 
@@ -274,9 +278,9 @@ fn lost(log: &Log<'_>, operation: &Operation, receipt: &Receipt) -> Violation {
     let says = format!("acknowledged at {}..={}, and not in the stream", receipt.first, receipt.last);
     let violation = Violation::new(Rule::LostAck, log.stream, says);
     match log.commit_holding(receipt.first).map(|commit| &log.commits[commit]) {
-        Some(instead) => violation
-            .shown_by(instead.window.invoked_by.into_iter().chain([operation]))
-            .with_fact(log.place(instead)),
+        Some(instead) => {
+            violation.shown_by(instead.window.invoked_by.into_iter().chain([operation])).with_fact(log.place(instead))
+        }
         None => violation.shown_by([operation]).with_fact(format!("final log: ends at revision {}", log.head())),
     }
 }
@@ -312,7 +316,7 @@ fn shown_head(operation: &Operation) -> Option<u64> {
     match &operation.call {
         Call::Append(Append { outcome: AppendOutcome::Conflict { actual }, .. }) => Some(*actual),
         Call::Read(Read { consistency: Consistency::Strong, outcome: ReadOutcome::Ok { head, .. } }) => Some(*head),
-        Call::Append(_) | Call::Read(_) | Call::SaveSnapshot(_) | Call::LoadSnapshot(_) => None,
+        Call::Append(_) | Call::Read(_) | Call::SaveSnapshot(_) | Call::LoadSnapshot(_) | Call::DeleteSnapshot => None,
     }
 }
 

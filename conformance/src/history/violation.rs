@@ -146,16 +146,14 @@ fn show_call(formatter: &mut fmt::Formatter<'_>, call: &Call) -> fmt::Result {
             show_read_outcome(formatter, &read.outcome)
         }
         Call::SaveSnapshot(save) => {
-            write!(formatter, "save snapshot {} at {} -> {:?}", save.name, save.revision, save.outcome)
+            write!(formatter, "save snapshot at {}, state {} -> {:?}", save.revision, save.state, save.outcome)
         }
-        Call::LoadSnapshot(load) => {
-            write!(formatter, "load snapshot {} -> ", load.name)?;
-            match load.outcome {
-                LoadOutcome::Found { revision, state } => write!(formatter, "at {revision}, state {state}"),
-                LoadOutcome::Absent => formatter.write_str("absent"),
-                LoadOutcome::Failed => formatter.write_str("failed"),
-            }
+        Call::LoadSnapshot(LoadOutcome::Found { revision, state }) => {
+            write!(formatter, "load snapshot -> at {revision}, state {state}")
         }
+        Call::LoadSnapshot(LoadOutcome::Absent) => formatter.write_str("load snapshot -> absent"),
+        Call::LoadSnapshot(LoadOutcome::Failed) => formatter.write_str("load snapshot -> failed"),
+        Call::DeleteSnapshot => formatter.write_str("delete snapshot"),
     }
 }
 
@@ -163,11 +161,7 @@ fn show_append_outcome(formatter: &mut fmt::Formatter<'_>, outcome: &AppendOutco
     match outcome {
         AppendOutcome::Ok(receipt) => {
             let repeated = if receipt.repeated { ", repeated" } else { "" };
-            write!(
-                formatter,
-                "ok at {}..={}, commit number {}{repeated}",
-                receipt.first, receipt.last, receipt.number
-            )
+            write!(formatter, "ok at {}..={}, commit number {}{repeated}", receipt.first, receipt.last, receipt.number)
         }
         AppendOutcome::Conflict { actual } => write!(formatter, "conflict, head at {actual}"),
         AppendOutcome::OtherContent => formatter.write_str("refused, other content under this id"),
