@@ -1,0 +1,35 @@
+//! Refusals that every provider gives in the same words.
+
+use evstore_api::{CommitId, Deadline, Error, ErrorKind, Result};
+
+/// The operation is not promised; `capability` names the field of `Capabilities` that says so, and `value` what it says.
+#[must_use]
+pub fn unsupported(operation: &'static str, capability: &'static str, value: impl std::fmt::Debug) -> Error {
+    Error::new(ErrorKind::Unsupported, "the store does not promise this operation")
+        .with("operation", operation)
+        .with("capability", capability)
+        .with("value", format!("{value:?}").to_lowercase())
+}
+
+/// The handle was closed.
+#[must_use]
+pub fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the store was closed")
+}
+
+/// Refuses a request whose deadline has passed.
+///
+/// # Errors
+/// `DeadlineExceeded`; nothing was written.
+pub fn check_deadline(deadline: Deadline) -> Result<()> {
+    if deadline.has_passed() {
+        return Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed before anything was sent"));
+    }
+    Ok(())
+}
+
+/// The id stands in the stream for other content.
+#[must_use]
+pub fn id_reused(commit: CommitId) -> Error {
+    Error::new(ErrorKind::IdReused, "the commit id was used in this stream for other content").of_commit(commit)
+}
