@@ -3,6 +3,7 @@
 use crate::check::Check;
 
 mod append;
+mod concurrency;
 
 /// Every file's checks, in the order of the contract.
-pub(crate) const ALL: &[&[Check]] = &[append::CHECKS];
+pub(crate) const ALL: &[&[Check]] = &[append::CHECKS, concurrency::CHECKS];

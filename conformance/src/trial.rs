@@ -20,7 +20,7 @@ pub(crate) const WORKER_ARGUMENT: &str = "conformance-worker";
 pub fn test_main(target: Target) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads can be started");
     if std::env::args().nth(1).as_deref() == Some(WORKER_ARGUMENT) {
-        return runtime.block_on(worker::main(&target.provider));
+        return runtime.block_on(worker::main(std::slice::from_ref(&target.provider)));
     }
     let program = std::env::current_exe().expect("a process knows its program");
     let target = match &target.worker {

@@ -1,0 +1,79 @@
+//! A subscriber that tails the feed while others append, and records what it was given.
+
+use crate::history::record::{Delivery, RunEnd, SubscriptionRun};
+use crate::race::{feed_entries, feed_request, now};
+use crate::seed::Seed;
+use evstore_api::{Cursor, Deadline, EventStore, FeedPage, FeedStart, Result, WaitFeed};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Most events that a tailing reader takes at a time: few, so that pages end in the middle of what is going on.
+const PAGE_MAX: u64 = 12;
+
+/// Tails until `quiet` is set and the end is reached; now and then it is cut and starts again from an older checkpoint.
+///
+/// # Errors
+/// As a read fails.
+pub(crate) async fn tail(
+    store: Arc<dyn EventStore>,
+    subscriber: u64,
+    seed: u64,
+    quiet: Arc<AtomicBool>,
+) -> Result<Vec<SubscriptionRun>> {
+    let mut seed = Seed(seed);
+    let mut runs = Vec::new();
+    let mut checkpoint: Option<Cursor> = None;
+    loop {
+        let mut run = begin(&*store, subscriber, runs.len() as u32, checkpoint.as_ref()).await?;
+        let mut at = checkpoint.clone();
+        loop {
+            // Read before the page: what was appended before it was set is in a page that comes after.
+            let was_quiet = quiet.load(Ordering::SeqCst);
+            let from = at.clone().map_or(FeedStart::First, FeedStart::After);
+            let page = store.read_feed(feed_request(from, 1 + seed.below(PAGE_MAX) as u32)).await?;
+            deliver(&mut run, &page);
+            at = Some(page.next.clone());
+            if page.end && was_quiet {
+                run.ended = RunEnd::Drained;
+                runs.push(run);
+                return Ok(runs);
+            }
+            if page.end {
+                let deadline = Deadline::within(Duration::from_millis(5));
+                store.wait_feed(WaitFeed { after: page.next, deadline }).await?;
+            }
+            if seed.chance(2) {
+                checkpoint = at.clone();
+            }
+            if seed.chance(1) && runs.len() < 5 {
+                break;
+            }
+        }
+        runs.push(run);
+    }
+}
+
+async fn begin(
+    store: &dyn EventStore,
+    subscriber: u64,
+    run: u32,
+    checkpoint: Option<&Cursor>,
+) -> Result<SubscriptionRun> {
+    let head = store.feed_head(Deadline::within(Duration::from_secs(20))).await?;
+    Ok(SubscriptionRun {
+        subscriber,
+        run,
+        incarnation: head.cursor.incarnation().to_string(),
+        after: checkpoint.and_then(Cursor::position).map_or(0, |position| position.0),
+        started_at: now(),
+        ended: RunEnd::Cut,
+        deliveries: Vec::new(),
+    })
+}
+
+fn deliver(run: &mut SubscriptionRun, page: &FeedPage) {
+    let delivered_at = now();
+    let entries = page.items.iter().flat_map(feed_entries);
+    run.deliveries.extend(entries.map(|entry| Delivery { delivered_at, entry }));
+}
