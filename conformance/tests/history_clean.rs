@@ -8,19 +8,12 @@ use evstore_conformance::history::stream::{Sessions, StreamClaims};
 use evstore_conformance::history::{Claims, FeedClaim, History, check};
 use evstore_conformance::seed::Seed;
 
-const CLAIMS: Claims = Claims {
-    streams: StreamClaims { sessions: Sessions::Guaranteed },
-    feed: FeedClaim::Of(FeedClaims::STRICT),
-};
+const CLAIMS: Claims =
+    Claims { streams: StreamClaims { sessions: Sessions::Guaranteed }, feed: FeedClaim::Of(FeedClaims::STRICT) };
 
 fn made_up(seed: u64, operations: u64) -> History {
     let mut seed = Seed(seed);
-    let size = Size {
-        clients: 1 + seed.below(8),
-        streams: 1 + seed.below(4),
-        operations,
-        subscribers: seed.below(4),
-    };
+    let size = Size { clients: 1 + seed.below(8), streams: 1 + seed.below(4), operations, subscribers: seed.below(4) };
     generate(size, &mut seed)
 }
 
@@ -34,7 +27,8 @@ fn histories_of_a_right_store_pass() {
 
 #[test]
 fn lag_and_staleness_are_measured() {
-    let verdict = check(&made_up(3, 2_000), &CLAIMS);
+    let size = Size { clients: 6, streams: 2, operations: 2_000, subscribers: 2 };
+    let verdict = check(&generate(size, &mut Seed(3)), &CLAIMS);
     assert!(verdict.held(), "{verdict}");
     assert!(verdict.feed.lag.max_ns > 0 && verdict.feed.lag.p50_ns <= verdict.feed.lag.p99_ns);
     assert!(verdict.streams.staleness.count > 0 && verdict.streams.staleness.max_ns > 0);
@@ -117,8 +111,20 @@ fn made_up_histories_have_every_kind_of_call_and_answer() {
     let history = made_up(2, 2_000);
     let shown: String = history.operations.iter().map(|operation| format!("{:?}", operation.call)).collect();
     for kind in [
-        "Ok(", "repeated: true", "Conflict", "DefiniteFail", "Ambiguous", "Chain", "from:", "Eventual", "Superseded",
-        "Found", "NoStream", "Exists", "At(", "Any",
+        "Ok(",
+        "repeated: true",
+        "Conflict",
+        "DefiniteFail",
+        "Ambiguous",
+        "Chain",
+        "from:",
+        "Eventual",
+        "Superseded",
+        "Found",
+        "NoStream",
+        "Exists",
+        "At(",
+        "Any",
     ] {
         assert!(shown.contains(kind), "no {kind}");
     }

@@ -53,7 +53,8 @@ fn is_possible(history: &History) -> bool {
     if !has_shape(log) {
         return false;
     }
-    let calls: Vec<&Operation> = history.operations.iter().filter(|operation| has_effect_or_answer(operation)).collect();
+    let calls: Vec<&Operation> =
+        history.operations.iter().filter(|operation| has_effect_or_answer(operation)).collect();
     Search { log, calls: &calls, seen: HashSet::new() }.finds(0, 0)
 }
 

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 
 use super::log::{Kept, Log, Logs, Shape};
 use super::record::{
-    Append, AppendOutcome, Call, CommitId, Delivery, Digest, FeedEntry, FeedItem, FinalFeed, Moment, PrefixPoll, Returned,
-    RunEnd, SubscriptionRun, feed_chain,
+    Append, AppendOutcome, Call, CommitId, Delivery, Digest, FeedEntry, FeedItem, FinalFeed, Moment, PrefixPoll,
+    Returned, RunEnd, SubscriptionRun, feed_chain,
 };
 use super::rule::Rule;
 use super::spread::Spread;

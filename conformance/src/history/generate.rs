@@ -146,7 +146,14 @@ impl Store {
         Append { commit: CommitId(seed.bytes()), expected, events, outcome: AppendOutcome::Ambiguous }
     }
 
-    fn append(&mut self, client: usize, stream: usize, (call, attempt): (u64, u32), mut append: Append, seed: &mut Seed) {
+    fn append(
+        &mut self,
+        client: usize,
+        stream: usize,
+        (call, attempt): (u64, u32),
+        mut append: Append,
+        seed: &mut Seed,
+    ) {
         let mut times = self.times(client, seed);
         let fate = seed.below(100);
         append.outcome = match fate {

@@ -115,9 +115,9 @@ fn ended_sight<'h>(sight: &Sight<'h>) -> Option<(Moment, Sight<'h>)> {
 }
 
 fn may_be_deleted_between(log: &Log<'_>, from: &Operation, to: &Operation) -> bool {
-    log.operations.iter().any(|operation| {
-        matches!(operation.call, Call::DeleteSnapshot) && may_happen_between(operation, from, to)
-    })
+    log.operations
+        .iter()
+        .any(|operation| matches!(operation.call, Call::DeleteSnapshot) && may_happen_between(operation, from, to))
 }
 
 /// True if a call can have taken effect after `from` did and before `to` did. One without an answer may do so late.
@@ -135,11 +135,7 @@ fn went_back(log: &Log<'_>, newest: Sight<'_>, sight: Sight<'_>) -> Violation {
             }
             SaveOutcome::Superseded { .. } | SaveOutcome::DefiniteFail => false,
         },
-        Call::SaveSnapshot(_)
-        | Call::LoadSnapshot(_)
-        | Call::DeleteSnapshot
-        | Call::Append(_)
-        | Call::Read(_) => false,
+        Call::SaveSnapshot(_) | Call::LoadSnapshot(_) | Call::DeleteSnapshot | Call::Append(_) | Call::Read(_) => false,
     });
     let (rule, what) = match overwriter {
         Some(_) => (Rule::SnapshotOverwritten, "was overwritten by one"),
