@@ -1,0 +1,205 @@
+//! The queue of a group commit: callers put jobs in, a writer takes what waits as one batch. Bounds, order, deadlines and
+//! draining are decided here; what a job does and how it is answered is the provider's.
+
+use crate::refusal;
+use evstore_api::{Deadline, Error, ErrorKind, Result};
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::sync::Semaphore;
+
+/// What waits in the queue: a call and the way to its caller.
+pub trait Job: Send {
+    /// When its caller stops waiting.
+    fn deadline(&self) -> Deadline;
+
+    /// Whether nobody waits for the answer any more, so that it need not begin.
+    fn is_abandoned(&self) -> bool;
+
+    /// Answers it without having begun: nothing of it was written.
+    fn refuse(self, error: Error);
+}
+
+/// How much may wait and how much one batch takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Bytes that wait at most; a job counts at least one KiB. Callers beyond it wait outside, in order.
+    pub queue_bytes_max: usize,
+    /// Jobs of one batch at most.
+    pub batch_jobs_max: usize,
+    /// Bytes of one batch at most; a larger job makes a batch of its own.
+    pub batch_bytes_max: usize,
+}
+
+/// Unit in which room is counted, so that it also bounds the number of small jobs.
+const ROOM_UNIT_BYTES: usize = 1024;
+
+/// A bounded queue between many callers and one writer. With batches of one job it also serves several takers.
+pub struct Queue<J> {
+    bounds: Bounds,
+    room: Semaphore,
+    room_units_max: u32,
+    state: Mutex<State<J>>,
+    arrived: Condvar,
+}
+
+struct State<J> {
+    waiting: VecDeque<Waiting<J>>,
+    /// Takers that sleep and have not been called yet.
+    sleeping: usize,
+    closed: bool,
+}
+
+struct Waiting<J> {
+    job: J,
+    bytes: usize,
+    room_units: u32,
+}
+
+impl<J: Job> Queue<J> {
+    /// An empty, open queue.
+    #[must_use]
+    pub fn new(bounds: Bounds) -> Self {
+        let units = (bounds.queue_bytes_max / ROOM_UNIT_BYTES).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        let room_units_max = u32::try_from(units).unwrap_or(u32::MAX);
+        let state = State { waiting: VecDeque::new(), sleeping: 0, closed: false };
+        Self { bounds, room: Semaphore::new(units), room_units_max, state: Mutex::new(state), arrived: Condvar::new() }
+    }
+
+    /// Puts a job of `bytes` into the queue; waits while the queue is full.
+    ///
+    /// # Errors
+    /// `DeadlineExceeded` when there was no room in time, `Closed` after [`Queue::close`]. Nothing was written.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the job is not in the queue.
+    pub async fn submit(&self, job: J, bytes: usize) -> Result<()> {
+        let room_units = self.room_units(bytes);
+        self.wait_for_room(room_units, job.deadline()).await?;
+        let mut state = self.lock();
+        if state.closed {
+            return Err(refusal::closed());
+        }
+        state.waiting.push_back(Waiting { job, bytes, room_units });
+        if state.sleeping > 0 {
+            // Counted down here and not by the one who wakes, so that a burst of jobs does not call the same taker again.
+            state.sleeping -= 1;
+            drop(state);
+            self.arrived.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Blocks until jobs wait, and takes the oldest of them, as many as one batch holds; those past their deadline are
+    /// answered, those without a caller dropped. None once the queue is closed and drained.
+    pub fn take_batch(&self) -> Option<Vec<J>> {
+        loop {
+            let mut state = self.lock();
+            while state.waiting.is_empty() && !state.closed {
+                state.sleeping += 1;
+                state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            if state.waiting.is_empty() {
+                return None;
+            }
+            let taken = self.take_from(&mut state.waiting);
+            drop(state);
+            let batch = self.begin(taken);
+            if !batch.is_empty() {
+                return Some(batch);
+            }
+        }
+    }
+
+    /// Answers what waits past its deadline. For a writer that is itself kept waiting.
+    pub fn expire(&self) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        if !state.waiting.iter().any(|waiting| waiting.job.deadline().0 <= now) {
+            return;
+        }
+        let (late, waiting) = state.waiting.drain(..).partition(|waiting| waiting.job.deadline().0 <= now);
+        state.waiting = waiting;
+        drop(state);
+        self.begin(late.into());
+    }
+
+    /// Refuses new jobs from now on. What waits is still taken.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.room.close();
+        self.arrived.notify_all();
+    }
+
+    /// Whether it was closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    fn take_from(&self, waiting: &mut VecDeque<Waiting<J>>) -> Vec<Waiting<J>> {
+        let mut bytes = 0;
+        let mut fits = |waiting: &Waiting<J>| {
+            bytes += waiting.bytes;
+            bytes <= self.bounds.batch_bytes_max
+        };
+        let count = waiting.iter().take(self.bounds.batch_jobs_max).take_while(|waiting| fits(waiting)).count();
+        // At least one, so that a job larger than a batch is not stuck for ever.
+        waiting.drain(..count.max(1)).collect()
+    }
+
+    /// Gives back the room of jobs that left the queue, and keeps those that shall begin.
+    fn begin(&self, taken: Vec<Waiting<J>>) -> Vec<J> {
+        let units: u32 = taken.iter().map(|waiting| waiting.room_units).sum();
+        self.room.add_permits(units as usize);
+        keep_begun(taken.into_iter().map(|waiting| waiting.job).collect())
+    }
+
+    fn room_units(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.div_ceil(ROOM_UNIT_BYTES)).unwrap_or(u32::MAX).clamp(1, self.room_units_max)
+    }
+
+    async fn wait_for_room(&self, units: u32, deadline: Deadline) -> Result<()> {
+        let room = match self.room.try_acquire_many(units) {
+            Ok(room) => room,
+            Err(tokio::sync::TryAcquireError::Closed) => return Err(refusal::closed()),
+            Err(tokio::sync::TryAcquireError::NoPermits) => {
+                match tokio::time::timeout_at(deadline.0.into(), self.room.acquire_many(units)).await {
+                    Ok(Ok(room)) => room,
+                    Ok(Err(_)) => return Err(refusal::closed()),
+                    Err(_) => return Err(late()),
+                }
+            }
+        };
+        room.forget();
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<J>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<J> fmt::Debug for Queue<J> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("bounds", &self.bounds).finish_non_exhaustive()
+    }
+}
+
+/// Keeps the jobs that shall still begin: answers those past their deadline, drops those without a caller. For a writer
+/// that waits between taking a batch and sending it.
+pub fn keep_begun<J: Job>(jobs: Vec<J>) -> Vec<J> {
+    let now = Instant::now();
+    let begins = |job: &J| job.deadline().0 > now && !job.is_abandoned();
+    if jobs.iter().all(begins) {
+        return jobs;
+    }
+    let (begun, refused): (Vec<J>, Vec<J>) = jobs.into_iter().partition(begins);
+    refused.into_iter().for_each(|job| job.refuse(late()));
+    begun
+}
+
+fn late() -> Error {
+    Error::new(ErrorKind::DeadlineExceeded, "the deadline passed while the call was queued")
+}

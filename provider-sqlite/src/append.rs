@@ -1,0 +1,176 @@
+//! Appending, inside the write transaction: what is read for the decision, and the rows that the decision writes.
+
+use crate::codec::{self, RECEIPT_COLUMNS, STREAM_COLUMNS, StreamRow};
+use crate::error::Result as Worked;
+use crate::writer::Transaction;
+use evstore_api::{
+    Appended, CommitId, CommitKind, CommitNumber, ContentDigest, Epoch, Head, Position, Revision, StreamId, Timestamp, Usage,
+};
+use evstore_kit::decide::{self, Decision, Situation, Slot, Wanted};
+use rusqlite::{Connection, params};
+
+/// What every call costs: one request, to an engine that lives in this process.
+pub const USAGE: Usage = Usage { requests: 1, read_units: 0.0, write_units: 0.0 };
+
+/// Decides an append and writes it. `events` are encoded.
+pub fn append(transaction: &mut Transaction<'_>, wanted: &Wanted, events: &[u8]) -> Worked<Appended> {
+    let found = find_stream(transaction.connection, &wanted.stream)?;
+    let repeat = find_commit(transaction.connection, found.as_ref(), wanted.commit)?;
+    let head = head_of(transaction, found.as_ref());
+    match decide::append(&situation(transaction, &head), wanted, repeat)? {
+        Decision::Repeated(receipt) => Ok(receipt),
+        Decision::Write(slot) => write(transaction, found, wanted, &slot, Some(events)),
+    }
+}
+
+/// Finds a stream's row.
+pub fn find_stream(connection: &Connection, stream: &StreamId) -> Worked<Option<StreamRow>> {
+    let sql = format!("SELECT {STREAM_COLUMNS} FROM streams WHERE namespace = ?1 AND name = ?2");
+    let mut select = connection.prepare_cached(&sql)?;
+    let mut rows = select.query([stream.namespace.as_str(), stream.name.as_str()])?;
+    rows.next()?.map(codec::stream).transpose()
+}
+
+/// The receipt of the commit with this id, if there is one.
+pub fn find_commit(connection: &Connection, stream: Option<&StreamRow>, commit: CommitId) -> Worked<Option<Appended>> {
+    let Some(stream) = stream else { return Ok(None) };
+    let sql = format!("SELECT {RECEIPT_COLUMNS} FROM commits WHERE stream = ?1 AND id = ?2");
+    let mut select = connection.prepare_cached(&sql)?;
+    let mut rows = select.query(params![stream.key, commit.0])?;
+    rows.next()?.map(|row| codec::receipt(row, commit, USAGE)).transpose()
+}
+
+/// The head of a stream, or of there being none.
+pub fn head_of(transaction: &Transaction<'_>, found: Option<&StreamRow>) -> Head {
+    found.map_or_else(Head::missing, |found| found.head(transaction.meta(), transaction.own()))
+}
+
+/// What a decision hangs on.
+pub fn situation<'a>(transaction: &'a Transaction<'_>, head: &'a Head) -> Situation<'a> {
+    Situation {
+        meta: transaction.meta(),
+        own: transaction.own(),
+        head,
+        last_position: Some(transaction.end()),
+        now: transaction.now(),
+    }
+}
+
+/// Writes this store's own commit or marker into the slot that was decided.
+pub fn write(
+    transaction: &mut Transaction<'_>,
+    found: Option<StreamRow>,
+    wanted: &Wanted,
+    slot: &Slot,
+    events: Option<&[u8]>,
+) -> Worked<Appended> {
+    let receipt = slot.receipt(wanted, USAGE);
+    let after = StreamRow {
+        key: found.as_ref().map_or(NO_KEY, |found| found.key),
+        revision: receipt.last,
+        number: slot.number,
+        first_retained: found.map_or(Revision(1), |found| found.first_retained),
+        recorded_at: slot.recorded_at,
+        last_id: wanted.commit,
+        last_kind: wanted.kind.clone(),
+        last_imported: None,
+    };
+    let key = put_stream(transaction.connection, &wanted.stream, &after)?;
+    let position = transaction.take_positions(u64::from(wanted.events.max(1)))?;
+    assert_eq!(Some(position), slot.position, "the position that was decided is the next one");
+    put_commit(transaction.connection, &CommitRow {
+        position,
+        stream: key,
+        number: slot.number,
+        revision: slot.first,
+        count: wanted.events,
+        recorded_at: slot.recorded_at,
+        id: wanted.commit,
+        digest: wanted.digest,
+        kind: &wanted.kind,
+        imported: None,
+        group: None,
+        extensions: None,
+        events,
+    })?;
+    Ok(receipt)
+}
+
+/// Key of a stream that has no row yet; SQLite counts from 1.
+pub const NO_KEY: i64 = 0;
+
+/// Writes a stream's row, a new one for [`NO_KEY`]; answers its key.
+pub fn put_stream(connection: &Connection, stream: &StreamId, row: &StreamRow) -> Worked<i64> {
+    const UPDATE: &str = "UPDATE streams SET revision = ?1, number = ?2, first_retained = ?3, recorded_at = ?4, last_id = ?5,
+        last_marker = ?6, last_imported = ?7 WHERE key = ?8";
+    const INSERT: &str = "INSERT INTO streams (revision, number, first_retained, recorded_at, last_id, last_marker, last_imported,
+        namespace, name, category) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+    let revision = codec::integer(row.revision.0);
+    let number = codec::integer(row.number.0);
+    let first_retained = codec::integer(row.first_retained.0);
+    let (at, id) = (row.recorded_at.0, row.last_id.0);
+    let marker = codec::marker(&row.last_kind);
+    let imported = row.last_imported.map(|epoch| codec::integer(epoch.0));
+    if row.key == NO_KEY {
+        let (namespace, name, category) = (stream.namespace.as_str(), stream.name.as_str(), stream.name.category());
+        let category = category.as_str();
+        let values = params![revision, number, first_retained, at, id, marker, imported, namespace, name, category];
+        return Ok(connection.prepare_cached(INSERT)?.insert(values)?);
+    }
+    let values = params![revision, number, first_retained, at, id, marker, imported, row.key];
+    connection.prepare_cached(UPDATE)?.execute(values)?;
+    Ok(row.key)
+}
+
+/// A commit's row.
+#[derive(Debug)]
+pub struct CommitRow<'a> {
+    /// Position of its first event, or of the marker.
+    pub position: Position,
+    /// Its stream's key.
+    pub stream: i64,
+    /// Its slot.
+    pub number: CommitNumber,
+    /// Revision of its first event.
+    pub revision: Revision,
+    /// How many events it was appended with.
+    pub count: u32,
+    /// When it was taken.
+    pub recorded_at: Timestamp,
+    /// Its identity.
+    pub id: CommitId,
+    /// Digest of its content.
+    pub digest: ContentDigest,
+    /// Events or a marker.
+    pub kind: &'a CommitKind,
+    /// The epoch that copied it.
+    pub imported: Option<Epoch>,
+    /// Its group.
+    pub group: Option<CommitId>,
+    /// Its encoded extensions; none where there are none.
+    pub extensions: Option<Vec<u8>>,
+    /// Its encoded events; none for a marker, and where they were stripped.
+    pub events: Option<&'a [u8]>,
+}
+
+/// Writes a commit's row.
+pub fn put_commit(connection: &Connection, row: &CommitRow<'_>) -> Worked<()> {
+    const INSERT: &str = "INSERT INTO commits (position, stream, number, revision, count, recorded_at, id, digest, marker, imported,
+        grouped, extensions, events) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+    connection.prepare_cached(INSERT)?.execute(params![
+        codec::integer(row.position.0),
+        row.stream,
+        codec::integer(row.number.0),
+        codec::integer(row.revision.0),
+        row.count,
+        row.recorded_at.0,
+        row.id.0,
+        row.digest.0,
+        codec::marker(row.kind),
+        row.imported.map(|epoch| codec::integer(epoch.0)),
+        row.group.map(|group| group.0),
+        row.extensions,
+        row.events,
+    ])?;
+    Ok(())
+}

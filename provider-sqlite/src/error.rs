@@ -1,0 +1,96 @@
+//! What SQLite's errors mean to a caller: the only place that knows them.
+
+use evstore_api::{Error, ErrorKind};
+use rusqlite::ErrorCode;
+
+/// Why a piece of work inside a transaction ended early.
+#[derive(Debug)]
+pub enum Stop {
+    /// A verdict about this call alone; it wrote nothing.
+    Verdict(Error),
+    /// The engine failed; nothing in this transaction counts.
+    Engine(rusqlite::Error),
+}
+
+/// The result of a piece of work inside a transaction.
+pub type Result<T, E = Stop> = std::result::Result<T, E>;
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Verdict(error)
+    }
+}
+
+impl From<rusqlite::Error> for Stop {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl From<Stop> for Error {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Verdict(error) => error,
+            Stop::Engine(error) => not_written(&error),
+        }
+    }
+}
+
+/// A failure before COMMIT, or of a read: nothing was written.
+pub fn not_written(error: &rusqlite::Error) -> Error {
+    let (kind, message) = meaning(error);
+    Error::new(kind, message).caused_by(error.to_string())
+}
+
+/// Carries an error of ours through code that fails with SQLite's.
+pub fn carried(error: Error) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, Box::new(error))
+}
+
+/// A failure of COMMIT: what was sent may be there after all.
+pub fn indeterminate(error: &rusqlite::Error) -> Error {
+    Error::new(ErrorKind::Indeterminate, "the store did not confirm the commit").caused_by(error.to_string())
+}
+
+/// Whether another connection holds the lock that is wanted, so that waiting helps.
+pub fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+fn meaning(error: &rusqlite::Error) -> (ErrorKind, &'static str) {
+    use rusqlite::Error as Native;
+    match error {
+        Native::SqliteFailure(failure, _) => of_code(failure.code),
+        Native::FromSqlConversionFailure(_, _, cause) => match cause.downcast_ref::<Error>() {
+            Some(error) => (error.kind(), error.message()),
+            None => (ErrorKind::Corrupt, "a stored row is not what it should be"),
+        },
+        // All statements are constants that the tests run: one that does not fit the tables means other tables.
+        Native::SqlInputError { .. } => (ErrorKind::Schema, "the file does not have the tables of an event store"),
+        Native::IntegralValueOutOfRange(..)
+        | Native::InvalidColumnType(..)
+        | Native::QueryReturnedNoRows
+        | Native::Utf8Error(..) => (ErrorKind::Corrupt, "a stored row is not what it should be"),
+        _ => (ErrorKind::Unavailable, "the store's file could not be used"),
+    }
+}
+
+fn of_code(code: ErrorCode) -> (ErrorKind, &'static str) {
+    match code {
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
+            (ErrorKind::Unavailable, "another process holds the store's lock")
+        }
+        ErrorCode::DiskFull => (ErrorKind::Unavailable, "the disk is full"),
+        ErrorCode::DatabaseCorrupt => (ErrorKind::Corrupt, "the store's file is damaged"),
+        ErrorCode::NotADatabase => (ErrorKind::Schema, "the file is not a SQLite database"),
+        ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::AuthorizationForStatementDenied => {
+            (ErrorKind::Denied, "the store's file may not be written")
+        }
+        ErrorCode::TooBig => (ErrorKind::TooLarge, "a value is larger than SQLite takes"),
+        ErrorCode::ConstraintViolation => (ErrorKind::Corrupt, "the store's rows contradict each other"),
+        ErrorCode::CannotOpen => (ErrorKind::Unavailable, "the store's file could not be opened"),
+        // Code 1 is what a statement gives that names a missing table or column.
+        ErrorCode::Unknown => (ErrorKind::Schema, "the file does not have the tables of an event store"),
+        _ => (ErrorKind::Unavailable, "the store's file could not be used"),
+    }
+}

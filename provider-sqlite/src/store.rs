@@ -1,0 +1,309 @@
+//! Both sides of an open store: what runs on the writer, what on a reader, and in which order.
+
+use crate::append::{self, find_commit, find_stream};
+use crate::capabilities::capabilities;
+use crate::config::{Config, Missing};
+use crate::reader::{Reader, Readers};
+use crate::schema::{self, Use};
+use crate::writer::{Transaction, Writer};
+use crate::{admin, read, record, snapshot};
+use async_trait::async_trait;
+use evstore_api::{
+    AdvanceFeed, Append, Appended, Capabilities, Clock, CommitsPage, Deadline, Delete, DeleteSnapshot, Deleted, Error, ErrorKind,
+    EventStore, FeedAdvanced, FeedHead, FeedPage, FindCommit, Head, ListRecords, ListStreams, Meta, MetaSwapped, OpenStream,
+    PutRecord, PutSnapshot, ReadCommits, ReadFeed, ReadHead, ReadRecord, ReadSnapshot, ReadStream, Record, RecordPut, RecordsPage,
+    Replica, Replicate, Replicated, Result, SchemaPlan, SealStream, Snapshot, SnapshotPut, StoreAdmin, StreamOpened, StreamPage,
+    StreamSealed, StreamsPage, SwapMeta, Truncate, Truncated, WaitFeed, Waited,
+};
+use evstore_kit::decide::Wanted;
+use evstore_kit::{limits, refusal, stream_page};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a waiting reader looks whether another process has appended.
+const POLL: Duration = Duration::from_millis(25);
+/// What a small request counts in the writer's queue.
+const SMALL_BYTES: usize = 256;
+
+/// An open SQLite file.
+#[derive(Debug)]
+pub struct Sqlite {
+    config: Config,
+    capabilities: Capabilities,
+    clock: Arc<dyn Clock>,
+    writer: Writer,
+    readers: Readers,
+}
+
+impl Sqlite {
+    /// Opens a store for an application, making it first where that is wanted.
+    ///
+    /// # Errors
+    /// `Schema` when the tables are missing or not what they should be; `Unavailable`, `Denied`.
+    pub fn open(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
+        let purpose = match config.missing {
+            Missing::Make => Use::Make,
+            Missing::Refuse => Use::Write,
+        };
+        let mut connection = connect_existing(&config, purpose)?;
+        if config.missing == Missing::Make && !schema::plan(&connection)?.changes.is_empty() {
+            schema::apply(&mut connection, &Meta::new(clock.now()))?;
+        }
+        schema::check(&connection)?;
+        Self::start(config, clock)
+    }
+
+    /// Opens the administrative side; the tables may still be missing.
+    ///
+    /// # Errors
+    /// `Unavailable` when there is no thread to be had.
+    pub fn open_admin(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
+        Self::start(config, clock)
+    }
+
+    fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
+        Ok(Self {
+            capabilities: capabilities(config.limits),
+            writer: Writer::start(&config, clock.clone())?,
+            readers: Readers::start(&config.path, config.readers)?,
+            config,
+            clock,
+        })
+    }
+
+    /// Looks at or changes the tables on a thread that may block, through a connection of its own.
+    async fn with_schema<R: Send + 'static>(
+        &self,
+        purpose: Use,
+        work: impl FnOnce(&mut rusqlite::Connection, Meta) -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        self.writer.check_open()?;
+        let (config, meta) = (self.config.clone(), Meta::new(self.clock.now()));
+        let run = move || work(&mut connect_existing(&config, purpose)?, meta);
+        let gone = |cause| Err(Error::new(ErrorKind::Unavailable, "the schema could not be looked at").caused_by(cause));
+        tokio::task::spawn_blocking(run).await.unwrap_or_else(gone)
+    }
+
+    async fn read_feed_end(&self, deadline: Deadline) -> Result<FeedHead> {
+        self.readers.run(deadline, |reader| read::feed_head(&reader.connection)).await
+    }
+}
+
+/// Connects, and says plainly when there is no file.
+fn connect_existing(config: &Config, purpose: Use) -> Result<rusqlite::Connection> {
+    match purpose {
+        Use::Make => make_folder(config)?,
+        Use::Write | Use::Read if !config.path.exists() => {
+            let error = Error::new(ErrorKind::Schema, "the store's file is missing; apply the schema, or set auto_create");
+            return Err(error.with("path", config.path.display()));
+        }
+        Use::Write | Use::Read => {}
+    }
+    schema::connect(&config.path, purpose)
+}
+
+fn make_folder(config: &Config) -> Result<()> {
+    let Some(folder) = config.path.parent() else { return Ok(()) };
+    std::fs::create_dir_all(folder).map_err(|cause| {
+        let error = Error::new(ErrorKind::Unavailable, "the store's folder could not be made");
+        error.with("path", folder.display()).caused_by(cause)
+    })
+}
+
+#[async_trait]
+impl EventStore for Sqlite {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    async fn append(&self, request: Append) -> Result<Appended> {
+        let prepared = limits::check_append(&self.capabilities.limits, request)?;
+        let wanted = Wanted::append(&prepared);
+        let (commit, deadline, events) = (prepared.commit, prepared.deadline, prepared.encoded);
+        let bytes = events.len();
+        let work = move |transaction: &mut Transaction<'_>| append::append(transaction, &wanted, &events);
+        self.writer.run(deadline, bytes, work).await.map_err(|error| error.of_commit(commit))
+    }
+
+    async fn find_commit(&self, request: FindCommit) -> Result<Option<Appended>> {
+        let find = move |reader: &mut Reader| {
+            let found = find_stream(&reader.connection, &request.stream)?;
+            find_commit(&reader.connection, found.as_ref(), request.commit)
+        };
+        self.readers.run(request.deadline, find).await
+    }
+
+    async fn head(&self, request: ReadHead) -> Result<Head> {
+        let own = self.config.own.clone();
+        self.readers.run(request.deadline, move |reader| read::head(&reader.connection, &own, &request.stream)).await
+    }
+
+    async fn read_stream(&self, request: ReadStream) -> Result<StreamPage> {
+        limits::check_page_max(&self.capabilities.limits, request.limit)?;
+        stream_page::check_start(request.from)?;
+        let own = self.config.own.clone();
+        self.readers.run(request.deadline, move |reader| read::stream(&reader.connection, &own, &request)).await
+    }
+
+    async fn read_feed(&self, request: ReadFeed) -> Result<FeedPage> {
+        limits::check_page(&self.capabilities.limits, request.limit)?;
+        let deadline = request.deadline;
+        let read = move |reader: &mut Reader| read::feed(&reader.connection, &mut reader.names, &request);
+        self.readers.run(deadline, read).await
+    }
+
+    async fn wait_feed(&self, request: WaitFeed) -> Result<Waited> {
+        let mut commits = self.writer.commits();
+        loop {
+            commits.mark_unchanged();
+            // Reading takes its own time even when the caller's is over: the answer is then that it is.
+            let patience = Deadline::within(request.deadline.remaining() + POLL);
+            let after = request.after.clone();
+            let more = move |reader: &mut Reader| read::has_more(&reader.connection, &after);
+            if self.readers.run(patience, more).await? {
+                return Ok(Waited::More);
+            }
+            if request.deadline.has_passed() {
+                return Ok(Waited::DeadlinePassed);
+            }
+            // Our own writer calls; another process is noticed by looking.
+            let pause = request.deadline.remaining().min(POLL);
+            if let Ok(Err(_)) = tokio::time::timeout(pause, commits.changed()).await {
+                return Err(refusal::closed());
+            }
+        }
+    }
+
+    async fn feed_head(&self, deadline: Deadline) -> Result<FeedHead> {
+        self.read_feed_end(deadline).await
+    }
+
+    async fn list_streams(&self, request: ListStreams) -> Result<StreamsPage> {
+        limits::check_page(&self.capabilities.limits, request.limit)?;
+        let own = self.config.own.clone();
+        self.readers.run(request.deadline, move |reader| read::streams(&reader.connection, &own, &request)).await
+    }
+
+    async fn put_snapshot(&self, request: PutSnapshot) -> Result<SnapshotPut> {
+        limits::check_put_snapshot(&self.capabilities.limits, &request)?;
+        let PutSnapshot { snapshot, deadline } = request;
+        let bytes = snapshot.data.len();
+        self.writer.run(deadline, bytes, move |transaction: &mut Transaction<'_>| snapshot::put(transaction, &snapshot)).await
+    }
+
+    async fn read_snapshot(&self, request: ReadSnapshot) -> Result<Option<Snapshot>> {
+        self.readers.run(request.deadline, move |reader| snapshot::read(&reader.connection, &request.stream)).await
+    }
+
+    async fn delete_snapshot(&self, request: DeleteSnapshot) -> Result<()> {
+        let DeleteSnapshot { stream, deadline } = request;
+        self.writer.run(deadline, SMALL_BYTES, move |transaction: &mut Transaction<'_>| snapshot::delete(transaction, &stream)).await
+    }
+
+    async fn put_record(&self, request: PutRecord) -> Result<RecordPut> {
+        limits::check_put_record(&self.capabilities.limits, &request)?;
+        let deadline = request.deadline;
+        let bytes = request.value.as_ref().map_or(0, |value| value.len());
+        let put = move |transaction: &mut Transaction<'_>| record::put(transaction, &request);
+        self.writer.run(deadline, bytes, put).await
+    }
+
+    async fn read_record(&self, request: ReadRecord) -> Result<Option<Record>> {
+        self.readers.run(request.deadline, move |reader| record::read(&reader.connection, &request.key)).await
+    }
+
+    async fn list_records(&self, request: ListRecords) -> Result<RecordsPage> {
+        limits::check_page(&self.capabilities.limits, request.limit)?;
+        self.readers.run(request.deadline, move |reader| record::list(&reader.connection, &request)).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.writer.close().await;
+        self.readers.close().await;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl StoreAdmin for Sqlite {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    async fn read_meta(&self, deadline: Deadline) -> Result<Meta> {
+        self.readers.run(deadline, |reader| read::store(&reader.connection).map(|(meta, _)| meta)).await
+    }
+
+    async fn swap_meta(&self, request: SwapMeta) -> Result<MetaSwapped> {
+        let deadline = request.deadline;
+        let work = move |transaction: &mut Transaction<'_>| admin::swap_meta(transaction, &request);
+        self.writer.run(deadline, SMALL_BYTES, work).await
+    }
+
+    async fn seal_stream(&self, _: SealStream) -> Result<StreamSealed> {
+        Err(refusal::unsupported("seal_stream", "fence", self.capabilities.fence))
+    }
+
+    async fn open_stream(&self, _: OpenStream) -> Result<StreamOpened> {
+        Err(refusal::unsupported("open_stream", "fence", self.capabilities.fence))
+    }
+
+    async fn replicate(&self, request: Replicate) -> Result<Replicated> {
+        let (limits, deadline) = (self.capabilities.limits, request.deadline);
+        let bytes = request.items.iter().map(replica_bytes).sum();
+        let work = move |transaction: &mut Transaction<'_>| admin::replicate(transaction, &request, &limits);
+        self.writer.run(deadline, bytes, work).await
+    }
+
+    async fn read_commits(&self, request: ReadCommits) -> Result<CommitsPage> {
+        limits::check_read_commits(&self.capabilities.limits, &request)?;
+        self.readers.run(request.deadline, move |reader| read::commits(&reader.connection, &request)).await
+    }
+
+    async fn truncate(&self, request: Truncate) -> Result<Truncated> {
+        let (commit, deadline) = (request.commit, request.deadline);
+        let work = move |transaction: &mut Transaction<'_>| admin::truncate(transaction, &request);
+        self.writer.run(deadline, SMALL_BYTES, work).await.map_err(|error| error.of_commit(commit))
+    }
+
+    async fn delete(&self, request: Delete) -> Result<Deleted> {
+        let (commit, deadline) = (request.commit, request.deadline);
+        let work = move |transaction: &mut Transaction<'_>| admin::delete(transaction, &request);
+        self.writer.run(deadline, SMALL_BYTES, work).await.map_err(|error| error.of_commit(commit))
+    }
+
+    async fn advance_feed(&self, request: AdvanceFeed) -> Result<FeedAdvanced> {
+        Ok(FeedAdvanced { head: self.read_feed_end(request.deadline).await? })
+    }
+
+    async fn plan_schema(&self, _: Deadline) -> Result<SchemaPlan> {
+        if !self.config.path.exists() {
+            self.writer.check_open()?;
+            return Ok(schema::plan_new());
+        }
+        self.with_schema(Use::Write, |connection, _| schema::plan(connection)).await
+    }
+
+    async fn apply_schema(&self, _: Deadline) -> Result<SchemaPlan> {
+        self.with_schema(Use::Make, |connection, meta| schema::apply(connection, &meta)).await
+    }
+
+    async fn check_schema(&self, _: Deadline) -> Result<()> {
+        self.with_schema(Use::Write, |connection, _| schema::check(connection)).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.writer.close().await;
+        self.readers.close().await;
+        Ok(())
+    }
+}
+
+fn replica_bytes(item: &Replica) -> usize {
+    match item {
+        Replica::Commit(commit) => commit.events.iter().map(|event| event.data.len() + event.metadata.len()).sum(),
+        Replica::Snapshot(snapshot) => snapshot.data.len(),
+        Replica::Record(record) => record.value.as_ref().map_or(0, |value| value.len()),
+        Replica::Removed { .. } => 0,
+    }
+}

@@ -1,0 +1,463 @@
+//! The one writer of an open store: a thread that turns what waits into one transaction, one COMMIT, one fsync.
+
+use crate::codec;
+use crate::config::Config;
+use crate::error::{self, Result as Worked, Stop};
+use crate::schema::{self, Use};
+use bytes::Bytes;
+use evstore_api::{Clock, Deadline, Error, ErrorKind, Meta, Position, Result, StoreName, Timestamp, format, number::NUMBER_MAX};
+use evstore_kit::group_commit::{Bounds, Job, Queue, keep_begun};
+use evstore_kit::refusal;
+use rusqlite::Connection;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+
+/// Appends of one batch at most: beyond it the share of an fsync is small against their own work.
+const BATCH_JOBS_MAX: usize = 512;
+/// Bytes of one batch at most, so that it fits the page cache.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Pauses between two tries for the lock that another process holds, rising from the first to the last.
+const LOCK_PAUSE_MIN: Duration = Duration::from_micros(200);
+const LOCK_PAUSE_MAX: Duration = Duration::from_millis(5);
+/// How long readers may keep the WAL from being moved into the file after a failed commit.
+const SETTLE_WAIT: Duration = Duration::from_secs(2);
+
+/// Hands work to the writer thread.
+#[derive(Debug)]
+pub struct Writer {
+    queue: Arc<Queue<Box<dyn Work>>>,
+    /// Closed once the thread has ended.
+    ended: watch::Receiver<()>,
+    /// The last position that this writer committed.
+    committed: watch::Receiver<u64>,
+}
+
+impl Writer {
+    /// Starts the thread. The file is opened by it, with the first batch.
+    ///
+    /// # Errors
+    /// `Unavailable` when there is no thread to be had.
+    pub fn start(config: &Config, clock: Arc<dyn Clock>) -> Result<Self> {
+        let bounds = Bounds { queue_bytes_max: config.queue_bytes_max, batch_jobs_max: BATCH_JOBS_MAX, batch_bytes_max: BATCH_BYTES_MAX };
+        let queue = Arc::new(Queue::new(bounds));
+        let (end, ended) = watch::channel(());
+        let (announce, committed) = watch::channel(0);
+        let file = File { path: config.path.clone(), open: None, trust: Trust::NotSynced };
+        let thread = Thread { queue: queue.clone(), own: config.own.clone(), clock, announce, file };
+        let run = move || {
+            let _end = end;
+            thread.run();
+        };
+        let started = thread::Builder::new().name("evstore-sqlite-writer".into()).spawn(run);
+        started.map_err(|cause| Error::new(ErrorKind::Unavailable, "no thread for the writer").caused_by(cause))?;
+        Ok(Self { queue, ended, committed })
+    }
+
+    /// Runs `work` inside the next transaction and answers once it is durable. `bytes` is what it holds in memory.
+    ///
+    /// `work` reaches its verdict before it writes: a verdict that refuses leaves nothing behind. It may run twice, when a
+    /// neighbour in its batch fails.
+    ///
+    /// # Errors
+    /// What `work` says; `DeadlineExceeded`, `Unavailable` and `Closed` with nothing written; `Indeterminate` when COMMIT failed.
+    pub async fn run<R, F>(&self, deadline: Deadline, bytes: usize, work: F) -> Result<R>
+    where
+        R: Send + 'static,
+        F: FnMut(&mut Transaction<'_>) -> Worked<R> + Send + 'static,
+    {
+        let (caller, answer) = oneshot::channel();
+        let call = Call { deadline, work, verdict: None, caller };
+        self.queue.submit(Box::new(call), bytes).await?;
+        let gone = |_| Err(Error::new(ErrorKind::Indeterminate, "the store's writer ended without an answer"));
+        answer.await.unwrap_or_else(gone)
+    }
+
+    /// Resolves when this writer commits something.
+    pub fn commits(&self) -> watch::Receiver<u64> {
+        self.committed.clone()
+    }
+
+    /// Refuses once [`Writer::close`] was called.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub fn check_open(&self) -> Result<()> {
+        if self.queue.is_closed() { Err(refusal::closed()) } else { Ok(()) }
+    }
+
+    /// Answers what waits, then ends the thread.
+    pub async fn close(&self) {
+        self.queue.close();
+        // An error is what says that the thread has let go of its end.
+        let _ = self.ended.clone().changed().await;
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+/// What the thread works with.
+struct Thread {
+    queue: Arc<Queue<Box<dyn Work>>>,
+    own: StoreName,
+    clock: Arc<dyn Clock>,
+    announce: watch::Sender<u64>,
+    file: File,
+}
+
+impl Thread {
+    fn run(mut self) {
+        // A panic in a piece of work must not leave later callers waiting for a thread that is gone.
+        let _close = CloseAtEnd(self.queue.clone());
+        while let Some(batch) = self.queue.take_batch() {
+            self.write(batch);
+        }
+    }
+
+    fn write(&mut self, mut batch: Vec<Box<dyn Work>>) {
+        let open = match self.file.open() {
+            Ok(open) => open,
+            Err(error) => return refuse_all(batch, |_| not_opened(&error)),
+        };
+        match open.transact(&mut batch, &self.queue, &self.own, &*self.clock) {
+            Done::Committed(end) => {
+                self.announce.send_if_modified(|known| std::mem::replace(known, end.0) != end.0);
+                batch.into_iter().for_each(|work| work.answer());
+            }
+            // Alone, so that one piece of work cannot take its neighbours with it.
+            Done::NotWritten(_) if batch.len() > 1 => batch.into_iter().for_each(|work| self.write(vec![work])),
+            Done::NotWritten(error) => refuse_all(batch, |_| error::not_written(&error)),
+            Done::Unknown(error) => {
+                self.file.doubt();
+                refuse_all(batch, |_| error::indeterminate(&error));
+            }
+        }
+    }
+}
+
+fn refuse_all(batch: Vec<Box<dyn Work>>, error: impl Fn(&dyn Work) -> Error) {
+    for work in batch {
+        let error = error(&*work);
+        work.refuse(error);
+    }
+}
+
+fn not_opened(error: &Error) -> Error {
+    Error::new(error.kind(), "the store could not be opened for writing").caused_by(error.to_string())
+}
+
+/// Closes the queue when the thread ends, however it ends.
+struct CloseAtEnd(Arc<Queue<Box<dyn Work>>>);
+
+impl Drop for CloseAtEnd {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// The file, and the connection to it while there is one that can be trusted.
+struct File {
+    path: PathBuf,
+    open: Option<Open>,
+    trust: Trust,
+}
+
+/// What is known of the commits that a new connection finds in the WAL.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// A process that died may have written them without its fsync.
+    NotSynced,
+    /// An fsync failed: the page cache shows them, and a later fsync would not write them again.
+    SyncFailed,
+}
+
+impl File {
+    fn open(&mut self) -> Result<&mut Open> {
+        let open = match self.open.take() {
+            Some(open) => open,
+            None => {
+                let connection = schema::connect(&self.path, Use::Write)?;
+                settle(&connection, self.trust)?;
+                self.trust = Trust::NotSynced;
+                Open { connection, known_meta: None }
+            }
+        };
+        Ok(self.open.insert(open))
+    }
+
+    /// Lets go of a connection whose COMMIT failed.
+    fn doubt(&mut self) {
+        self.open = None;
+        self.trust = Trust::SyncFailed;
+    }
+}
+
+/// Makes durable what a new connection sees, before anyone is told that it is there.
+fn settle(connection: &Connection, trust: Trust) -> Result<()> {
+    let checkpoint = |mode: &str| {
+        let numbers = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+        connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], numbers)
+    };
+    let native = |error: rusqlite::Error| error::not_written(&error);
+    match trust {
+        Trust::NotSynced => checkpoint("PASSIVE").map_err(native).map(drop),
+        Trust::SyncFailed => {
+            // Writes everything to the file itself, so that it does not hang on pages that the system believes clean.
+            connection.busy_timeout(SETTLE_WAIT).map_err(native)?;
+            let (busy, frames, moved) = checkpoint("FULL").map_err(native)?;
+            connection.busy_timeout(Duration::ZERO).map_err(native)?;
+            if busy != 0 || frames != moved {
+                return Err(Error::new(ErrorKind::Unavailable, "readers keep a doubtful commit from being settled"));
+            }
+            Ok(())
+        }
+    }
+}
+
+/// A connection, and the store's record as it was decoded last.
+struct Open {
+    connection: Connection,
+    known_meta: Option<(Vec<u8>, Arc<Meta>)>,
+}
+
+enum Done {
+    /// Durable, up to this position.
+    Committed(Position),
+    NotWritten(rusqlite::Error),
+    Unknown(rusqlite::Error),
+}
+
+impl Open {
+    fn transact(
+        &mut self,
+        batch: &mut Vec<Box<dyn Work>>,
+        queue: &Queue<Box<dyn Work>>,
+        own: &StoreName,
+        clock: &dyn Clock,
+    ) -> Done {
+        if let Err(error) = begin(&self.connection, queue, batch) {
+            return Done::NotWritten(error);
+        }
+        // Read under the lock: what another process wrote before has an earlier time.
+        let end = match self.work(batch, own, clock.now()) {
+            Ok(end) => end,
+            Err(error) => {
+                self.roll_back();
+                return Done::NotWritten(error);
+            }
+        };
+        match execute(&self.connection, "COMMIT") {
+            Ok(()) => Done::Committed(end),
+            Err(error) => Done::Unknown(error),
+        }
+    }
+
+    /// Runs every member of the batch, each after the verdicts of those before it.
+    fn work(&mut self, batch: &mut [Box<dyn Work>], own: &StoreName, now: Timestamp) -> rusqlite::Result<Position> {
+        let (meta, begin) = self.read_store()?;
+        let mut transaction = Transaction { connection: &self.connection, own, meta, end: begin, now };
+        for work in batch {
+            work.work(&mut transaction)?;
+        }
+        let end = transaction.end;
+        if end != begin {
+            let mut update = self.connection.prepare_cached("UPDATE store SET position = ?1 WHERE id = 1")?;
+            update.execute([codec::integer(end.0)])?;
+        }
+        Ok(end)
+    }
+
+    /// Reads the store's record and counter, under the write lock: another process may have changed them.
+    fn read_store(&mut self) -> rusqlite::Result<(Arc<Meta>, Position)> {
+        let mut select = self.connection.prepare_cached("SELECT meta, position FROM store WHERE id = 1")?;
+        let mut rows = select.query([])?;
+        let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+        let encoded = row.get_ref(0)?.as_blob()?;
+        let position = Position(codec::number(row, 1)?);
+        let meta = match &self.known_meta {
+            Some((known, meta)) if known == encoded => meta.clone(),
+            _ => {
+                let meta = Arc::new(decode_meta(encoded)?);
+                self.known_meta = Some((encoded.to_vec(), meta.clone()));
+                meta
+            }
+        };
+        Ok((meta, position))
+    }
+
+    fn roll_back(&mut self) {
+        // Some failures have rolled back already. Should ROLLBACK fail, the next BEGIN does too, and says so.
+        if !self.connection.is_autocommit() {
+            let _ = execute(&self.connection, "ROLLBACK");
+        }
+    }
+}
+
+/// Decodes the record and refuses one that a newer release made unwritable for this one.
+fn decode_meta(encoded: &[u8]) -> rusqlite::Result<Meta> {
+    let decoded = format::decode_meta(&Bytes::copy_from_slice(encoded)).and_then(|meta| meta.format.check().map(|()| meta));
+    decoded.map_err(error::carried)
+}
+
+/// Takes the write lock; while another process holds it, members of the batch and of the queue expire.
+fn begin(connection: &Connection, queue: &Queue<Box<dyn Work>>, batch: &mut Vec<Box<dyn Work>>) -> rusqlite::Result<()> {
+    let mut pause = LOCK_PAUSE_MIN;
+    loop {
+        match execute(connection, "BEGIN IMMEDIATE") {
+            Err(error) if error::is_busy(&error) => {
+                *batch = keep_begun(std::mem::take(batch));
+                queue.expire();
+                if batch.is_empty() {
+                    return Err(error);
+                }
+                thread::sleep(pause);
+                pause = (pause * 2).min(LOCK_PAUSE_MAX);
+            }
+            begun => return begun,
+        }
+    }
+}
+
+pub(crate) fn execute(connection: &Connection, statement: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(statement)?.execute([]).map(drop)
+}
+
+/// A running write transaction: what a piece of work sees.
+pub struct Transaction<'a> {
+    /// The connection, with its cache of statements.
+    pub connection: &'a Connection,
+    own: &'a StoreName,
+    meta: Arc<Meta>,
+    end: Position,
+    now: Timestamp,
+}
+
+impl Transaction<'_> {
+    /// The store's record, as this transaction sees it.
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// The store's own name.
+    pub fn own(&self) -> &StoreName {
+        self.own
+    }
+
+    /// The last position given so far.
+    pub fn end(&self) -> Position {
+        self.end
+    }
+
+    /// The clock's time, the same for the whole batch.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Takes the next `count` positions; answers the first.
+    ///
+    /// # Errors
+    /// `TooLarge` past the last number there is.
+    pub fn take_positions(&mut self, count: u64) -> Worked<Position> {
+        if count > NUMBER_MAX - self.end.0 {
+            return Err(Error::new(ErrorKind::TooLarge, "the store has no positions left").into());
+        }
+        let first = self.end.next();
+        self.end = self.end.plus(count);
+        Ok(first)
+    }
+
+    /// Replaces the store's record.
+    pub fn put_meta(&mut self, meta: Meta) -> Worked<()> {
+        let encoded = format::encode_meta(&meta);
+        self.connection.prepare_cached("UPDATE store SET meta = ?1 WHERE id = 1")?.execute([encoded])?;
+        self.meta = Arc::new(meta);
+        Ok(())
+    }
+
+    /// Runs work that may be refused after it has written: then nothing of it stays.
+    pub fn all_or_nothing<R>(&mut self, work: impl FnOnce(&mut Self) -> Worked<R>) -> Worked<R> {
+        let (meta, end) = (self.meta.clone(), self.end);
+        execute(self.connection, "SAVEPOINT work")?;
+        let done = work(self);
+        if let Err(Stop::Verdict(_)) = &done {
+            execute(self.connection, "ROLLBACK TO work")?;
+            (self.meta, self.end) = (meta, end);
+        }
+        if !matches!(done, Err(Stop::Engine(_))) {
+            execute(self.connection, "RELEASE work")?;
+        }
+        done
+    }
+}
+
+/// A call on its way through the writer.
+trait Work: Send {
+    fn deadline(&self) -> Deadline;
+    fn is_abandoned(&self) -> bool;
+    /// Reaches a verdict and keeps it.
+    fn work(&mut self, transaction: &mut Transaction<'_>) -> rusqlite::Result<()>;
+    /// Gives the caller the verdict.
+    fn answer(self: Box<Self>);
+    /// Gives the caller an error instead.
+    fn refuse(self: Box<Self>, error: Error);
+}
+
+impl Job for Box<dyn Work> {
+    fn deadline(&self) -> Deadline {
+        (**self).deadline()
+    }
+
+    fn is_abandoned(&self) -> bool {
+        (**self).is_abandoned()
+    }
+
+    fn refuse(self, error: Error) {
+        self.refuse(error);
+    }
+}
+
+struct Call<R, F> {
+    deadline: Deadline,
+    work: F,
+    verdict: Option<Result<R>>,
+    caller: oneshot::Sender<Result<R>>,
+}
+
+impl<R, F> Work for Call<R, F>
+where
+    R: Send,
+    F: FnMut(&mut Transaction<'_>) -> Worked<R> + Send,
+{
+    fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.caller.is_closed()
+    }
+
+    fn work(&mut self, transaction: &mut Transaction<'_>) -> rusqlite::Result<()> {
+        self.verdict = match (self.work)(transaction) {
+            Ok(receipt) => Some(Ok(receipt)),
+            Err(Stop::Verdict(error)) => Some(Err(error)),
+            Err(Stop::Engine(error)) => return Err(error),
+        };
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>) {
+        let verdict = self.verdict.unwrap_or_else(|| Err(Error::new(ErrorKind::Unavailable, "the call was not run")));
+        // Nobody may be there any more; the commit id then tells what became of it.
+        let _ = self.caller.send(verdict);
+    }
+
+    fn refuse(self: Box<Self>, error: Error) {
+        let _ = self.caller.send(Err(error));
+    }
+}
