@@ -42,7 +42,7 @@ fn the_checker_agrees_with_an_exhaustive_search() {
 }
 
 fn from_environment(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| value.parse().unwrap())
+    std::env::var(name).ok().map(|value| value.parse().expect("a number"))
 }
 
 // --- The exhaustive search

@@ -110,12 +110,12 @@ const BREAKS: &[(Rule, Break)] = &[
     }),
     (Rule::ReadYourWrites, |history| {
         see(history, "a-1", Consistency::Eventual, (300, 310), 2);
-        history.operations.last_mut().unwrap().client = 1;
+        history.operations.last_mut().expect("there are calls").client = 1;
     }),
     (Rule::MonotonicWrites, |history| history.operations[A3].operation = 0),
     (Rule::WritesFollowReads, |history| {
         see(history, "a-1", Consistency::Eventual, (61, 62), 3);
-        let read = history.operations.last_mut().unwrap();
+        let read = history.operations.last_mut().expect("there are calls");
         (read.client, read.operation) = (1, 0);
     }),
     (Rule::FeedForward, |history| history.runs[0].deliveries.swap(0, 1)),
@@ -187,7 +187,7 @@ const BREAKS: &[(Rule, Break)] = &[
         entries[2].item = item;
     }),
     (Rule::FeedLag, |history| {
-        let last = history.runs[0].deliveries.last_mut().unwrap();
+        let last = history.runs[0].deliveries.last_mut().expect("it was given something");
         last.delivered_at = Moment(5_000);
     }),
     (Rule::SnapshotState, |history| save(history, 320, 3, 2, SaveOutcome::Stored)),
@@ -239,7 +239,7 @@ fn what_is_allowed_passes() {
         // A lost answer that was never applied.
         |history| {
             conflict(history, Expected::Any, 3);
-            outcome(history.operations.last_mut().unwrap(), AppendOutcome::Ambiguous);
+            outcome(history.operations.last_mut().expect("there are calls"), AppendOutcome::Ambiguous);
         },
         // Other content under a used id is refused.
         |history| {
@@ -454,7 +454,7 @@ fn write(
     let receipt = Receipt { first, last, number, position: Some(position), repeated: false };
     let append = Append { commit: commit(id), expected, events, outcome: AppendOutcome::Ok(receipt) };
     operation(history, stream, times, Call::Append(append));
-    let written = history.operations.last_mut().unwrap();
+    let written = history.operations.last_mut().expect("there are calls");
     (written.client, written.operation) = (1, number);
 }
 
@@ -549,7 +549,7 @@ fn outcome(operation: &mut Operation, outcome: AppendOutcome) {
 }
 
 fn entries(history: &mut History) -> &mut Vec<FeedEntry> {
-    &mut history.final_feed.as_mut().unwrap().entries
+    &mut history.final_feed.as_mut().expect("the right history has one").entries
 }
 
 fn run(subscriber: u64, after: u64, ended: RunEnd, from: u64, entries: &[FeedEntry]) -> SubscriptionRun {
