@@ -163,12 +163,14 @@ pub fn snapshot(item: &Snapshot, kept: Option<&Snapshot>, state: &StreamState) -
 /// Decides a checkpoint.
 ///
 /// # Errors
-/// `Invalid` for another kind of record, and for number 0; `Conflict` where the same number is another change.
+/// `Invalid` for another kind of record, and for a number out of bounds; `Conflict` where the same number is another change.
 pub fn record(item: &Record, kept: Option<&Record>) -> Result<Fate> {
     let refused = |kind, message| Err(Error::new(kind, message).with("record", &item.key.name));
     match item.key.kind {
-        RecordKind::Checkpoint if item.number.0 > 0 => {}
-        RecordKind::Checkpoint => return refused(ErrorKind::Invalid, "the changes of a record count from 1"),
+        RecordKind::Checkpoint if (1..NUMBER_MAX).contains(&item.number.0) => {}
+        RecordKind::Checkpoint => {
+            return refused(ErrorKind::Invalid, "the changes of a record count from 1 and stay below 2^53");
+        }
         RecordKind::Presence => return refused(ErrorKind::Invalid, "what a node says of itself is not copied"),
     }
     match kept {

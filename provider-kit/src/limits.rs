@@ -1,6 +1,7 @@
 //! Requests against the declared limits, before anything is sent. What an append needs later is made on the way, once.
 
 use evstore_api::capabilities::{Limit, Limits};
+use evstore_api::number::NUMBER_MAX;
 use evstore_api::{
     Append, Commit, CommitId, CommitKind, Content, ContentDigest, Deadline, Error, ErrorKind, Event, Expected,
     Extension, NewCommit, PutRecord, PutSnapshot, ReadCommits, Record, Result, Revision, Snapshot, StreamId, format,
@@ -67,6 +68,14 @@ fn check_frame(commit: &Commit) -> Result<()> {
     }
     if commit.kind.is_marker() != (commit.count == 0) {
         return refused("a commit has events and a marker has none");
+    }
+    let last = |first: u64, more: u64| first.checked_add(more).is_some_and(|last| last <= NUMBER_MAX);
+    let first_position = commit.first_position.map_or(1, |first| first.0);
+    if !last(commit.first_revision.0, u64::from(commit.count))
+        || !last(commit.number.0, 0)
+        || !last(first_position, commit.positions())
+    {
+        return refused("revisions, commit numbers and positions stay below 2^53");
     }
     let whole = match commit.content {
         Content::Kept => commit.is_whole(),
