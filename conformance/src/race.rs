@@ -290,7 +290,7 @@ fn append_outcome(result: &Result<Appended, Error>) -> AppendOutcome {
             first: receipt.first.0,
             last: receipt.last.0,
             number: receipt.number.0,
-            position: receipt.position.map(|first| first.0 + receipt.last.0 - receipt.first.0),
+            position: receipt.position.map(|first| first.0),
             repeated: receipt.repeated,
         }),
         Err(error) => match (error.kind(), error.head()) {
