@@ -299,7 +299,8 @@ pub fn delete_snapshot(situation: &Situation<'_>) -> Result<()> {
 /// The small record as a change leaves it.
 ///
 /// # Errors
-/// `Moved` and `Fenced` as for an append, for checkpoints; `Conflict` with the actual number. Nothing may be written.
+/// `Moved` and `Fenced` as for an append, for checkpoints; `Conflict` with the actual number; `TooLarge` past the last
+/// number. Nothing may be written.
 pub fn put_record(meta: &Meta, found: Option<&Record>, request: PutRecord, now: Timestamp) -> Result<Record> {
     match request.key.kind {
         RecordKind::Checkpoint => meta.state.check_append()?,
@@ -311,6 +312,9 @@ pub fn put_record(meta: &Meta, found: Option<&Record>, request: PutRecord, now: 
         return Err(Error::new(ErrorKind::Conflict, "the record is not as expected")
             .with("record", &request.key.name)
             .with("actual", number));
+    }
+    if number.0 >= NUMBER_MAX {
+        return Err(Error::new(ErrorKind::TooLarge, "the record has no numbers left").with("record", &request.key.name));
     }
     Ok(Record { key: request.key, number: number.next(), epoch: meta.epoch, value: request.value, updated_at: now })
 }

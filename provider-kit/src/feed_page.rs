@@ -1,13 +1,33 @@
 //! Puts a page of the feed together: a provider hands in what stands there, in order, until the page is full.
 
 use crate::limits::event_bytes;
-use evstore_api::{Commit, Content, Cursor, FeedFilter, FeedItem, FeedPage, Incarnation, Position, ReadFeed, Usage};
+use evstore_api::number::NUMBER_MAX;
+use evstore_api::{
+    Commit, Content, Cursor, Error, ErrorKind, FeedFilter, FeedItem, FeedPage, FeedStart, Incarnation, Meta, Position,
+    ReadFeed, Result, Usage,
+};
 use std::ops::ControlFlow;
 
 /// Commits and ranges that one call looks at for nothing: a filter drops them, or they lengthen a range.
 pub const PASSED_OVER_ITEMS_MAX: u32 = 10_000;
 /// Bytes of data and metadata that one call looks at for nothing.
 pub const PASSED_OVER_BYTES_MAX: u64 = 16 << 20;
+
+/// The position after which a read begins.
+///
+/// # Errors
+/// `Invalid` for a number that no position can have; `CursorRefused` and `HistoryLost` as [`Meta::position_of`].
+pub fn start(meta: &Meta, from: &FeedStart) -> Result<Position> {
+    let after = match from {
+        FeedStart::First => Position(0),
+        FeedStart::After(cursor) => meta.position_of(cursor)?,
+        FeedStart::AfterPosition(position) => *position,
+    };
+    if after.0 > NUMBER_MAX {
+        return Err(Error::new(ErrorKind::Invalid, "positions stay below 2^53").with("position", after));
+    }
+    Ok(after)
+}
 
 /// A page in the making, in a feed whose positions are contiguous.
 #[derive(Debug)]
@@ -149,8 +169,8 @@ fn bytes(item: &FeedItem) -> u64 {
 mod tests {
     use super::*;
     use evstore_api::{
-        CommitId, CommitKind, CommitNumber, ContentDigest, Deadline, Event, EventType, FeedStart, NewEvent, Revision,
-        StreamId, Timestamp,
+        CommitId, CommitKind, CommitNumber, ContentDigest, Deadline, Event, EventType, NewEvent, Revision, StreamId,
+        Timestamp,
     };
     use std::time::Duration;
 
@@ -239,6 +259,14 @@ mod tests {
     fn a_place_at_or_beyond_the_end_is_an_empty_page() {
         assert_eq!(spans(&read(11, FeedFilter::none(), 1, u64::MAX)), (vec![], 11, true));
         assert_eq!(spans(&read(50, FeedFilter::none(), 1, u64::MAX)), (vec![], 50, true));
+    }
+
+    #[test]
+    fn a_read_begins_at_a_number_that_a_position_can_have() {
+        let meta = Meta::new(Timestamp(0));
+        let kind = |position| start(&meta, &FeedStart::AfterPosition(Position(position))).map_err(|error| error.kind());
+        assert_eq!(kind(NUMBER_MAX), Ok(Position(NUMBER_MAX)));
+        assert_eq!(kind(NUMBER_MAX + 1), Err(ErrorKind::Invalid));
     }
 
     #[test]

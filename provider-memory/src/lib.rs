@@ -46,12 +46,12 @@ pub fn provider_with(clock: Arc<dyn Clock>) -> Provider {
 }
 
 /// What names a database: a store's own name, and the tag of a scratch store beside it.
-type Place = (String, Option<String>);
+type Address = (String, Option<String>);
 
 /// The databases of one provider value.
 struct Stores {
     clock: Arc<dyn Clock>,
-    databases: Mutex<BTreeMap<Place, Arc<Database>>>,
+    databases: Mutex<BTreeMap<Address, Arc<Database>>>,
 }
 
 impl Stores {
@@ -59,10 +59,10 @@ impl Stores {
     fn client(&self, settings: &Settings) -> Result<Client> {
         let config = Config::new(settings)?;
         let mut databases = error::lock(&self.databases)?;
-        let place = (config.name.clone(), config.scratch.clone());
-        let database = match (databases.get(&place), &config.scratch) {
+        let address = (config.name.clone(), config.scratch.clone());
+        let database = match (databases.get(&address), &config.scratch) {
             (Some(database), _) => database.clone(),
-            (None, None) => databases.entry(place).or_insert(self.make()).clone(),
+            (None, None) => databases.entry(address).or_insert(self.make()).clone(),
             (None, Some(tag)) => {
                 return Err(Error::new(ErrorKind::Schema, "there is no scratch store of this tag").with("tag", tag));
             }
@@ -88,12 +88,12 @@ impl Opener for Stores {
     async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
         evstore_kit::keys::check_scratch_tag(tag)?;
         let scratch = settings.clone().with("scratch", tag)?;
-        let place = (Config::new(&scratch)?.name, Some(tag.to_owned()));
+        let address = (Config::new(&scratch)?.name, Some(tag.to_owned()));
         let mut databases = error::lock(&self.databases)?;
-        if databases.contains_key(&place) {
+        if databases.contains_key(&address) {
             return Err(Error::new(ErrorKind::Conflict, "there is a scratch store of this tag").with("tag", tag));
         }
-        databases.insert(place, self.make());
+        databases.insert(address, self.make());
         Ok(scratch)
     }
 

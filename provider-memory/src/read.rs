@@ -3,11 +3,11 @@
 use crate::schema::{Place, Placed, Tables};
 use crate::store::Client;
 use evstore_api::{
-    Commit, CommitsPage, Cursor, Deadline, FeedHead, FeedItem, FeedPage, FeedStart, Head, Lag, ListStreams,
+    Commit, CommitsPage, Cursor, Deadline, Direction, FeedHead, FeedItem, FeedPage, Head, Lag, ListStreams,
     ListedStream, Position, ReadCommits, ReadFeed, ReadHead, ReadStream, Result, Revision, StreamId, StreamPage,
     StreamsPage, Usage, WaitFeed, Waited,
 };
-use evstore_kit::feed_page::Assembler;
+use evstore_kit::feed_page::{self, Assembler};
 use evstore_kit::limits;
 use evstore_kit::stream_page::{self, Slicer};
 use std::ops::{Bound, ControlFlow};
@@ -26,11 +26,11 @@ pub fn read_stream(client: &Client, request: &ReadStream) -> Result<StreamPage> 
     let mut page = Slicer::new(request, tables.head(&request.stream, client.own()));
     if let (Some(start), Some(stream)) = (page.wants(), tables.streams.get(&request.stream)) {
         let _: ControlFlow<()> = match request.direction {
-            evstore_api::Direction::Forward => {
+            Direction::Forward => {
                 let first = place_of(&stream.commits, start);
                 stream.commits[first..].iter().try_for_each(|commit| page.push(commit.clone()))
             }
-            evstore_api::Direction::Backward => {
+            Direction::Backward => {
                 let last = place_of(&stream.commits, start);
                 stream.commits[..=last].iter().rev().try_for_each(|commit| page.push(commit.clone()))
             }
@@ -48,11 +48,7 @@ fn place_of(commits: &[Commit], revision: Revision) -> usize {
 pub fn read_feed(client: &Client, request: &ReadFeed) -> Result<FeedPage> {
     limits::check_page(client.limits(), request.limit)?;
     let tables = client.enter(request.deadline)?;
-    let after = match &request.from {
-        FeedStart::First => Position(0),
-        FeedStart::After(cursor) => tables.meta.position_of(cursor)?,
-        FeedStart::AfterPosition(position) => *position,
-    };
+    let after = feed_page::start(&tables.meta, &request.from)?;
     let mut page = Assembler::new(request, after);
     let mut places = tables.places_after(after);
     let _: ControlFlow<()> = places.try_for_each(|(first, place)| match item(&tables, first, place) {

@@ -1,8 +1,9 @@
 //! Small records: checkpoints and presence.
 
 use crate::store::Client;
-use evstore_api::{ListRecords, PutRecord, ReadRecord, Record, RecordPut, RecordsPage, Result, Usage};
+use evstore_api::{ListRecords, PutRecord, ReadRecord, Record, RecordKey, RecordPut, RecordsPage, Result, Usage};
 use evstore_kit::{decide, limits};
+use std::ops::Bound;
 
 /// Changes a record.
 pub fn put(client: &Client, request: PutRecord) -> Result<RecordPut> {
@@ -23,12 +24,10 @@ pub fn read(client: &Client, request: &ReadRecord) -> Result<Option<Record>> {
 pub fn list(client: &Client, request: &ListRecords) -> Result<RecordsPage> {
     limits::check_page(client.limits(), request.limit)?;
     let tables = client.enter(request.deadline)?;
-    let listed = |record: &&Record| {
-        record.key.kind == request.kind
-            && record.value.is_some()
-            && request.after.as_ref().is_none_or(|after| record.key.name > *after)
-    };
-    let mut found = tables.records.values().filter(listed);
+    let after = request.after.as_ref().map(|name| RecordKey { kind: request.kind, name: name.clone() });
+    let after = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+    let records = tables.records.range((after, Bound::Unbounded)).map(|(_, record)| record);
+    let mut found = records.filter(|record| record.key.kind == request.kind && record.value.is_some());
     let records: Vec<_> = found.by_ref().take(request.limit as usize).cloned().collect();
     let next = found.next().and_then(|_| records.last()).map(|last| last.key.name.clone());
     Ok(RecordsPage { records, next, usage: Usage::default() })

@@ -8,16 +8,23 @@ use evstore_api::{
 };
 use evstore_kit::{decide, state};
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Mutex;
 use tokio::sync::watch;
 
 /// One store: its tables behind the one lock, and the bell for those who wait for a change.
-#[derive(Debug)]
 pub struct Database {
     /// The tables. Never locked across a wait.
     pub tables: Mutex<Tables>,
     /// Rung after every change of the feed or the record, and when a handle is closed.
     pub bell: watch::Sender<()>,
+}
+
+/// Without the tables: payloads are not for logs.
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database").finish_non_exhaustive()
+    }
 }
 
 impl Database {
@@ -36,7 +43,6 @@ impl Database {
 }
 
 /// Everything that a store holds.
-#[derive(Debug)]
 pub struct Tables {
     /// The store's record.
     pub meta: Meta,
@@ -53,7 +59,6 @@ pub struct Tables {
 }
 
 /// One stream.
-#[derive(Debug)]
 pub struct Stream {
     /// Its commits; the one of number n stands at n − 1.
     pub commits: Vec<Commit>,
