@@ -1,0 +1,54 @@
+//! The application's handle of a store: the store in its layers, under its name.
+
+use crate::layers::{self, LayerSettings};
+use evstore_api::{Capabilities, Deadline, EventStore, Result, StoreName};
+use std::sync::Arc;
+
+/// An open store. Clones are cheap and are the same store.
+#[derive(Clone, Debug)]
+pub struct Store {
+    name: StoreName,
+    events: Arc<dyn EventStore>,
+    layers: LayerSettings,
+}
+
+impl Store {
+    /// Puts a store in its layers.
+    #[must_use]
+    pub fn new(name: StoreName, store: Arc<dyn EventStore>, settings: &LayerSettings) -> Self {
+        let events = layers::wrap(&name, store, settings);
+        Self { name, events, layers: settings.clone() }
+    }
+
+    /// Its name in the config.
+    #[must_use]
+    pub fn name(&self) -> &StoreName {
+        &self.name
+    }
+
+    /// What it promises.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities {
+        self.events.capabilities()
+    }
+
+    /// The contract over bytes, in its layers.
+    #[must_use]
+    pub fn events(&self) -> &Arc<dyn EventStore> {
+        &self.events
+    }
+
+    /// A deadline for a call whose caller names none: `call_timeout` from now.
+    #[must_use]
+    pub fn deadline(&self) -> Deadline {
+        Deadline::within(self.layers.call_timeout)
+    }
+
+    /// Answers what was taken and lets go of connections, for all clones. Closing again is success.
+    ///
+    /// # Errors
+    /// As the provider's.
+    pub async fn close(&self) -> Result<()> {
+        self.events.close().await
+    }
+}

@@ -1,0 +1,292 @@
+//! Which providers there are, and how a configured store is opened with one of them.
+
+use crate::config::{self, Config, Given, Origin, StoreTable, Warning};
+use crate::handle::Store;
+use crate::layers::{LAYER_KEYS, LayerSettings};
+use evstore_api::{
+    ConfigKey, Error, ErrorKind, KeyDefault, KeyKind, Provider, Result, Secrecy, Settings, StoreAdmin, StoreName,
+};
+use std::sync::Arc;
+
+/// Providers of this project with the feature that builds each in, for an error that says how to get one.
+const KNOWN: [(&str, &str); 7] = [
+    ("memory", "memory"),
+    ("sqlite", "sqlite"),
+    ("postgres", "postgres"),
+    ("redis", "redis"),
+    ("dynamodb", "dynamodb"),
+    ("s3", "s3"),
+    ("tiered", "s3"),
+];
+
+/// The providers that a program knows: a plain value, to be made once and passed on.
+///
+/// Stores in memory live in the registry's providers: clones share them, two registries do not.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    providers: Vec<Provider>,
+}
+
+/// A store of the config, checked: who opens it, and with what.
+#[derive(Clone, Debug)]
+pub struct Configured {
+    /// Its provider.
+    pub provider: Provider,
+    /// What the provider is told.
+    pub settings: Settings,
+    /// What the layers are told.
+    pub layers: LayerSettings,
+}
+
+/// A value of the config as it may be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Its dotted name: `stores.main.url`.
+    pub key: String,
+    /// As it was written, or its default; masked where it is a secret.
+    pub value: String,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+impl Registry {
+    /// Without a provider.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { providers: Vec::new() }
+    }
+
+    /// The providers that this build has.
+    #[must_use]
+    pub fn builtin() -> Self {
+        let registry = Self::empty();
+        #[cfg(feature = "memory")]
+        let registry = registry.with(evstore_memory::provider());
+        #[cfg(feature = "sqlite")]
+        let registry = registry.with(evstore_sqlite::provider());
+        registry
+    }
+
+    /// With one more; it takes the place of one of the same name.
+    #[must_use]
+    pub fn with(mut self, provider: Provider) -> Self {
+        self.providers.retain(|known| known.name != provider.name);
+        self.providers.push(provider);
+        self
+    }
+
+    /// The providers, in the order in which they were added.
+    pub fn providers(&self) -> impl Iterator<Item = &Provider> {
+        self.providers.iter()
+    }
+
+    /// A provider by its name.
+    ///
+    /// # Errors
+    /// `Invalid` where there is none, naming the known ones, or the feature that builds it in.
+    pub fn get(&self, name: &str) -> Result<&Provider> {
+        self.providers.iter().find(|provider| provider.name == name).ok_or_else(|| self.missing(name, None))
+    }
+
+    /// A commented config file with a store of this provider.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn template(&self, provider: &str) -> Result<String> {
+        self.get(provider).map(config::template)
+    }
+
+    /// A configured store, checked against its provider's keys, with its secrets put in.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the store, the key and its place: no such store, provider or key, a value that does not fit, a
+    /// secret that is not there.
+    pub fn settings(&self, config: &Config, name: &StoreName) -> Result<Configured> {
+        let (provider, table) = self.provider_of(config, name)?;
+        let mut of_layers = Vec::new();
+        let mut of_provider = Vec::new();
+        for (key, given) in &table.values {
+            let declared = declared(provider, key).ok_or_else(|| unknown_key(provider, name, key, given))?;
+            let locate = |error: Error| given.origin().locate(error.with("store", name).with("key", key));
+            let value = given.value().map_err(locate)?;
+            let value = if declared.kind == KeyKind::Path { from_folder(config, &value) } else { value };
+            let target = if is_of_layers(key) { &mut of_layers } else { &mut of_provider };
+            target.push((key.clone(), value));
+        }
+        let locate = |error: Error| locate_by_key(error, table);
+        Ok(Configured {
+            provider: provider.clone(),
+            settings: Settings::new(name.clone(), provider.keys, of_provider).map_err(locate)?,
+            layers: LayerSettings::new(name, of_layers).map_err(locate)?,
+        })
+    }
+
+    /// Opens a store for an application, in its layers.
+    ///
+    /// # Errors
+    /// As [`settings`](Self::settings), and as the provider's opener.
+    pub async fn open(&self, config: &Config, name: &StoreName) -> Result<Store> {
+        self.settings(config, name)?.open().await
+    }
+
+    /// Opens the administrative side of a store.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_admin(&self, config: &Config, name: &StoreName) -> Result<Arc<dyn StoreAdmin>> {
+        self.settings(config, name)?.open_admin().await
+    }
+
+    /// Every value of the config, defaults included, as it may be shown. What is wrong is shown too: see
+    /// [`problems`](Self::problems).
+    #[must_use]
+    pub fn shown(&self, config: &Config) -> Vec<Shown> {
+        let mut all = Vec::new();
+        if let Ok(name) = config.default_store() {
+            let (value, origin) = (name.to_string(), config.default_store_origin());
+            all.push(Shown { key: "default_store".into(), value, origin });
+        }
+        for name in config.stores() {
+            self.show_store(config, name, &mut all);
+        }
+        let migrate = config.migrate().given().into_iter();
+        all.extend(migrate.map(|(key, value, origin)| Shown { key: format!("migrate.{key}"), value, origin }));
+        all
+    }
+
+    /// What keeps stores of the config from being opened; empty where nothing does. Nothing is opened.
+    #[must_use]
+    pub fn problems(&self, config: &Config) -> Vec<Error> {
+        config.stores().filter_map(|name| self.settings(config, name).err()).collect()
+    }
+
+    /// What works and should be changed: secrets that stand in the file, variables that nothing reads.
+    #[must_use]
+    pub fn warnings(&self, config: &Config) -> Vec<Warning> {
+        let mut warnings = config.warnings().to_vec();
+        for name in config.stores() {
+            let Ok((provider, table)) = self.provider_of(config, name) else { continue };
+            let literal = |(key, given): &(&String, &Given)| {
+                is_secret(Some(provider), key) && given.is_literal_secret()
+            };
+            warnings.extend(table.values.iter().filter(literal).map(|(key, given)| Warning {
+                message: "a secret stands in the config file; write \"${VAR}\" or { file = \"path\" }",
+                key: format!("stores.{name}.{key}"),
+                origin: given.origin().clone(),
+            }));
+        }
+        warnings
+    }
+
+    fn provider_of<'a>(&'a self, config: &'a Config, name: &StoreName) -> Result<(&'a Provider, &'a StoreTable)> {
+        let (wanted, origin) = config.provider(name)?;
+        let found = self.providers.iter().find(|provider| provider.name == wanted);
+        let provider = found.ok_or_else(|| origin.locate(self.missing(&wanted, Some(name))))?;
+        Ok((provider, config.store(name)?))
+    }
+
+    fn missing(&self, provider: &str, store: Option<&StoreName>) -> Error {
+        let feature = KNOWN.iter().find(|(name, _)| *name == provider).map(|(_, feature)| *feature);
+        let message = match feature {
+            Some(_) => "the provider is not in this build; build with its feature, or with the feature full",
+            None => "no such provider",
+        };
+        let error = Error::new(ErrorKind::Invalid, message);
+        let error = match store {
+            Some(store) => error.with("store", store),
+            None => error,
+        };
+        let error = error.with("provider", provider);
+        match feature {
+            Some(feature) => error.with("feature", feature),
+            None => {
+                let known: Vec<_> = self.providers.iter().map(|provider| provider.name).collect();
+                error.with("known", known.join(" "))
+            }
+        }
+    }
+
+    fn show_store(&self, config: &Config, name: &StoreName, all: &mut Vec<Shown>) {
+        let Ok(table) = config.store(name) else { return };
+        let mut push = |key: &str, value: String, origin: Origin| {
+            all.push(Shown { key: format!("stores.{name}.{key}"), value, origin });
+        };
+        if let Some(given) = &table.provider {
+            push("provider", given.shown(), given.origin().clone());
+        }
+        let provider = self.provider_of(config, name).ok().map(|(provider, _)| provider);
+        for (key, given) in &table.values {
+            let value = if is_secret(provider, key) { given.shown_masked() } else { given.shown() };
+            push(key, value, given.origin().clone());
+        }
+        for key in provider.iter().flat_map(|provider| provider.keys).chain(LAYER_KEYS) {
+            if let (KeyDefault::Value(value), false) = (key.default, table.values.contains_key(key.name)) {
+                push(key.name, value.into(), Origin::Default);
+            }
+        }
+    }
+}
+
+impl Configured {
+    /// Opens the store for an application, in its layers.
+    ///
+    /// # Errors
+    /// As the provider's opener.
+    pub async fn open(&self) -> Result<Store> {
+        let store = self.provider.opener.open(&self.settings).await.map_err(|error| self.named(error))?;
+        Ok(Store::new(self.settings.store().clone(), store, &self.layers))
+    }
+
+    /// Opens the administrative side.
+    ///
+    /// # Errors
+    /// As the provider's opener.
+    pub async fn open_admin(&self) -> Result<Arc<dyn StoreAdmin>> {
+        self.provider.opener.open_admin(&self.settings).await.map_err(|error| self.named(error))
+    }
+
+    /// An error of the opener, with the store's name if it does not say it itself.
+    fn named(&self, error: Error) -> Error {
+        if error.context().iter().any(|(name, _)| *name == "store") {
+            return error;
+        }
+        error.with("store", self.settings.store())
+    }
+}
+
+fn is_of_layers(key: &str) -> bool {
+    LAYER_KEYS.iter().any(|known| known.name == key)
+}
+
+fn declared<'a>(provider: &'a Provider, key: &str) -> Option<&'a ConfigKey> {
+    LAYER_KEYS.iter().chain(provider.keys).find(|known| known.name == key)
+}
+
+/// What is not known to be plain is secret.
+fn is_secret(provider: Option<&Provider>, key: &str) -> bool {
+    let known = match provider {
+        Some(provider) => declared(provider, key),
+        None => LAYER_KEYS.iter().find(|known| known.name == key),
+    };
+    known.is_none_or(|key| key.secrecy == Secrecy::Secret)
+}
+
+fn unknown_key(provider: &Provider, store: &StoreName, key: &str, given: &Given) -> Error {
+    let known = provider.keys.iter().chain(LAYER_KEYS).map(|key| key.name);
+    let known: Vec<_> = std::iter::once("provider").chain(known).collect();
+    let error = Error::new(ErrorKind::Invalid, "no such key").with("store", store).with("key", key);
+    given.origin().locate(error.with("provider", provider.name)).with("known", known.join(" "))
+}
+
+/// Adds the place of the key that an error names.
+fn locate_by_key(error: Error, table: &StoreTable) -> Error {
+    let key = error.context().iter().find(|(name, _)| *name == "key").map(|(_, key)| key.clone());
+    match key.and_then(|key| table.values.get(&key)).or(table.provider.as_ref()) {
+        Some(given) => given.origin().locate(error),
+        None => error,
+    }
+}
+
+fn from_folder(config: &Config, path: &str) -> String {
+    config.folder().join(path).to_string_lossy().into_owned()
+}
