@@ -35,7 +35,7 @@ pub struct Bounds {
 /// Unit in which room is counted, so that it also bounds the number of small jobs.
 const ROOM_UNIT_BYTES: usize = 1024;
 
-/// A bounded queue between many callers and one writer. With batches of one job it also serves several takers.
+/// A bounded queue between many callers and one writer.
 pub struct Queue<J> {
     bounds: Bounds,
     room: Semaphore,
@@ -46,8 +46,8 @@ pub struct Queue<J> {
 
 struct State<J> {
     waiting: VecDeque<Waiting<J>>,
-    /// Takers that sleep and have not been called yet.
-    sleeping: usize,
+    /// The writer sleeps and has not been called yet.
+    writer_sleeps: bool,
     closed: bool,
 }
 
@@ -63,7 +63,7 @@ impl<J: Job> Queue<J> {
     pub fn new(bounds: Bounds) -> Self {
         let units = (bounds.queue_bytes_max / ROOM_UNIT_BYTES).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         let room_units_max = u32::try_from(units).unwrap_or(u32::MAX);
-        let state = State { waiting: VecDeque::new(), sleeping: 0, closed: false };
+        let state = State { waiting: VecDeque::new(), writer_sleeps: false, closed: false };
         Self { bounds, room: Semaphore::new(units), room_units_max, state: Mutex::new(state), arrived: Condvar::new() }
     }
 
@@ -82,9 +82,8 @@ impl<J: Job> Queue<J> {
             return Err(refusal::closed());
         }
         state.waiting.push_back(Waiting { job, bytes, room_units });
-        if state.sleeping > 0 {
-            // Counted down here and not by the one who wakes, so that a burst of jobs does not call the same taker again.
-            state.sleeping -= 1;
+        // Taken here and not by the one who wakes, so that a burst of jobs calls it once.
+        if std::mem::take(&mut state.writer_sleeps) {
             drop(state);
             self.arrived.notify_one();
         }
@@ -97,7 +96,7 @@ impl<J: Job> Queue<J> {
         loop {
             let mut state = self.lock();
             while state.waiting.is_empty() && !state.closed {
-                state.sleeping += 1;
+                state.writer_sleeps = true;
                 state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             if state.waiting.is_empty() {

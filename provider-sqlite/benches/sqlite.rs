@@ -1,1 +1,326 @@
-fn main(){}
+//! `cargo bench -p evstore-sqlite -- [--rounds N] [--seconds S] [--folder PATH] [--only appends|reads]`
+//!
+//! Appends beside their floors in the same run: F1 is one commit for each transaction on the same tables with the same
+//! statements, Fk has k of them. Then the feed, and one stream of 100 events in a small and a large store. Prints what it
+//! measured and the ratios; asserts nothing.
+
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on stops")]
+
+use evstore_api::*;
+use rusqlite::{Connection, OptionalExtension, params};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const STREAMS: u64 = 1_000;
+const PAYLOAD_BYTES: usize = 256;
+const CALLERS: [usize; 3] = [1, 32, 256];
+
+struct Options {
+    rounds: usize,
+    seconds: f64,
+    folder: PathBuf,
+    only: Option<String>,
+}
+
+fn main() {
+    let options = options();
+    std::fs::create_dir_all(&options.folder).unwrap();
+    let (p50, p99) = fsync_latency(&options.folder);
+    println!("SQLite {}, fsync p50 {p50:?}, p99 {p99:?}, {PAYLOAD_BYTES} bytes, {STREAMS} streams", rusqlite::version());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    if options.only.as_deref() != Some("reads") {
+        appends(&options, &runtime);
+    }
+    if options.only.as_deref() != Some("appends") {
+        reads(&options, &runtime);
+    }
+    let _ = std::fs::remove_dir_all(&options.folder);
+}
+
+fn options() -> Options {
+    let mut options = Options {
+        rounds: 3,
+        seconds: 2.0,
+        folder: std::env::temp_dir().join(format!("evstore-sqlite-bench-{}", std::process::id())),
+        only: None,
+    };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().unwrap();
+        match argument.as_str() {
+            "--rounds" => options.rounds = value().parse().unwrap(),
+            "--seconds" => options.seconds = value().parse().unwrap(),
+            "--folder" => options.folder = value().into(),
+            "--only" => options.only = Some(value()),
+            _ => {}
+        }
+    }
+    options
+}
+
+fn fsync_latency(folder: &Path) -> (Duration, Duration) {
+    let path = folder.join("fsync");
+    let mut file = std::fs::File::create(&path).unwrap();
+    let once = |file: &mut std::fs::File| {
+        file.write_all(&[7; 4096]).unwrap();
+        let begin = Instant::now();
+        file.sync_data().unwrap();
+        begin.elapsed()
+    };
+    let mut times: Vec<_> = (0..300).map(|_| once(&mut file)).collect();
+    times.sort();
+    std::fs::remove_file(&path).unwrap();
+    (times[150], times[297])
+}
+
+/// One cell for each count of callers, beside its floor, in every round.
+fn appends(options: &Options, runtime: &tokio::runtime::Runtime) {
+    let mut cells: Vec<(Vec<f64>, Vec<f64>)> = vec![Default::default(); CALLERS.len()];
+    for round in 0..options.rounds {
+        for (callers, cell) in CALLERS.iter().zip(&mut cells) {
+            let path = |what: &str| options.folder.join(format!("{what}-{callers}-{round}.db"));
+            cell.0.push(floor(runtime, &path("floor"), *callers, options.seconds));
+            cell.1.push(called(runtime, &path("store"), *callers, options.seconds));
+        }
+    }
+    let f1 = median(&cells[0].0);
+    println!("\ncallers  floor Fk/s (spread)      store/s (spread)         of F1   of Fk   bar");
+    for (callers, (floors, stores)) in CALLERS.iter().zip(&cells) {
+        let (fk, rate) = (median(floors), median(stores));
+        let bar = match callers {
+            1 => 0.8 * f1,
+            32 => (5.0 * f1).min(0.6 * fk),
+            _ => (10.0 * f1).min(0.6 * fk),
+        };
+        let verdict = if rate >= bar { "held" } else { "MISSED" };
+        let (of_f1, of_fk) = (rate / f1, rate / fk);
+        let (floor, store) = (spread(floors), spread(stores));
+        println!("{callers:7}  {floor:24} {store:24} {of_f1:5.2}   {of_fk:5.2}   {bar:.0} {verdict}");
+    }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+fn spread(values: &[f64]) -> String {
+    let (low, high) = values.iter().fold((f64::MAX, 0.0_f64), |(low, high), value| (low.min(*value), high.max(*value)));
+    format!("{:.0} ({low:.0} to {high:.0})", median(values))
+}
+
+fn settings(path: &Path) -> Settings {
+    let given = [("path".to_owned(), path.to_str().unwrap().to_owned())];
+    Settings::new(StoreName::new("bench").unwrap(), evstore_sqlite::KEYS, given).unwrap()
+}
+
+async fn open(path: &Path) -> Arc<dyn EventStore> {
+    evstore_sqlite::provider().opener.open(&settings(path)).await.unwrap()
+}
+
+fn event() -> NewEvent {
+    NewEvent::new(EventType::new("order-placed").unwrap(), vec![b'x'; PAYLOAD_BYTES])
+}
+
+fn id(number: u64) -> CommitId {
+    let mut bytes = [0; 16];
+    // Spread like random ids are, so that the index by id is not filled in order.
+    bytes[..8].copy_from_slice(&number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
+    bytes[8..].copy_from_slice(&number.to_le_bytes());
+    CommitId(bytes)
+}
+
+/// Transactions of `batch` commits each, on our tables, in this thread.
+fn floor(runtime: &tokio::runtime::Runtime, path: &Path, batch: usize, seconds: f64) -> f64 {
+    runtime.block_on(async { open(path).await.close().await.unwrap() });
+    let connection = Connection::open(path).unwrap();
+    for (name, value) in [("synchronous", "FULL"), ("wal_autocheckpoint", "4000"), ("cache_size", "-16384")] {
+        connection.pragma_update(None, name, value).unwrap();
+    }
+    connection.set_prepared_statement_cache_capacity(64);
+    let encoded = {
+        let commit = NewCommit { id: id(1), events: Events::new(vec![event()]).unwrap() };
+        format::encode_events(id(1), &commit.recorded().unwrap())
+    };
+    let mut revisions = vec![0_i64; STREAMS as usize];
+    let (begin, mut commits) = (Instant::now(), 0_u64);
+    while begin.elapsed().as_secs_f64() < seconds {
+        let run = |statement: &str| connection.prepare_cached(statement).unwrap().execute([]).map(drop).unwrap();
+        run("BEGIN IMMEDIATE");
+        let select = "SELECT meta, position FROM store WHERE id = 1";
+        let mut position: i64 =
+            connection.prepare_cached(select).unwrap().query_row([], |row| row.get(1)).unwrap();
+        for _ in 0..batch {
+            commits += 1;
+            let stream = (commits % STREAMS) as usize;
+            position += 1;
+            floor_append(&connection, position, stream, revisions[stream], &id(commits).0, &encoded);
+            revisions[stream] += 1;
+        }
+        let update = "UPDATE store SET position = ?1 WHERE id = 1";
+        connection.prepare_cached(update).unwrap().execute([position]).unwrap();
+        run("COMMIT");
+    }
+    commits as f64 / begin.elapsed().as_secs_f64()
+}
+
+fn floor_append(connection: &Connection, position: i64, stream: usize, expected: i64, id: &[u8; 16], events: &[u8]) {
+    let prepare = |statement: &str| connection.prepare_cached(statement).unwrap();
+    let name = format!("order-{stream}");
+    let select = "SELECT key, revision, number, first_retained, recorded_at, last_id, last_marker, last_imported FROM streams
+        WHERE namespace = ?1 AND name = ?2";
+    let found = prepare(select).query_row(["", &name], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?))).optional().unwrap();
+    let key: i64 = match found {
+        Some((key, revision)) => {
+            let select = "SELECT number, revision, count, position, recorded_at, digest FROM commits WHERE stream = ?1 AND id = ?2";
+            assert!(!prepare(select).exists(params![key, id]).unwrap());
+            assert_eq!(revision, expected);
+            let update = "UPDATE streams SET revision = ?1, number = ?1, first_retained = 1, recorded_at = ?2, last_id = ?3,
+                last_marker = NULL, last_imported = NULL WHERE key = ?4";
+            prepare(update).execute(params![revision + 1, position, id, key]).unwrap();
+            key
+        }
+        None => {
+            let insert = "INSERT INTO streams (revision, number, first_retained, recorded_at, last_id, namespace, name, category)
+                VALUES (1, 1, 1, ?1, ?2, '', ?3, 'order')";
+            prepare(insert).insert(params![position, id, name]).unwrap()
+        }
+    };
+    let insert = "INSERT INTO commits (position, stream, number, revision, count, recorded_at, id, digest, events)
+        VALUES (?1, ?2, ?3, ?3, 1, ?1, ?4, ?4, ?5)";
+    prepare(insert).execute(params![position, key, expected + 1, id, events]).unwrap();
+}
+
+/// Concurrent callers, each with streams of its own, each waiting for every answer.
+fn called(runtime: &tokio::runtime::Runtime, path: &Path, callers: usize, seconds: f64) -> f64 {
+    runtime.block_on(async {
+        let store = open(path).await;
+        let begin = Instant::now();
+        let end = begin + Duration::from_secs_f64(seconds);
+        let tasks: Vec<_> = (0..callers).map(|caller| tokio::spawn(call(store.clone(), caller, callers, end))).collect();
+        let mut commits = 0;
+        for task in tasks {
+            commits += task.await.unwrap();
+        }
+        let rate = commits as f64 / begin.elapsed().as_secs_f64();
+        store.close().await.unwrap();
+        rate
+    })
+}
+
+async fn call(store: Arc<dyn EventStore>, caller: usize, callers: usize, end: Instant) -> u64 {
+    let streams: Vec<StreamId> = (0..STREAMS as usize)
+        .filter(|stream| stream % callers == caller)
+        .map(|stream| StreamId::new(format!("order-{stream}")).unwrap())
+        .collect();
+    let mut commits = 0_u64;
+    while Instant::now() < end {
+        let stream = streams[commits as usize % streams.len()].clone();
+        let expected = Expected::At(Revision(commits / streams.len() as u64));
+        let commit =
+            NewCommit { id: id(commits * callers as u64 + caller as u64), events: Events::new(vec![event()]).unwrap() };
+        let deadline = Deadline::within(Duration::from_secs(10));
+        store.append(Append { stream, expected, commit, deadline }).await.unwrap();
+        commits += 1;
+    }
+    commits
+}
+
+fn reads(options: &Options, runtime: &tokio::runtime::Runtime) {
+    runtime.block_on(async {
+        let mut medians = Vec::new();
+        for streams in [1_000, 100_000] {
+            let path = options.folder.join(format!("reads-{streams}.db"));
+            let store = open(&path).await;
+            let begin = Instant::now();
+            fill(&store, streams).await;
+            let events = store.feed_head(Deadline::within(Duration::from_secs(10))).await.unwrap().position.unwrap().0;
+            println!("\n{streams} streams, {events} events, filled in {:.1} s", begin.elapsed().as_secs_f64());
+            let rates = feed_rates(&store, options.rounds).await;
+            println!("feed: {} events/s", spread(&rates));
+            let times = stream_times(&store).await;
+            println!("stream of 100 events: {} µs", spread(&times));
+            medians.push(median(&times));
+            store.close().await.unwrap();
+        }
+        println!("the same stream in a store 100 times as large: {:.2} times as long", medians[1] / medians[0]);
+    });
+}
+
+/// Streams that are read, of 100 events in 100 commits; they stand between all the others.
+const MEASURED: u64 = 100;
+
+/// Ten commits in each stream, a hundred in the measured ones, written round by round so that no stream lies together.
+async fn fill(store: &Arc<dyn EventStore>, streams: u64) {
+    let next = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let total = streams * 10;
+    let every = total / (MEASURED * 100);
+    let task = |store: Arc<dyn EventStore>, next: Arc<std::sync::atomic::AtomicU64>| async move {
+        loop {
+            let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            if number >= total {
+                return;
+            }
+            put(&store, &format!("order-{}", number % streams), number).await;
+            if number % every == 0 {
+                put(&store, &format!("measured-{}", number / every % MEASURED), total + number).await;
+            }
+        }
+    };
+    let tasks: Vec<_> = (0..256).map(|_| tokio::spawn(task(store.clone(), next.clone()))).collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+async fn put(store: &Arc<dyn EventStore>, stream: &str, number: u64) {
+    let commit = NewCommit { id: id(number), events: Events::new(vec![event()]).unwrap() };
+    let deadline = Deadline::within(Duration::from_secs(60));
+    let stream = StreamId::new(stream).unwrap();
+    store.append(Append { stream, expected: Expected::Any, commit, deadline }).await.unwrap();
+}
+
+async fn feed_rates(store: &Arc<dyn EventStore>, rounds: usize) -> Vec<f64> {
+    let mut rates = Vec::new();
+    for _ in 0..rounds {
+        let (begin, mut events, mut from) = (Instant::now(), 0, FeedStart::First);
+        loop {
+            let deadline = Deadline::within(Duration::from_secs(10));
+            let request = ReadFeed { from, filter: FeedFilter::none(), limit: 1_000, max_bytes: 16 << 20, deadline };
+            let page = store.read_feed(request).await.unwrap();
+            events += page.events().count();
+            if page.end {
+                break;
+            }
+            from = FeedStart::After(page.next);
+        }
+        rates.push(events as f64 / begin.elapsed().as_secs_f64());
+    }
+    rates
+}
+
+async fn stream_times(store: &Arc<dyn EventStore>) -> Vec<f64> {
+    let mut times = Vec::new();
+    for number in (0..MEASURED).chain(0..MEASURED).chain(0..MEASURED) {
+        let request = ReadStream {
+            stream: StreamId::new(format!("measured-{number}")).unwrap(),
+            from: StreamStart::First,
+            direction: Direction::Forward,
+            limit: 1_000,
+            max_bytes: 16 << 20,
+            deadline: Deadline::within(Duration::from_secs(10)),
+        };
+        let begin = Instant::now();
+        let page = store.read_stream(request).await.unwrap();
+        let micros = begin.elapsed().as_secs_f64() * 1e6;
+        assert_eq!(page.events().count(), 100);
+        if times.len() < 300 {
+            times.push(micros);
+        }
+    }
+    times
+}

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 const VALUE_BYTES_CEILING: u64 = 512 << 20;
 /// Most events, streams or records in a page.
 const PAGE_ITEMS: u32 = 10_000;
-/// Threads that read, at most.
+/// Connections that read at a time, at most.
 const READERS_CEILING: u64 = 64;
 
 /// What a store in a SQLite file reads from its table.
@@ -32,7 +32,7 @@ pub const KEYS: &[ConfigKey] = &[
         kind: KeyKind::Count,
         default: KeyDefault::Value("4"),
         secrecy: Secrecy::Plain,
-        sentence: "Threads that read beside the writer, 1 to 64.",
+        sentence: "Connections that read at a time, beside the writer; 1 to 64.",
     },
     ConfigKey {
         name: "queue_bytes_max",
@@ -57,8 +57,8 @@ pub struct Config {
     pub path: PathBuf,
     /// What opening does where the store is missing.
     pub missing: Missing,
-    /// Threads that read.
-    pub readers: usize,
+    /// Connections that read at a time.
+    pub readers_max: u32,
     /// Most bytes that wait for the writer.
     pub queue_bytes_max: usize,
     /// The declared limits.
@@ -92,7 +92,7 @@ impl Config {
             own: settings.store().clone(),
             path,
             missing,
-            readers: bounded(settings, "readers_max", 1, READERS_CEILING)?,
+            readers_max: bounded(settings, "readers_max", 1, READERS_CEILING)? as u32,
             queue_bytes_max: bounded(settings, "queue_bytes_max", 1, u64::from(u32::MAX))?,
             limits: keys::limits(settings, PAGE_ITEMS),
         })

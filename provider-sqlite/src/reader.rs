@@ -1,101 +1,103 @@
-//! Reading beside the writer: a few threads, each with a connection of its own, so that no read waits for a commit.
+//! Reading beside the writer: a few connections, so that no read waits for a commit, each used by one call at a time on
+//! a thread that may block.
 
 use crate::codec;
+use crate::config::Config;
 use crate::error::Result as Worked;
 use crate::schema::{self, Use};
 use crate::writer::execute;
 use evstore_api::{Deadline, Error, ErrorKind, Result, StreamId};
-use evstore_kit::group_commit::{Bounds, Job, Queue};
+use evstore_kit::refusal;
 use rusqlite::Connection;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::thread;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout_at;
 
-/// Reads that wait at most, each counted as one KiB.
-const QUEUE_BYTES_MAX: usize = 16 << 20;
 /// Names of streams that one reader remembers; beyond it forgets all.
 const NAMES_MAX: usize = 16_384;
 /// Longest wait for the moment in which another process recovers the WAL.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// Hands reads to the reader threads.
+/// The connections for reading.
 #[derive(Debug)]
 pub struct Readers {
-    queue: Arc<Queue<Box<dyn Read>>>,
-    /// Closed once the last thread has ended.
-    ended: watch::Receiver<()>,
+    path: PathBuf,
+    /// One permit for each connection that may be in use at a time; callers wait for them in order.
+    permits: Arc<Semaphore>,
+    permits_max: u32,
+    /// Connections that rest. The one used last is used next: its cache is the warmest.
+    resting: Arc<Mutex<Vec<Reader>>>,
 }
 
 impl Readers {
-    /// Starts the threads. Each opens the file with its first read.
-    ///
-    /// # Errors
-    /// `Unavailable` when there is no thread to be had.
-    pub fn start(path: &Path, threads: usize) -> Result<Self> {
-        let bounds = Bounds { queue_bytes_max: QUEUE_BYTES_MAX, batch_jobs_max: 1, batch_bytes_max: usize::MAX };
-        let queue = Arc::new(Queue::new(bounds));
-        let (end, ended) = watch::channel(());
-        for _ in 0..threads {
-            let (queue, path, end) = (queue.clone(), path.to_owned(), end.clone());
-            let run = move || {
-                let _end = end;
-                read_all(&queue, &path);
-            };
-            let started = thread::Builder::new().name("evstore-sqlite-reader".into()).spawn(run);
-            started.map_err(|cause| Error::new(ErrorKind::Unavailable, "no thread for a reader").caused_by(cause))?;
+    /// Opens nothing yet: each connection is made by the first read that needs it.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            path: config.path.clone(),
+            permits: Arc::new(Semaphore::new(config.readers_max as usize)),
+            permits_max: config.readers_max,
+            resting: Arc::default(),
         }
-        Ok(Self { queue, ended })
     }
 
     /// Runs `read` in one read transaction: all its statements see the same moment.
     ///
     /// # Errors
     /// What `read` says; `DeadlineExceeded`, `Unavailable` and `Closed`.
+    ///
+    /// # Cancel safety
+    /// A read that has begun runs to its end; nobody gets its answer.
     pub async fn run<R, F>(&self, deadline: Deadline, read: F) -> Result<R>
     where
         R: Send + 'static,
         F: FnOnce(&mut Reader) -> Worked<R> + Send + 'static,
     {
-        let (caller, answer) = oneshot::channel();
-        self.queue.submit(Box::new(Call { deadline, read, caller }), 0).await?;
-        let gone = |_| Err(Error::new(ErrorKind::Unavailable, "a reader ended without an answer"));
-        answer.await.unwrap_or_else(gone)
-    }
-
-    /// Answers what waits, then ends the threads.
-    pub async fn close(&self) {
-        self.queue.close();
-        // An error is what says that every thread has let go of its end.
-        let _ = self.ended.clone().changed().await;
-    }
-}
-
-impl Drop for Readers {
-    fn drop(&mut self) {
-        self.queue.close();
-    }
-}
-
-fn read_all(queue: &Queue<Box<dyn Read>>, path: &PathBuf) {
-    let mut reader = None;
-    while let Some(batch) = queue.take_batch() {
-        for read in batch {
-            match reader.take().map_or_else(|| Reader::open(path), Ok) {
-                Ok(mut open) => {
-                    read.read(&mut open);
-                    // A connection whose transaction could not be ended is not used again.
-                    reader = open.connection.is_autocommit().then_some(open);
-                }
-                Err(error) => read.refuse(error),
+        refusal::check_deadline(deadline)?;
+        let permit = self.permit(deadline).await?;
+        let (path, resting) = (self.path.clone(), self.resting.clone());
+        let run = move || {
+            let rested = lock(&resting).pop();
+            let mut reader = rested.map_or_else(|| Reader::open(&path), Ok)?;
+            let answer = reader.transact(deadline, read);
+            // A connection whose transaction could not be ended is not used again.
+            if reader.connection.is_autocommit() {
+                lock(&resting).push(reader);
             }
+            drop(permit);
+            answer
+        };
+        let gone = |cause| Err(Error::new(ErrorKind::Unavailable, "a reader ended without an answer").caused_by(cause));
+        tokio::task::spawn_blocking(run).await.unwrap_or_else(gone)
+    }
+
+    async fn permit(&self, deadline: Deadline) -> Result<OwnedSemaphorePermit> {
+        match timeout_at(deadline.0.into(), self.permits.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) => Err(refusal::closed()),
+            Err(_) => Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed while the read waited its turn")),
         }
     }
+
+    /// Waits for the reads that run, refuses all others, and lets go of the connections.
+    pub async fn close(&self) {
+        // An error means that another call has closed it.
+        if let Ok(all) = self.permits.acquire_many(self.permits_max).await {
+            self.permits.close();
+            drop(all);
+        }
+        lock(&self.resting).clear();
+    }
+}
+
+fn lock(resting: &Mutex<Vec<Reader>>) -> std::sync::MutexGuard<'_, Vec<Reader>> {
+    resting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One connection that reads, and what it remembers.
+#[derive(Debug)]
 pub struct Reader {
     /// The connection, with its cache of statements.
     pub connection: Connection,
@@ -104,7 +106,7 @@ pub struct Reader {
 }
 
 /// Names of streams by their keys, which never change.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Names(HashMap<i64, StreamId>);
 
 impl Names {
@@ -141,56 +143,5 @@ impl Reader {
             Ok(answer)
         };
         run().map_err(Error::from)
-    }
-}
-
-/// A read on its way to a thread.
-trait Read: Send {
-    fn deadline(&self) -> Deadline;
-    fn is_abandoned(&self) -> bool;
-    fn read(self: Box<Self>, reader: &mut Reader);
-    fn refuse(self: Box<Self>, error: Error);
-}
-
-impl Job for Box<dyn Read> {
-    fn deadline(&self) -> Deadline {
-        (**self).deadline()
-    }
-
-    fn is_abandoned(&self) -> bool {
-        (**self).is_abandoned()
-    }
-
-    fn refuse(self, error: Error) {
-        self.refuse(error);
-    }
-}
-
-struct Call<R, F> {
-    deadline: Deadline,
-    read: F,
-    caller: oneshot::Sender<Result<R>>,
-}
-
-impl<R, F> Read for Call<R, F>
-where
-    R: Send,
-    F: FnOnce(&mut Reader) -> Worked<R> + Send,
-{
-    fn deadline(&self) -> Deadline {
-        self.deadline
-    }
-
-    fn is_abandoned(&self) -> bool {
-        self.caller.is_closed()
-    }
-
-    fn read(self: Box<Self>, reader: &mut Reader) {
-        // Nobody may be there any more, and then nothing is lost.
-        let _ = self.caller.send(reader.transact(self.deadline, self.read));
-    }
-
-    fn refuse(self: Box<Self>, error: Error) {
-        let _ = self.caller.send(Err(error));
     }
 }

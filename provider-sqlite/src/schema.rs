@@ -21,8 +21,10 @@ const SQLITE_VERSION_MIN: i32 = 3_051_003;
 const WAL_PAGES: u32 = 4_000;
 /// The WAL file is cut back to this after a burst.
 const WAL_BYTES_KEPT: u32 = 64 << 20;
-/// Page cache of one connection, in KiB.
-const CACHE_KIB: u32 = 16 << 10;
+/// Page cache of the writer, in KiB: it holds what one batch changes.
+const WRITER_CACHE_KIB: u32 = 16 << 10;
+/// Page cache of a reader, in KiB. Any commit empties it, and more was not faster, as it leaves the processor's own cache.
+const READER_CACHE_KIB: u32 = 2 << 10;
 /// Prepared statements that one connection keeps; there are fewer.
 const STATEMENTS_CACHED: usize = 64;
 
@@ -46,6 +48,14 @@ pub fn connect(path: &Path, purpose: Use) -> Result<Connection> {
         return Err(Error::new(ErrorKind::Schema, "this SQLite is too old to be safe with a WAL")
             .with("sqlite", rusqlite::version()));
     }
+    match purpose {
+        Use::Make => make_folder(path)?,
+        Use::Write | Use::Read if !path.exists() => {
+            let error = Error::new(ErrorKind::Schema, "the store's file is missing; apply the schema, or set auto_create");
+            return Err(error.with("path", path.display()));
+        }
+        Use::Write | Use::Read => {}
+    }
     let make = if purpose == Use::Make { OpenFlags::SQLITE_OPEN_CREATE } else { OpenFlags::empty() };
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | make;
     let refused = |error: rusqlite::Error| error::not_written(&error).with("path", path.display());
@@ -54,14 +64,23 @@ pub fn connect(path: &Path, purpose: Use) -> Result<Connection> {
     Ok(connection)
 }
 
+fn make_folder(path: &Path) -> Result<()> {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    std::fs::create_dir_all(folder).map_err(|cause| {
+        let error = Error::new(ErrorKind::Unavailable, "the store's folder could not be made");
+        error.with("path", folder.display()).caused_by(cause)
+    })
+}
+
 fn configure(connection: &Connection, purpose: Use) -> rusqlite::Result<()> {
+    let cache_kib = if purpose == Use::Read { READER_CACHE_KIB } else { WRITER_CACHE_KIB };
     // Switching to WAL takes a lock for a moment, which another process that opens the file may hold.
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
     connection.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT)?;
-    connection.pragma_update(None, "cache_size", -i64::from(CACHE_KIB))?;
+    connection.pragma_update(None, "cache_size", -i64::from(cache_kib))?;
     // What was deleted for good is overwritten, not only forgotten.
     connection.pragma_update(None, "secure_delete", true)?;
     connection.pragma_update(None, "query_only", purpose == Use::Read)?;

@@ -45,7 +45,7 @@ impl Sqlite {
             Missing::Make => Use::Make,
             Missing::Refuse => Use::Write,
         };
-        let mut connection = connect_existing(&config, purpose)?;
+        let mut connection = schema::connect(&config.path, purpose)?;
         if config.missing == Missing::Make && !schema::plan(&connection)?.changes.is_empty() {
             schema::apply(&mut connection, &Meta::new(clock.now()))?;
         }
@@ -65,7 +65,7 @@ impl Sqlite {
         Ok(Self {
             capabilities: capabilities(config.limits),
             writer: Writer::start(&config, clock.clone())?,
-            readers: Readers::start(&config.path, config.readers)?,
+            readers: Readers::new(&config),
             config,
             clock,
         })
@@ -79,7 +79,7 @@ impl Sqlite {
     ) -> Result<R> {
         self.writer.check_open()?;
         let (config, meta) = (self.config.clone(), Meta::new(self.clock.now()));
-        let run = move || work(&mut connect_existing(&config, purpose)?, meta);
+        let run = move || work(&mut schema::connect(&config.path, purpose)?, meta);
         let gone = |cause| Err(Error::new(ErrorKind::Unavailable, "the schema could not be looked at").caused_by(cause));
         tokio::task::spawn_blocking(run).await.unwrap_or_else(gone)
     }
@@ -87,27 +87,6 @@ impl Sqlite {
     async fn read_feed_end(&self, deadline: Deadline) -> Result<FeedHead> {
         self.readers.run(deadline, |reader| read::feed_head(&reader.connection)).await
     }
-}
-
-/// Connects, and says plainly when there is no file.
-fn connect_existing(config: &Config, purpose: Use) -> Result<rusqlite::Connection> {
-    match purpose {
-        Use::Make => make_folder(config)?,
-        Use::Write | Use::Read if !config.path.exists() => {
-            let error = Error::new(ErrorKind::Schema, "the store's file is missing; apply the schema, or set auto_create");
-            return Err(error.with("path", config.path.display()));
-        }
-        Use::Write | Use::Read => {}
-    }
-    schema::connect(&config.path, purpose)
-}
-
-fn make_folder(config: &Config) -> Result<()> {
-    let Some(folder) = config.path.parent() else { return Ok(()) };
-    std::fs::create_dir_all(folder).map_err(|cause| {
-        let error = Error::new(ErrorKind::Unavailable, "the store's folder could not be made");
-        error.with("path", folder.display()).caused_by(cause)
-    })
 }
 
 #[async_trait]
