@@ -63,7 +63,8 @@ impl Environment {
     /// The variables of this process. Those that are not UTF-8 are left out.
     #[must_use]
     pub fn of_process() -> Self {
-        let texts = std::env::vars_os().map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let texts =
+            std::env::vars_os().map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         Self(texts.flatten().collect())
     }
 
@@ -193,7 +194,9 @@ impl StoreTable {
     /// Where the first of it stands.
     fn origin(&self) -> Origin {
         let origins = self.values.values().chain(&self.provider).map(|given| given.origin().clone());
-        origins.min_by_key(|origin| if let Origin::File { line, .. } = origin { *line } else { usize::MAX }).unwrap_or(Origin::Default)
+        origins
+            .min_by_key(|origin| if let Origin::File { line, .. } = origin { *line } else { usize::MAX })
+            .unwrap_or(Origin::Default)
     }
 }
 
@@ -416,10 +419,11 @@ impl Draft {
     /// Finds the store that a variable means, in which `-` can't be written.
     fn with_known_store(&self, mut key: Vec<String>) -> Vec<String> {
         let known = |part: &str| self.stores.keys().find(|name| name.as_str().replace('-', "_") == part).cloned();
-        if key.len() > 1 && key[0] == "stores" {
-            if let Some(name) = known(&key[1]) {
-                key[1] = name.as_str().into();
-            }
+        if let [top, name, ..] = key.as_mut_slice()
+            && top == "stores"
+            && let Some(known) = known(name)
+        {
+            *name = known.as_str().into();
         }
         key
     }
@@ -465,9 +469,7 @@ impl Draft {
         let texts = match item {
             Item::List(texts, _) => texts.clone(),
             // In a variable or a flag a list is written with commas.
-            Item::One(given) => {
-                given.value().map_err(locate)?.split(',').map(|text| text.trim().to_owned()).collect()
-            }
+            Item::One(given) => given.value().map_err(locate)?.split(',').map(|text| text.trim().to_owned()).collect(),
             Item::Empty(_) => return Err(item.refused("a value is a text, a number or a list of them", key)),
         };
         self.migrate.set(name, &texts, item.origin()).map_err(locate)

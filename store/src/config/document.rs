@@ -73,10 +73,8 @@ impl Document<'_> {
     fn flatten(&self, key: &mut Vec<String>, table: &DeTable<'_>, entries: &mut Vec<Entry>) -> Result<()> {
         for (name, value) in table {
             key.push(name.get_ref().to_string());
-            // `[stores.file]` is a store; one level further in, a lone `file` is a value kept in a file.
-            let may_be_file = key.len() >= 3;
             match value.get_ref() {
-                DeValue::Table(table) if !table.is_empty() && !(may_be_file && file_of(table).is_some()) => {
+                DeValue::Table(table) if is_nested(table, key.len()) => {
                     self.flatten(key, table, entries)?;
                 }
                 other => {
@@ -111,6 +109,12 @@ fn text_of(value: &DeValue<'_>) -> Option<String> {
         DeValue::Boolean(switch) => Some(switch.to_string()),
         DeValue::Integer(_) | DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => None,
     }
+}
+
+/// Whether a table holds keys. `[stores.file]` is a store; one level further in, a lone `file` is a value kept in a file.
+fn is_nested(table: &DeTable<'_>, depth: usize) -> bool {
+    let is_value = depth >= 3 && file_of(table).is_some();
+    !table.is_empty() && !is_value
 }
 
 /// The path of `{ file = "…" }`.

@@ -147,7 +147,9 @@ impl Given {
     /// What may be shown of a secret: only where it is kept.
     pub(crate) fn shown_masked(&self) -> String {
         match &self.written {
-            Written::Text(text) if is_only_variables(text) && matches!(self.origin, Origin::File { .. }) => text.clone(),
+            Written::Text(text) if is_only_variables(text) && matches!(self.origin, Origin::File { .. }) => {
+                text.clone()
+            }
             Written::Text(_) => MASK.into(),
             Written::File(_) => self.shown(),
         }
@@ -241,7 +243,9 @@ mod tests {
 
     #[test]
     fn only_what_is_secret_counts_as_one() {
-        for plain in ["${URL}", "postgres://localhost/db", "postgres://me:${PW}@host/db", "postgres://me@host?password=${PW}"] {
+        for plain in
+            ["${URL}", "postgres://localhost/db", "postgres://me:${PW}@host/db", "postgres://me@host?password=${PW}"]
+        {
             assert!(!has_secret(plain), "{plain}");
         }
         for secret in ["hunter2", "postgres://me:hunter2@host/db", "redis://:hunter2@host", "a://b/?password=hunter2"] {

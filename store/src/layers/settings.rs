@@ -5,14 +5,29 @@ use std::time::Duration;
 
 /// The keys of the layers, beside the provider's own in a store's table.
 pub const LAYER_KEYS: &[ConfigKey] = &[
-    key("call_timeout", KeyKind::Duration, "30s", "Longest that a call may take, repeats included; a caller may ask for less."),
+    key(
+        "call_timeout",
+        KeyKind::Duration,
+        "30s",
+        "Longest that a call may take, repeats included; a caller may ask for less.",
+    ),
     // Above the pauses that a healthy engine makes (a checkpoint, a failover of seconds): a try that is cut off is repeated,
     // and only adds to the load of a store that is slow.
     key("append_timeout", KeyKind::Duration, "5s", "Longest that one try of an append or another write may take."),
     key("read_timeout", KeyKind::Duration, "10s", "Longest that one try of a read may take."),
-    key("retries_max", KeyKind::Count, "5", "How often a call that failed for the moment is repeated; 0 for never. A store \
-        that is closed for a move is waited for until the call's time is up."),
-    key("retry_pause_min", KeyKind::Duration, "20ms", "About how long to wait before the first repeat; twice as long before each further one."),
+    key(
+        "retries_max",
+        KeyKind::Count,
+        "5",
+        "How often a call that failed for the moment is repeated; 0 for never. A store \
+        that is closed for a move is waited for until the call's time is up.",
+    ),
+    key(
+        "retry_pause_min",
+        KeyKind::Duration,
+        "20ms",
+        "About how long to wait before the first repeat; twice as long before each further one.",
+    ),
     key("retry_pause_max", KeyKind::Duration, "2s", "Longest wait before a repeat."),
 ];
 
