@@ -69,9 +69,9 @@ fn strip(connection: &Connection, found: &mut StreamRow, before: Revision) -> Wo
     const STRIP: &str = "UPDATE commits SET events = NULL
         WHERE stream = ?1 AND revision < ?2 AND revision + count <= ?2 AND events IS NOT NULL";
     const LEFT: &str = "SELECT min(revision) FROM commits WHERE stream = ?1 AND revision >= ?2 AND events IS NOT NULL";
-    connection.prepare_cached(STRIP)?.execute(params![found.key, codec::integer(before.0)])?;
+    connection.prepare_cached(STRIP)?.execute(params![found.key, codec::integer(before.0)?])?;
     let mut left = connection.prepare_cached(LEFT)?;
-    let bounds = params![found.key, codec::integer(found.first_retained.0)];
+    let bounds = params![found.key, codec::integer(found.first_retained.0)?];
     let first = left.query_row(bounds, |row| row.get::<_, Option<i64>>(0))?;
     found.first_retained = first.map_or(found.revision.next(), |first| Revision(first.unsigned_abs()));
     Ok(())
@@ -155,7 +155,7 @@ fn read_slot(connection: &Connection, found: Option<&StreamRow>, commit: &Commit
     let Some(found) = found else { return Ok(None) };
     let sql = format!("SELECT {COMMIT_COLUMNS} FROM commits WHERE stream = ?1 AND revision = ?2 AND number = ?3");
     let mut select = connection.prepare_cached(&sql)?;
-    let slot = params![found.key, codec::integer(commit.first_revision.0), codec::integer(commit.number.0)];
+    let slot = params![found.key, codec::integer(commit.first_revision.0)?, codec::integer(commit.number.0)?];
     let mut rows = select.query(slot)?;
     rows.next()?.map(|row| codec::frame(row, commit.stream.clone())).transpose()
 }
@@ -167,7 +167,7 @@ fn claimed(transaction: &Transaction<'_>, commit: &Commit) -> Worked<Claimed> {
     if first.0 == transaction.end().0 + 1 {
         return Ok(Claimed::Next);
     }
-    let bounds = [codec::integer(first.0), codec::integer(last.0)];
+    let bounds = [codec::integer(first.0)?, codec::integer(last.0)?];
     let mut select = transaction.connection.prepare_cached(IN_REMOVED)?;
     let in_removed: bool = select.query_row(bounds, |row| row.get(0))?;
     let free = in_removed && rows_within(transaction.connection, first, last)? == 0;
@@ -180,7 +180,7 @@ fn rows_within(connection: &Connection, first: Position, last: Position) -> Work
     const WITHIN: &str = "SELECT count(*) FROM commits
         WHERE position >= coalesce((SELECT max(position) FROM commits WHERE position <= ?1), ?1) AND position <= ?2
         AND position + max(count, 1) > ?1";
-    let bounds = [codec::integer(first.0), codec::integer(last.0)];
+    let bounds = [codec::integer(first.0)?, codec::integer(last.0)?];
     Ok(connection.prepare_cached(WITHIN)?.query_row(bounds, |row| row.get(0))?)
 }
 
@@ -221,7 +221,7 @@ fn copy_removed(transaction: &mut Transaction<'_>, first: Position, last: Positi
     if fate == Fate::Write {
         let begin = transaction.take_positions(last.0 - end.0)?;
         let mut insert = transaction.connection.prepare_cached("INSERT INTO removed (first, last) VALUES (?1, ?2)")?;
-        insert.execute([codec::integer(begin.0), codec::integer(last.0)])?;
+        insert.execute([codec::integer(begin.0)?, codec::integer(last.0)?])?;
     }
     Ok(fate)
 }
@@ -231,7 +231,7 @@ fn holds_nothing(connection: &Connection, first: Position, last: Position) -> Wo
     const HELD: &str = "SELECT EXISTS (SELECT 1 FROM commits
         WHERE position >= coalesce((SELECT max(position) FROM commits WHERE position <= ?1), ?1) AND position <= ?2
         AND position + max(count, 1) > ?1 AND (events IS NOT NULL OR marker IS NOT NULL))";
-    let bounds = [codec::integer(first.0), codec::integer(last.0)];
+    let bounds = [codec::integer(first.0)?, codec::integer(last.0)?];
     let held: bool = connection.prepare_cached(HELD)?.query_row(bounds, |row| row.get(0))?;
     Ok(!held)
 }

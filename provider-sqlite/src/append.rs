@@ -105,12 +105,12 @@ pub fn put_stream(connection: &Connection, stream: &StreamId, row: &StreamRow) -
         last_marker = ?6, last_imported = ?7 WHERE key = ?8";
     const INSERT: &str = "INSERT INTO streams (revision, number, first_retained, recorded_at, last_id, last_marker, last_imported,
         namespace, name, category) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
-    let revision = codec::integer(row.revision.0);
-    let number = codec::integer(row.number.0);
-    let first_retained = codec::integer(row.first_retained.0);
+    let revision = codec::integer(row.revision.0)?;
+    let number = codec::integer(row.number.0)?;
+    let first_retained = codec::integer(row.first_retained.0)?;
     let (at, id) = (row.recorded_at.0, row.last_id.0);
     let marker = codec::marker(&row.last_kind);
-    let imported = row.last_imported.map(|epoch| codec::integer(epoch.0));
+    let imported = row.last_imported.map(|epoch| codec::integer(epoch.0)).transpose()?;
     if row.key == NO_KEY {
         let (namespace, name, category) = (stream.namespace.as_str(), stream.name.as_str(), stream.name.category());
         let category = category.as_str();
@@ -158,16 +158,16 @@ pub fn put_commit(connection: &Connection, row: &CommitRow<'_>) -> Worked<()> {
     const INSERT: &str = "INSERT INTO commits (position, stream, number, revision, count, recorded_at, id, digest, marker, imported,
         grouped, extensions, events) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
     connection.prepare_cached(INSERT)?.execute(params![
-        codec::integer(row.position.0),
+        codec::integer(row.position.0)?,
         row.stream,
-        codec::integer(row.number.0),
-        codec::integer(row.revision.0),
+        codec::integer(row.number.0)?,
+        codec::integer(row.revision.0)?,
         row.count,
         row.recorded_at.0,
         row.id.0,
         row.digest.0,
         codec::marker(row.kind),
-        row.imported.map(|epoch| codec::integer(epoch.0)),
+        row.imported.map(|epoch| codec::integer(epoch.0)).transpose()?,
         row.group.map(|group| group.0),
         row.extensions,
         row.events,

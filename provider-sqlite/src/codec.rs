@@ -3,6 +3,7 @@
 use crate::error::Result as Worked;
 use bytes::Bytes;
 use evstore_api::Content;
+use evstore_api::number::NUMBER_MAX;
 use crate::capabilities::FENCE;
 use evstore_api::{
     Appended, Commit, CommitId, CommitKind, CommitNumber, ContentDigest, ContentType, Epoch, Error, ErrorKind, Head, Meta, Namespace,
@@ -66,9 +67,13 @@ pub fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
 }
 
-/// A number of the contract as SQLite keeps it: below 2⁵³, so it always fits.
-pub fn integer(number: u64) -> i64 {
-    i64::try_from(number).expect("numbers of the contract are below 2^53")
+/// A number of the contract as SQLite keeps it.
+///
+/// # Errors
+/// `Invalid` for one that no store can have given.
+pub fn integer(number: u64) -> Worked<i64> {
+    let refused = || Error::new(ErrorKind::Invalid, "numbers stay below 2^53").with("number", number);
+    Ok(i64::try_from(number).ok().filter(|_| number <= NUMBER_MAX).ok_or_else(refused)?)
 }
 
 /// Reads a stream's row.

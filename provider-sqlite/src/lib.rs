@@ -20,4 +20,4 @@ mod store;
 mod writer;
 
 pub use config::KEYS;
-pub use opener::{provider, provider_with_clock};
+pub use opener::{provider, provider_with};

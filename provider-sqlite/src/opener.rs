@@ -19,12 +19,12 @@ const COMPANIONS: [&str; 3] = ["", "-wal", "-shm"];
 /// SQLite with the system's clock.
 #[must_use]
 pub fn provider() -> Provider {
-    provider_with_clock(Arc::new(SystemClock))
+    provider_with(Arc::new(SystemClock))
 }
 
 /// SQLite with a clock that a test chooses.
 #[must_use]
-pub fn provider_with_clock(clock: Arc<dyn Clock>) -> Provider {
+pub fn provider_with(clock: Arc<dyn Clock>) -> Provider {
     Provider {
         name: "sqlite",
         sentence: "One file on this machine, durable, no server; several processes may share it.",

@@ -6,11 +6,11 @@ use crate::error::Result as Worked;
 use crate::reader::Names;
 use bytes::Bytes;
 use evstore_api::{
-    Commit, CommitNumber, CommitsPage, Content, Cursor, Direction, Error, ErrorKind, FeedFilter, FeedHead, FeedItem, FeedPage, FeedStart,
+    Commit, CommitNumber, CommitsPage, Content, Cursor, Direction, Error, ErrorKind, FeedFilter, FeedHead, FeedItem, FeedPage,
     Head, Lag, ListStreams, ListedStream, Meta, NamespaceFilter, Position, ReadCommits, ReadFeed, ReadStream, Revision, StoreName,
     StreamId, StreamPage, StreamsPage, format,
 };
-use evstore_kit::feed_page::Assembler;
+use evstore_kit::feed_page::{self, Assembler};
 use evstore_kit::limits;
 use evstore_kit::stream_page::Slicer;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -41,7 +41,7 @@ pub fn stream(connection: &Connection, own: &StoreName, request: &ReadStream) ->
         };
         let sql = format!("SELECT {COMMIT_COLUMNS} FROM commits WHERE stream = ?1 AND {rows}");
         let mut select = connection.prepare_cached(&sql)?;
-        let mut rows = select.query(params![found.key, codec::integer(bound.0)])?;
+        let mut rows = select.query(params![found.key, codec::integer(bound.0)?])?;
         while let Some(row) = rows.next()? {
             if page.push(codec::commit(row, request.stream.clone())?).is_break() {
                 break;
@@ -55,7 +55,7 @@ pub fn stream(connection: &Connection, own: &StoreName, request: &ReadStream) ->
 fn start_of_commit(connection: &Connection, key: i64, revision: Revision) -> Worked<Revision> {
     const SELECT: &str = "SELECT max(revision) FROM commits WHERE stream = ?1 AND revision <= ?2";
     let mut select = connection.prepare_cached(SELECT)?;
-    let start = select.query_row(params![key, codec::integer(revision.0)], |row| codec::number(row, 0))?;
+    let start = select.query_row(params![key, codec::integer(revision.0)?], |row| codec::number(row, 0))?;
     Ok(Revision(start))
 }
 
@@ -63,11 +63,14 @@ fn start_of_commit(connection: &Connection, key: i64, revision: Revision) -> Wor
 pub fn commits(connection: &Connection, request: &ReadCommits) -> Worked<CommitsPage> {
     let mut page = CommitsPage { commits: Vec::new(), next: None, usage: USAGE };
     let Some(found) = find_stream(connection, &request.stream)? else { return Ok(page) };
+    if request.from > found.number {
+        return Ok(page);
+    }
     // Numbers rise with revisions, so that the index by revision is also one by number.
     let sql = format!("SELECT {COMMIT_COLUMNS} FROM commits WHERE stream = ?1 AND revision >= ?2 ORDER BY revision, number");
     let start = revision_of_slot(connection, &found, request.from)?;
     let mut select = connection.prepare_cached(&sql)?;
-    let mut rows = select.query(params![found.key, codec::integer(start.0)])?;
+    let mut rows = select.query(params![found.key, codec::integer(start.0)?])?;
     let mut bytes_left = request.max_bytes;
     while let Some(row) = rows.next()? {
         let number = CommitNumber(codec::number(row, 2)?);
@@ -95,8 +98,8 @@ fn revision_of_slot(connection: &Connection, found: &StreamRow, slot: CommitNumb
     let (mut low, mut high) = (1, found.revision.0 + 1);
     while low < high && slot.0 > 1 {
         let middle = low + (high - low) / 2;
-        let last: i64 = select.query_row(params![found.key, codec::integer(middle)], |row| row.get(0))?;
-        if last >= codec::integer(slot.0) {
+        let last: i64 = select.query_row(params![found.key, codec::integer(middle)?], |row| row.get(0))?;
+        if last >= codec::integer(slot.0)? {
             high = middle;
         } else {
             low = middle + 1;
@@ -133,11 +136,7 @@ pub fn has_more(connection: &Connection, after: &Cursor) -> Worked<bool> {
 /// A page of the feed.
 pub fn feed(connection: &Connection, names: &mut Names, request: &ReadFeed) -> Worked<FeedPage> {
     let (meta, end) = store(connection)?;
-    let after = match &request.from {
-        FeedStart::First => Position(0),
-        FeedStart::After(cursor) => meta.position_of(cursor)?,
-        FeedStart::AfterPosition(position) => *position,
-    };
+    let after = feed_page::start(&meta, &request.from)?;
     let mut page = Assembler::new(request, after);
     if after < end {
         fill(connection, names, request, after, end, &mut page)?;
@@ -160,7 +159,7 @@ fn fill(
     );
     let mut removed = removed_ranges(connection, after)?.into_iter().peekable();
     let mut select = connection.prepare_cached(&sql)?;
-    let mut rows = select.query([codec::integer(after.0 + 1)])?;
+    let mut rows = select.query([codec::integer(after.0 + 1)?])?;
     let mut accounted = None;
     loop {
         let row = rows.next()?;
@@ -208,7 +207,7 @@ fn removed_ranges(connection: &Connection, after: Position) -> Worked<Vec<(Posit
     const SELECT: &str = "SELECT first, last FROM removed WHERE last > ?1 ORDER BY first";
     let mut select = connection.prepare_cached(SELECT)?;
     let range = |row: &Row<'_>| Ok((Position(codec::number(row, 0)?), Position(codec::number(row, 1)?)));
-    Ok(select.query_map([codec::integer(after.0)], range)?.collect::<rusqlite::Result<_>>()?)
+    Ok(select.query_map([codec::integer(after.0)?], range)?.collect::<rusqlite::Result<_>>()?)
 }
 
 /// A page of the list of streams.

@@ -23,8 +23,8 @@ pub fn write(connection: &Connection, record: &Record) -> Worked<()> {
     connection.prepare_cached(REPLACE)?.execute(params![
         record.key.kind.name(),
         record.key.name.as_str(),
-        codec::integer(record.number.0),
-        codec::integer(record.epoch.0),
+        codec::integer(record.number.0)?,
+        codec::integer(record.epoch.0)?,
         record.updated_at.0,
         record.value.as_deref(),
         codec::checksum(record.value.as_deref().unwrap_or_default()),

@@ -35,8 +35,8 @@ pub fn write(connection: &Connection, key: i64, snapshot: &Snapshot) -> Worked<(
         checksum) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
     connection.prepare_cached(REPLACE)?.execute(params![
         key,
-        codec::integer(snapshot.revision.0),
-        codec::integer(snapshot.number.0),
+        codec::integer(snapshot.revision.0)?,
+        codec::integer(snapshot.number.0)?,
         snapshot.commit.0,
         snapshot.schema,
         snapshot.content_type.as_str(),

@@ -9,6 +9,7 @@ use evstore_api::{Clock, Deadline, Error, ErrorKind, Meta, Position, Result, Sto
 use evstore_kit::group_commit::{Bounds, Job, Queue, keep_begun};
 use evstore_kit::refusal;
 use rusqlite::Connection;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -263,12 +264,14 @@ impl Open {
         let (meta, begin) = self.read_store()?;
         let mut transaction = Transaction { connection: &self.connection, own, meta, end: begin, now };
         for work in batch {
-            work.work(&mut transaction)?;
+            // A defect must not end the thread: the batch is rolled back, and its members are tried alone.
+            let ran = catch_unwind(AssertUnwindSafe(|| work.work(&mut transaction)));
+            ran.unwrap_or_else(|_| Err(error::carried(Error::new(ErrorKind::Unavailable, "the writer met a defect"))))?;
         }
         let end = transaction.end;
         if end != begin {
             let mut update = self.connection.prepare_cached("UPDATE store SET position = ?1 WHERE id = 1")?;
-            update.execute([codec::integer(end.0)])?;
+            update.execute([end.0 as i64])?;
         }
         Ok(end)
     }
