@@ -1,0 +1,197 @@
+//! Stores for the tests: one in memory, and one around it that loses answers and lets rivals in between.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use async_trait::async_trait;
+use evstore::api::*;
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+/// A new store in memory.
+pub async fn memory() -> Arc<dyn EventStore> {
+    memory_with(&[]).await.0
+}
+
+/// A new store in memory with these settings, and its administrative side.
+pub async fn memory_with(given: &[(&str, &str)]) -> (Arc<dyn EventStore>, Arc<dyn StoreAdmin>) {
+    let provider = evstore_memory::provider();
+    let given = given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let settings = Settings::new(StoreName::new("main").unwrap(), provider.keys, given).unwrap();
+    (provider.opener.open(&settings).await.unwrap(), provider.opener.open_admin(&settings).await.unwrap())
+}
+
+/// What happens to the next call of a kind.
+pub enum Fault {
+    /// Refused before anything is done.
+    Refuse(ErrorKind),
+    /// Done, and then the answer is lost.
+    LoseAnswer,
+    /// Not done, and the caller can't know.
+    LoseRequest,
+    /// Something else comes first.
+    After(Pin<Box<dyn Future<Output = ()> + Send>>),
+    /// Never answered.
+    Hang,
+}
+
+impl fmt::Debug for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fault")
+    }
+}
+
+/// A store around another, with faults in the order in which they are put in.
+#[derive(Debug)]
+pub struct Faulty {
+    pub inner: Arc<dyn EventStore>,
+    pub on_append: Mutex<VecDeque<Fault>>,
+    pub on_put_snapshot: Mutex<VecDeque<Fault>>,
+    pub on_read_snapshot: Mutex<VecDeque<Fault>>,
+    pub on_read_feed: Mutex<VecDeque<Fault>>,
+    pub on_find: Mutex<VecDeque<Fault>>,
+    pub on_put_record: Mutex<VecDeque<Fault>>,
+    /// Every wait on the feed goes unanswered until its deadline: no notification ever arrives.
+    pub deaf: bool,
+    /// Receipts of appends have no position, as if a sequencer gave it later.
+    pub unpositioned: bool,
+    /// Every append that arrived, in order.
+    pub appends: Mutex<Vec<Append>>,
+    /// The names of all calls that arrived, in order.
+    pub calls: Mutex<Vec<&'static str>>,
+}
+
+impl Faulty {
+    pub fn around(inner: Arc<dyn EventStore>) -> Self {
+        Self {
+            inner,
+            on_append: Mutex::default(),
+            on_put_snapshot: Mutex::default(),
+            on_read_snapshot: Mutex::default(),
+            on_read_feed: Mutex::default(),
+            on_find: Mutex::default(),
+            on_put_record: Mutex::default(),
+            deaf: false,
+            unpositioned: false,
+            appends: Mutex::default(),
+            calls: Mutex::default(),
+        }
+    }
+
+    pub async fn new() -> Arc<Self> {
+        Arc::new(Self::around(memory().await))
+    }
+
+    pub fn calls(&self) -> Vec<&'static str> {
+        self.calls.lock().unwrap().clone()
+    }
+
+    fn called(&self, name: &'static str) {
+        self.calls.lock().unwrap().push(name);
+    }
+}
+
+async fn inject<T>(faults: &Mutex<VecDeque<Fault>>, call: impl Future<Output = Result<T>>) -> Result<T> {
+    let fault = faults.lock().unwrap().pop_front();
+    match fault {
+        None => call.await,
+        Some(Fault::Refuse(kind)) => Err(Error::new(kind, "injected")),
+        Some(Fault::LoseAnswer) => {
+            call.await?;
+            Err(Error::new(ErrorKind::Indeterminate, "injected: the answer is lost"))
+        }
+        Some(Fault::LoseRequest) => Err(Error::new(ErrorKind::Indeterminate, "injected: the request is lost")),
+        Some(Fault::After(first)) => {
+            first.await;
+            call.await
+        }
+        Some(Fault::Hang) => std::future::pending().await,
+    }
+}
+
+#[async_trait]
+impl EventStore for Faulty {
+    fn capabilities(&self) -> &Capabilities {
+        self.inner.capabilities()
+    }
+
+    async fn append(&self, request: Append) -> Result<Appended> {
+        self.called("append");
+        self.appends.lock().unwrap().push(request.clone());
+        let mut receipt = inject(&self.on_append, self.inner.append(request)).await?;
+        if self.unpositioned {
+            receipt.position = None;
+        }
+        Ok(receipt)
+    }
+
+    async fn find_commit(&self, request: FindCommit) -> Result<Option<Appended>> {
+        self.called("find_commit");
+        inject(&self.on_find, self.inner.find_commit(request)).await
+    }
+
+    async fn head(&self, request: ReadHead) -> Result<Head> {
+        self.called("head");
+        self.inner.head(request).await
+    }
+
+    async fn read_stream(&self, request: ReadStream) -> Result<StreamPage> {
+        self.called("read_stream");
+        self.inner.read_stream(request).await
+    }
+
+    async fn read_feed(&self, request: ReadFeed) -> Result<FeedPage> {
+        self.called("read_feed");
+        inject(&self.on_read_feed, self.inner.read_feed(request)).await
+    }
+
+    async fn wait_feed(&self, request: WaitFeed) -> Result<Waited> {
+        self.called("wait_feed");
+        if self.deaf {
+            tokio::time::sleep_until(request.deadline.0.into()).await;
+            return Ok(Waited::DeadlinePassed);
+        }
+        self.inner.wait_feed(request).await
+    }
+
+    async fn feed_head(&self, deadline: Deadline) -> Result<FeedHead> {
+        self.called("feed_head");
+        self.inner.feed_head(deadline).await
+    }
+
+    async fn list_streams(&self, request: ListStreams) -> Result<StreamsPage> {
+        self.inner.list_streams(request).await
+    }
+
+    async fn put_snapshot(&self, request: PutSnapshot) -> Result<SnapshotPut> {
+        self.called("put_snapshot");
+        inject(&self.on_put_snapshot, self.inner.put_snapshot(request)).await
+    }
+
+    async fn read_snapshot(&self, request: ReadSnapshot) -> Result<Option<Snapshot>> {
+        self.called("read_snapshot");
+        inject(&self.on_read_snapshot, self.inner.read_snapshot(request)).await
+    }
+
+    async fn delete_snapshot(&self, request: DeleteSnapshot) -> Result<()> {
+        self.inner.delete_snapshot(request).await
+    }
+
+    async fn put_record(&self, request: PutRecord) -> Result<RecordPut> {
+        self.called("put_record");
+        inject(&self.on_put_record, self.inner.put_record(request)).await
+    }
+
+    async fn read_record(&self, request: ReadRecord) -> Result<Option<Record>> {
+        self.inner.read_record(request).await
+    }
+
+    async fn list_records(&self, request: ListRecords) -> Result<RecordsPage> {
+        self.inner.list_records(request).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+}
