@@ -195,10 +195,142 @@ pub fn keep_begun<J: Job>(jobs: Vec<J>) -> Vec<J> {
         return jobs;
     }
     let (begun, refused): (Vec<J>, Vec<J>) = jobs.into_iter().partition(begins);
-    refused.into_iter().for_each(|job| job.refuse(late()));
+    refused.into_iter().filter(|job| !job.is_abandoned()).for_each(|job| job.refuse(late()));
     begun
 }
 
 fn late() -> Error {
     Error::new(ErrorKind::DeadlineExceeded, "the deadline passed while the call was queued")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::time::Duration;
+
+    #[derive(Debug)]
+    struct Named {
+        name: u32,
+        deadline: Deadline,
+        abandoned: bool,
+        refused: Sender<(u32, ErrorKind)>,
+    }
+
+    impl Job for Named {
+        fn deadline(&self) -> Deadline {
+            self.deadline
+        }
+
+        fn is_abandoned(&self) -> bool {
+            self.abandoned
+        }
+
+        fn refuse(self, error: Error) {
+            self.refused.send((self.name, error.kind())).unwrap();
+        }
+    }
+
+    struct Fixture {
+        queue: Arc<Queue<Named>>,
+        refusals: Receiver<(u32, ErrorKind)>,
+        refused: Sender<(u32, ErrorKind)>,
+    }
+
+    impl Fixture {
+        fn new(bounds: Bounds) -> Self {
+            let (refused, refusals) = channel();
+            Self { queue: Arc::new(Queue::new(bounds)), refusals, refused }
+        }
+
+        fn job(&self, name: u32) -> Named {
+            let deadline = Deadline::within(Duration::from_secs(60));
+            Named { name, deadline, abandoned: false, refused: self.refused.clone() }
+        }
+
+        fn late(&self, name: u32) -> Named {
+            Named { deadline: Deadline(Instant::now()), ..self.job(name) }
+        }
+
+        fn take(&self) -> Option<Vec<u32>> {
+            self.queue.take_batch().map(|batch| batch.iter().map(|job| job.name).collect())
+        }
+    }
+
+    const BOUNDS: Bounds = Bounds { queue_bytes_max: 8 << 10, batch_jobs_max: 3, batch_bytes_max: 100 };
+
+    #[tokio::test]
+    async fn a_batch_is_bounded_by_jobs_and_by_bytes() {
+        let fixture = Fixture::new(BOUNDS);
+        for (name, bytes) in [(1, 0), (2, 0), (3, 0), (4, 60), (5, 60), (6, 500)] {
+            fixture.queue.submit(fixture.job(name), bytes).await.unwrap();
+        }
+        let batches: Vec<_> = (0..4).map(|_| fixture.take().unwrap()).collect();
+        assert_eq!(batches, [vec![1, 2, 3], vec![4], vec![5], vec![6]]);
+    }
+
+    #[tokio::test]
+    async fn a_late_job_is_answered_and_an_abandoned_one_dropped() {
+        let fixture = Fixture::new(BOUNDS);
+        fixture.queue.submit(fixture.late(1), 0).await.unwrap();
+        fixture.queue.submit(Named { abandoned: true, ..fixture.job(2) }, 0).await.unwrap();
+        fixture.queue.submit(fixture.job(3), 0).await.unwrap();
+        assert_eq!(fixture.take(), Some(vec![3]));
+        assert_eq!(fixture.refusals.try_iter().collect::<Vec<_>>(), [(1, ErrorKind::DeadlineExceeded)]);
+    }
+
+    #[tokio::test]
+    async fn what_waits_expires_without_being_taken() {
+        let fixture = Fixture::new(BOUNDS);
+        fixture.queue.submit(fixture.job(1), 0).await.unwrap();
+        fixture.queue.submit(fixture.late(2), 0).await.unwrap();
+        fixture.queue.expire();
+        assert_eq!(fixture.refusals.try_iter().collect::<Vec<_>>(), [(2, ErrorKind::DeadlineExceeded)]);
+        assert_eq!(fixture.take(), Some(vec![1]));
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_keeps_callers_outside_until_there_is_room() {
+        let fixture = Fixture::new(BOUNDS);
+        // Eight KiB of room: small jobs count one each.
+        for name in 0..8 {
+            fixture.queue.submit(fixture.job(name), 0).await.unwrap();
+        }
+        let soon = Deadline::within(Duration::from_millis(10));
+        let error = fixture.queue.submit(Named { deadline: soon, ..fixture.job(8) }, 0).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+        let (queue, job) = (fixture.queue.clone(), fixture.job(9));
+        let outside = tokio::spawn(async move { queue.submit(job, 0).await });
+        assert_eq!(fixture.take(), Some(vec![0, 1, 2]));
+        outside.await.unwrap().unwrap();
+        assert_eq!((fixture.take(), fixture.take()), (Some(vec![3, 4, 5]), Some(vec![6, 7, 9])));
+    }
+
+    #[tokio::test]
+    async fn a_closed_queue_is_drained_and_takes_no_more() {
+        let fixture = Fixture::new(BOUNDS);
+        fixture.queue.submit(fixture.job(1), 0).await.unwrap();
+        fixture.queue.close();
+        let error = fixture.queue.submit(fixture.job(2), 0).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Closed);
+        assert_eq!((fixture.take(), fixture.take()), (Some(vec![1]), None));
+    }
+
+    #[test]
+    fn a_sleeping_writer_is_called() {
+        let fixture = Fixture::new(BOUNDS);
+        let writer = std::thread::spawn({
+            let queue = fixture.queue.clone();
+            move || std::iter::from_fn(|| queue.take_batch()).map(|batch| batch.len()).sum::<usize>()
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            for name in 0..100 {
+                fixture.queue.submit(fixture.job(name), 0).await.unwrap();
+            }
+        });
+        fixture.queue.close();
+        assert_eq!(writer.join().unwrap(), 100);
+    }
 }

@@ -29,7 +29,10 @@ fn main() {
     let options = options();
     std::fs::create_dir_all(&options.folder).unwrap();
     let (p50, p99) = fsync_latency(&options.folder);
-    println!("SQLite {}, fsync p50 {p50:?}, p99 {p99:?}, {PAYLOAD_BYTES} bytes, {STREAMS} streams", rusqlite::version());
+    println!(
+        "SQLite {}, fsync p50 {p50:?}, p99 {p99:?}, {PAYLOAD_BYTES} bytes, {STREAMS} streams",
+        rusqlite::version()
+    );
     let runtime = tokio::runtime::Runtime::new().unwrap();
     if options.only.as_deref() != Some("reads") {
         appends(&options, &runtime);
@@ -152,8 +155,7 @@ fn floor(runtime: &tokio::runtime::Runtime, path: &Path, batch: usize, seconds: 
         let run = |statement: &str| connection.prepare_cached(statement).unwrap().execute([]).map(drop).unwrap();
         run("BEGIN IMMEDIATE");
         let select = "SELECT meta, position FROM store WHERE id = 1";
-        let mut position: i64 =
-            connection.prepare_cached(select).unwrap().query_row([], |row| row.get(1)).unwrap();
+        let mut position: i64 = connection.prepare_cached(select).unwrap().query_row([], |row| row.get(1)).unwrap();
         for _ in 0..batch {
             commits += 1;
             let stream = (commits % STREAMS) as usize;
@@ -171,15 +173,18 @@ fn floor(runtime: &tokio::runtime::Runtime, path: &Path, batch: usize, seconds: 
 fn floor_append(connection: &Connection, position: i64, stream: usize, expected: i64, id: &[u8; 16], events: &[u8]) {
     let prepare = |statement: &str| connection.prepare_cached(statement).unwrap();
     let name = format!("order-{stream}");
-    let select = "SELECT key, revision, number, first_retained, recorded_at, last_id, last_marker, last_imported FROM streams
+    let select =
+        "SELECT key, revision, number, first_retained, recorded_at, last_id, last_marker, last_imported FROM streams
         WHERE namespace = ?1 AND name = ?2";
-    let found = prepare(select).query_row(["", &name], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?))).optional().unwrap();
+    let found =
+        prepare(select).query_row(["", &name], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?))).optional().unwrap();
     let key: i64 = match found {
         Some((key, revision)) => {
             let select = "SELECT number, revision, count, position, recorded_at, digest FROM commits WHERE stream = ?1 AND id = ?2";
             assert!(!prepare(select).exists(params![key, id]).unwrap());
             assert_eq!(revision, expected);
-            let update = "UPDATE streams SET revision = ?1, number = ?1, first_retained = 1, recorded_at = ?2, last_id = ?3,
+            let update =
+                "UPDATE streams SET revision = ?1, number = ?1, first_retained = 1, recorded_at = ?2, last_id = ?3,
                 last_marker = NULL, last_imported = NULL WHERE key = ?4";
             prepare(update).execute(params![revision + 1, position, id, key]).unwrap();
             key
@@ -201,7 +206,8 @@ fn called(runtime: &tokio::runtime::Runtime, path: &Path, callers: usize, second
         let store = open(path).await;
         let begin = Instant::now();
         let end = begin + Duration::from_secs_f64(seconds);
-        let tasks: Vec<_> = (0..callers).map(|caller| tokio::spawn(call(store.clone(), caller, callers, end))).collect();
+        let tasks: Vec<_> =
+            (0..callers).map(|caller| tokio::spawn(call(store.clone(), caller, callers, end))).collect();
         let mut commits = 0;
         for task in tasks {
             commits += task.await.unwrap();

@@ -24,8 +24,7 @@ fn main() {
     println!("{count} rounds, seed {seed}");
     let folder = tempfile::tempdir().unwrap();
     let begin = std::time::Instant::now();
-    let tally = rounds::run(count, seed, &folder.path().join("events.db"), || {
-        Command::new(std::env::current_exe().unwrap())
-    });
+    let tally =
+        rounds::run(count, seed, &folder.path().join("events.db"), || Command::new(std::env::current_exe().unwrap()));
     println!("held in {:.1} s: {tally:?}", begin.elapsed().as_secs_f64());
 }

@@ -9,8 +9,8 @@ use crate::writer::Transaction;
 use crate::{record, snapshot};
 use evstore_api::capabilities::Limits;
 use evstore_api::{
-    Commit, CommitKind, Content, Delete, Deleted, Epoch, Error, ErrorKind, MetaSwapped, Position, Record, Replica, Replicate,
-    Replicated, Revision, Snapshot, SwapMeta, Truncate, Truncated, format,
+    Commit, CommitKind, Content, Delete, Deleted, Epoch, Error, ErrorKind, MetaSwapped, Position, Record, Replica,
+    Replicate, Replicated, Revision, Snapshot, SwapMeta, Truncate, Truncated, format,
 };
 use evstore_kit::copy::{self, Claimed, CommitFate, Fate};
 use evstore_kit::decide::{self, Decision, Wanted};
@@ -127,21 +127,24 @@ fn copy_commit(
         transaction.take_positions(commit.positions())?;
     }
     let key = put_copied_stream(transaction.connection, found, commit, imported)?;
-    put_commit(transaction.connection, &CommitRow {
-        position: first,
-        stream: key,
-        number: commit.number,
-        revision: commit.first_revision,
-        count: commit.count,
-        recorded_at: commit.recorded_at,
-        id: commit.id,
-        digest: commit.digest,
-        kind: &commit.kind,
-        imported,
-        group: commit.group,
-        extensions: (!commit.extensions.is_empty()).then(|| format::encode_extensions(&commit.extensions)),
-        events: has_events(commit).then_some(&events[..]),
-    })?;
+    put_commit(
+        transaction.connection,
+        &CommitRow {
+            position: first,
+            stream: key,
+            number: commit.number,
+            revision: commit.first_revision,
+            count: commit.count,
+            recorded_at: commit.recorded_at,
+            id: commit.id,
+            digest: commit.digest,
+            kind: &commit.kind,
+            imported,
+            group: commit.group,
+            extensions: (!commit.extensions.is_empty()).then(|| format::encode_extensions(&commit.extensions)),
+            events: has_events(commit).then_some(&events[..]),
+        },
+    )?;
     Ok(Fate::Write)
 }
 

@@ -4,7 +4,8 @@ use crate::codec::{self, RECEIPT_COLUMNS, STREAM_COLUMNS, StreamRow};
 use crate::error::Result as Worked;
 use crate::writer::Transaction;
 use evstore_api::{
-    Appended, CommitId, CommitKind, CommitNumber, ContentDigest, Epoch, Head, Position, Revision, StreamId, Timestamp, Usage,
+    Appended, CommitId, CommitKind, CommitNumber, ContentDigest, Epoch, Head, Position, Revision, StreamId, Timestamp,
+    Usage,
 };
 use evstore_kit::decide::{self, Decision, Situation, Slot, Wanted};
 use rusqlite::{Connection, params};
@@ -78,21 +79,24 @@ pub fn write(
     let key = put_stream(transaction.connection, &wanted.stream, &after)?;
     let position = transaction.take_positions(u64::from(wanted.events.max(1)))?;
     assert_eq!(Some(position), slot.position, "the position that was decided is the next one");
-    put_commit(transaction.connection, &CommitRow {
-        position,
-        stream: key,
-        number: slot.number,
-        revision: slot.first,
-        count: wanted.events,
-        recorded_at: slot.recorded_at,
-        id: wanted.commit,
-        digest: wanted.digest,
-        kind: &wanted.kind,
-        imported: None,
-        group: None,
-        extensions: None,
-        events,
-    })?;
+    put_commit(
+        transaction.connection,
+        &CommitRow {
+            position,
+            stream: key,
+            number: slot.number,
+            revision: slot.first,
+            count: wanted.events,
+            recorded_at: slot.recorded_at,
+            id: wanted.commit,
+            digest: wanted.digest,
+            kind: &wanted.kind,
+            imported: None,
+            group: None,
+            extensions: None,
+            events,
+        },
+    )?;
     Ok(receipt)
 }
 
@@ -101,9 +105,11 @@ pub const NO_KEY: i64 = 0;
 
 /// Writes a stream's row, a new one for [`NO_KEY`]; answers its key.
 pub fn put_stream(connection: &Connection, stream: &StreamId, row: &StreamRow) -> Worked<i64> {
-    const UPDATE: &str = "UPDATE streams SET revision = ?1, number = ?2, first_retained = ?3, recorded_at = ?4, last_id = ?5,
+    const UPDATE: &str =
+        "UPDATE streams SET revision = ?1, number = ?2, first_retained = ?3, recorded_at = ?4, last_id = ?5,
         last_marker = ?6, last_imported = ?7 WHERE key = ?8";
-    const INSERT: &str = "INSERT INTO streams (revision, number, first_retained, recorded_at, last_id, last_marker, last_imported,
+    const INSERT: &str =
+        "INSERT INTO streams (revision, number, first_retained, recorded_at, last_id, last_marker, last_imported,
         namespace, name, category) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
     let revision = codec::integer(row.revision.0)?;
     let number = codec::integer(row.number.0)?;
@@ -155,7 +161,8 @@ pub struct CommitRow<'a> {
 
 /// Writes a commit's row.
 pub fn put_commit(connection: &Connection, row: &CommitRow<'_>) -> Worked<()> {
-    const INSERT: &str = "INSERT INTO commits (position, stream, number, revision, count, recorded_at, id, digest, marker, imported,
+    const INSERT: &str =
+        "INSERT INTO commits (position, stream, number, revision, count, recorded_at, id, digest, marker, imported,
         grouped, extensions, events) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
     connection.prepare_cached(INSERT)?.execute(params![
         codec::integer(row.position.0)?,

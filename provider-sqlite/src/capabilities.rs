@@ -2,8 +2,8 @@
 
 use evstore_api::CONTRACT;
 use evstore_api::capabilities::{
-    Capabilities, Consistency, Durability, EventIds, Failover, FeedOrder, Fence, Limits, Positioned, Positions, Processes, RealTime,
-    Support, Window,
+    Capabilities, Consistency, Durability, EventIds, Failover, FeedOrder, Fence, Limits, Positioned, Positions,
+    Processes, RealTime, Support, Window,
 };
 use std::time::Duration;
 

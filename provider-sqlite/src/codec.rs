@@ -1,13 +1,14 @@
 //! Between rows and the contract's types. Pure: it reads rows that it is given, and runs no statement.
 
+use crate::capabilities::FENCE;
 use crate::error::Result as Worked;
 use bytes::Bytes;
 use evstore_api::Content;
 use evstore_api::number::NUMBER_MAX;
-use crate::capabilities::FENCE;
 use evstore_api::{
-    Appended, Commit, CommitId, CommitKind, CommitNumber, ContentDigest, ContentType, Epoch, Error, ErrorKind, Head, Meta, Namespace,
-    Position, Record, RecordKey, RecordNumber, Revision, Snapshot, StoreName, StreamId, StreamName, Timestamp, Usage, format,
+    Appended, Commit, CommitId, CommitKind, CommitNumber, ContentDigest, ContentType, Epoch, Error, ErrorKind, Head,
+    Meta, Namespace, Position, Record, RecordKey, RecordNumber, Revision, Snapshot, StoreName, StreamId, StreamName,
+    Timestamp, Usage, format,
 };
 use evstore_kit::state;
 use rusqlite::{Row, types::ValueRef};
@@ -110,10 +111,7 @@ pub fn marker(kind: &CommitKind) -> Option<Vec<u8>> {
 /// Reads the identity of a stream from two columns.
 pub fn stream_id(row: &Row<'_>, namespace: usize, name: usize) -> Worked<StreamId> {
     let text = |column: usize| row.get_ref(column)?.as_str().map_err(rusqlite::Error::from);
-    Ok(StreamId {
-        namespace: valid(Namespace::new(text(namespace)?))?,
-        name: valid(StreamName::new(text(name)?))?,
-    })
+    Ok(StreamId { namespace: valid(Namespace::new(text(namespace)?))?, name: valid(StreamName::new(text(name)?))? })
 }
 
 /// Reads a commit of a stream, whole; the checksum of its events is verified.

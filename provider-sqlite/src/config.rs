@@ -1,6 +1,8 @@
 //! The keys of a store in one SQLite file.
 
-use evstore_api::{ConfigKey, Error, ErrorKind, KeyDefault, KeyKind, Result, Secrecy, Settings, StoreName, capabilities::Limits};
+use evstore_api::{
+    ConfigKey, Error, ErrorKind, KeyDefault, KeyKind, Result, Secrecy, Settings, StoreName, capabilities::Limits,
+};
 use evstore_kit::keys;
 use std::path::PathBuf;
 

@@ -6,9 +6,9 @@ use crate::error::Result as Worked;
 use crate::reader::Names;
 use bytes::Bytes;
 use evstore_api::{
-    Commit, CommitNumber, CommitsPage, Content, Cursor, Direction, Error, ErrorKind, FeedFilter, FeedHead, FeedItem, FeedPage,
-    Head, Lag, ListStreams, ListedStream, Meta, NamespaceFilter, Position, ReadCommits, ReadFeed, ReadStream, Revision, StoreName,
-    StreamId, StreamPage, StreamsPage, format,
+    Commit, CommitNumber, CommitsPage, Content, Cursor, Direction, Error, ErrorKind, FeedFilter, FeedHead, FeedItem,
+    FeedPage, Head, Lag, ListStreams, ListedStream, Meta, NamespaceFilter, Position, ReadCommits, ReadFeed, ReadStream,
+    Revision, StoreName, StreamId, StreamPage, StreamsPage, format,
 };
 use evstore_kit::feed_page::{self, Assembler};
 use evstore_kit::limits;
@@ -67,7 +67,8 @@ pub fn commits(connection: &Connection, request: &ReadCommits) -> Worked<Commits
         return Ok(page);
     }
     // Numbers rise with revisions, so that the index by revision is also one by number.
-    let sql = format!("SELECT {COMMIT_COLUMNS} FROM commits WHERE stream = ?1 AND revision >= ?2 ORDER BY revision, number");
+    let sql =
+        format!("SELECT {COMMIT_COLUMNS} FROM commits WHERE stream = ?1 AND revision >= ?2 ORDER BY revision, number");
     let start = revision_of_slot(connection, &found, request.from)?;
     let mut select = connection.prepare_cached(&sql)?;
     let mut rows = select.query(params![found.key, codec::integer(start.0)?])?;
@@ -212,7 +213,9 @@ fn removed_ranges(connection: &Connection, after: Position) -> Worked<Vec<(Posit
 
 /// A page of the list of streams.
 pub fn streams(connection: &Connection, own: &StoreName, request: &ListStreams) -> Worked<StreamsPage> {
-    let mut sql = format!("SELECT {STREAM_COLUMNS}, namespace, name FROM streams WHERE (namespace, name) > (?1, ?2) AND name >= ?3");
+    let mut sql = format!(
+        "SELECT {STREAM_COLUMNS}, namespace, name FROM streams WHERE (namespace, name) > (?1, ?2) AND name >= ?3"
+    );
     let mut clause = |needed: bool, clause: &str| {
         if needed {
             sql.push_str(clause);
@@ -234,7 +237,8 @@ pub fn streams(connection: &Connection, own: &StoreName, request: &ListStreams) 
     let limit = i64::from(request.limit) + 1;
     let (meta, _) = store(connection)?;
     let mut select = connection.prepare_cached(&sql)?;
-    let mut rows = select.query(params![after_namespace, after_name, request.prefix, above, namespace, category, limit])?;
+    let mut rows =
+        select.query(params![after_namespace, after_name, request.prefix, above, namespace, category, limit])?;
     let mut streams = Vec::new();
     while let Some(row) = rows.next()? {
         streams.push(ListedStream { stream: codec::stream_id(row, 8, 9)?, head: codec::stream(row)?.head(&meta, own) });

@@ -77,7 +77,9 @@ impl Readers {
         match timeout_at(deadline.0.into(), self.permits.clone().acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) => Err(refusal::closed()),
-            Err(_) => Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed while the read waited its turn")),
+            Err(_) => {
+                Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed while the read waited its turn"))
+            }
         }
     }
 

@@ -51,7 +51,8 @@ pub fn connect(path: &Path, purpose: Use) -> Result<Connection> {
     match purpose {
         Use::Make => make_folder(path)?,
         Use::Write | Use::Read if !path.exists() => {
-            let error = Error::new(ErrorKind::Schema, "the store's file is missing; apply the schema, or set auto_create");
+            let error =
+                Error::new(ErrorKind::Schema, "the store's file is missing; apply the schema, or set auto_create");
             return Err(error.with("path", path.display()));
         }
         Use::Write | Use::Read => {}
@@ -147,7 +148,8 @@ pub fn check(connection: &Connection) -> Result<()> {
 
 /// The store's record, outside of any transaction.
 fn read_meta(connection: &Connection) -> Result<Meta> {
-    let row = connection.query_row("SELECT meta FROM store WHERE id = 1", [], |row| row.get::<_, Vec<u8>>(0)).optional();
+    let row =
+        connection.query_row("SELECT meta FROM store WHERE id = 1", [], |row| row.get::<_, Vec<u8>>(0)).optional();
     match row.map_err(|error| error::not_written(&error))? {
         Some(encoded) => format::decode_meta(&Bytes::from(encoded)),
         None => Err(Error::new(ErrorKind::Schema, "the store's record is missing")),
@@ -195,6 +197,7 @@ fn change(statement: &str) -> SchemaChange {
 }
 
 fn stored(connection: &Connection, name: &str) -> Result<Option<String>> {
-    let sql = connection.query_row("SELECT sql FROM sqlite_schema WHERE name = ?1", [name], |row| row.get(0)).optional();
+    let sql =
+        connection.query_row("SELECT sql FROM sqlite_schema WHERE name = ?1", [name], |row| row.get(0)).optional();
     sql.map_err(|error| error::not_written(&error))
 }

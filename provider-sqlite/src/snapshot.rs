@@ -31,7 +31,8 @@ pub fn kept(connection: &Connection, key: i64) -> Worked<Option<Revision>> {
 
 /// Writes a snapshot in place of what is kept.
 pub fn write(connection: &Connection, key: i64, snapshot: &Snapshot) -> Worked<()> {
-    const REPLACE: &str = "INSERT OR REPLACE INTO snapshots (stream, revision, number, id, schema, content_type, taken_at, data,
+    const REPLACE: &str =
+        "INSERT OR REPLACE INTO snapshots (stream, revision, number, id, schema, content_type, taken_at, data,
         checksum) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
     connection.prepare_cached(REPLACE)?.execute(params![
         key,
@@ -50,7 +51,8 @@ pub fn write(connection: &Connection, key: i64, snapshot: &Snapshot) -> Worked<(
 /// Reads the snapshot of a stream.
 pub fn read(connection: &Connection, stream: &StreamId) -> Worked<Option<Snapshot>> {
     let Some(found) = find_stream(connection, stream)? else { return Ok(None) };
-    let mut select = connection.prepare_cached(&format!("SELECT {SNAPSHOT_COLUMNS} FROM snapshots WHERE stream = ?1"))?;
+    let mut select =
+        connection.prepare_cached(&format!("SELECT {SNAPSHOT_COLUMNS} FROM snapshots WHERE stream = ?1"))?;
     let mut rows = select.query([found.key])?;
     rows.next()?.map(|row| codec::snapshot(row, stream.clone())).transpose()
 }

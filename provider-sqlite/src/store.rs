@@ -9,11 +9,12 @@ use crate::writer::{Transaction, Writer};
 use crate::{admin, read, record, snapshot};
 use async_trait::async_trait;
 use evstore_api::{
-    AdvanceFeed, Append, Appended, Capabilities, Clock, CommitsPage, Deadline, Delete, DeleteSnapshot, Deleted, Error, ErrorKind,
-    EventStore, FeedAdvanced, FeedHead, FeedPage, FindCommit, Head, ListRecords, ListStreams, Meta, MetaSwapped, OpenStream,
-    PutRecord, PutSnapshot, ReadCommits, ReadFeed, ReadHead, ReadRecord, ReadSnapshot, ReadStream, Record, RecordPut, RecordsPage,
-    Replica, Replicate, Replicated, Result, SchemaPlan, SealStream, Snapshot, SnapshotPut, StoreAdmin, StreamOpened, StreamPage,
-    StreamSealed, StreamsPage, SwapMeta, Truncate, Truncated, WaitFeed, Waited,
+    AdvanceFeed, Append, Appended, Capabilities, Clock, CommitsPage, Deadline, Delete, DeleteSnapshot, Deleted, Error,
+    ErrorKind, EventStore, FeedAdvanced, FeedHead, FeedPage, FindCommit, Head, ListRecords, ListStreams, Meta,
+    MetaSwapped, OpenStream, PutRecord, PutSnapshot, ReadCommits, ReadFeed, ReadHead, ReadRecord, ReadSnapshot,
+    ReadStream, Record, RecordPut, RecordsPage, Replica, Replicate, Replicated, Result, SchemaPlan, SealStream,
+    Snapshot, SnapshotPut, StoreAdmin, StreamOpened, StreamPage, StreamSealed, StreamsPage, SwapMeta, Truncate,
+    Truncated, WaitFeed, Waited,
 };
 use evstore_kit::decide::Wanted;
 use evstore_kit::{limits, refusal, stream_page};
@@ -80,7 +81,8 @@ impl Sqlite {
         self.writer.check_open()?;
         let (config, meta) = (self.config.clone(), Meta::new(self.clock.now()));
         let run = move || work(&mut schema::connect(&config.path, purpose)?, meta);
-        let gone = |cause| Err(Error::new(ErrorKind::Unavailable, "the schema could not be looked at").caused_by(cause));
+        let gone =
+            |cause| Err(Error::new(ErrorKind::Unavailable, "the schema could not be looked at").caused_by(cause));
         tokio::task::spawn_blocking(run).await.unwrap_or_else(gone)
     }
 
@@ -167,7 +169,9 @@ impl EventStore for Sqlite {
         limits::check_put_snapshot(&self.capabilities.limits, &request)?;
         let PutSnapshot { snapshot, deadline } = request;
         let bytes = snapshot.data.len();
-        self.writer.run(deadline, bytes, move |transaction: &mut Transaction<'_>| snapshot::put(transaction, &snapshot)).await
+        self.writer
+            .run(deadline, bytes, move |transaction: &mut Transaction<'_>| snapshot::put(transaction, &snapshot))
+            .await
     }
 
     async fn read_snapshot(&self, request: ReadSnapshot) -> Result<Option<Snapshot>> {
@@ -176,7 +180,9 @@ impl EventStore for Sqlite {
 
     async fn delete_snapshot(&self, request: DeleteSnapshot) -> Result<()> {
         let DeleteSnapshot { stream, deadline } = request;
-        self.writer.run(deadline, SMALL_BYTES, move |transaction: &mut Transaction<'_>| snapshot::delete(transaction, &stream)).await
+        self.writer
+            .run(deadline, SMALL_BYTES, move |transaction: &mut Transaction<'_>| snapshot::delete(transaction, &stream))
+            .await
     }
 
     async fn put_record(&self, request: PutRecord) -> Result<RecordPut> {

@@ -5,7 +5,9 @@ use crate::config::Config;
 use crate::error::{self, Result as Worked, Stop};
 use crate::schema::{self, Use};
 use bytes::Bytes;
-use evstore_api::{Clock, Deadline, Error, ErrorKind, Meta, Position, Result, StoreName, Timestamp, format, number::NUMBER_MAX};
+use evstore_api::{
+    Clock, Deadline, Error, ErrorKind, Meta, Position, Result, StoreName, Timestamp, format, number::NUMBER_MAX,
+};
 use evstore_kit::group_commit::{Bounds, Job, Queue, keep_begun};
 use evstore_kit::refusal;
 use rusqlite::Connection;
@@ -42,7 +44,11 @@ impl Writer {
     /// # Errors
     /// `Unavailable` when there is no thread to be had.
     pub fn start(config: &Config, clock: Arc<dyn Clock>) -> Result<Self> {
-        let bounds = Bounds { queue_bytes_max: config.queue_bytes_max, batch_jobs_max: BATCH_JOBS_MAX, batch_bytes_max: BATCH_BYTES_MAX };
+        let bounds = Bounds {
+            queue_bytes_max: config.queue_bytes_max,
+            batch_jobs_max: BATCH_JOBS_MAX,
+            batch_bytes_max: BATCH_BYTES_MAX,
+        };
         let queue = Arc::new(Queue::new(bounds));
         let (end, ended) = watch::channel(());
         let (announce, committed) = watch::channel(0);
@@ -202,7 +208,8 @@ impl File {
 /// Makes durable what a new connection sees, before anyone is told that it is there.
 fn settle(connection: &Connection, trust: Trust) -> Result<()> {
     let checkpoint = |mode: &str| {
-        let numbers = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+        let numbers =
+            |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
         connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], numbers)
     };
     let native = |error: rusqlite::Error| error::not_written(&error);
@@ -304,12 +311,17 @@ impl Open {
 
 /// Decodes the record and refuses one that a newer release made unwritable for this one.
 fn decode_meta(encoded: &[u8]) -> rusqlite::Result<Meta> {
-    let decoded = format::decode_meta(&Bytes::copy_from_slice(encoded)).and_then(|meta| meta.format.check().map(|()| meta));
+    let decoded =
+        format::decode_meta(&Bytes::copy_from_slice(encoded)).and_then(|meta| meta.format.check().map(|()| meta));
     decoded.map_err(error::carried)
 }
 
 /// Takes the write lock; while another process holds it, members of the batch and of the queue expire.
-fn begin(connection: &Connection, queue: &Queue<Box<dyn Work>>, batch: &mut Vec<Box<dyn Work>>) -> rusqlite::Result<()> {
+fn begin(
+    connection: &Connection,
+    queue: &Queue<Box<dyn Work>>,
+    batch: &mut Vec<Box<dyn Work>>,
+) -> rusqlite::Result<()> {
     let mut pause = LOCK_PAUSE_MIN;
     loop {
         match execute(connection, "BEGIN IMMEDIATE") {
@@ -462,5 +474,121 @@ where
 
     fn refuse(self: Box<Self>, error: Error) {
         let _ = self.caller.send(Err(error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::KEYS;
+    use evstore_api::{Settings, SystemClock};
+
+    struct Fixture {
+        _folder: tempfile::TempDir,
+        config: Config,
+        writer: Arc<Writer>,
+    }
+
+    fn fixture() -> Fixture {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.db").display().to_string();
+        let settings = Settings::new(StoreName::new("main").unwrap(), KEYS, [("path".to_owned(), path)]).unwrap();
+        let config = Config::new(&settings).unwrap();
+        let mut connection = schema::connect(&config.path, Use::Make).unwrap();
+        schema::apply(&mut connection, &Meta::new(Timestamp(0))).unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let writer = Arc::new(Writer::start(&config, clock).unwrap());
+        Fixture { _folder: folder, config, writer }
+    }
+
+    fn soon() -> Deadline {
+        Deadline::within(Duration::from_secs(20))
+    }
+
+    async fn take_one(writer: &Writer) -> Result<Position> {
+        writer.run(soon(), 0, |transaction: &mut Transaction<'_>| transaction.take_positions(1)).await
+    }
+
+    #[tokio::test]
+    async fn a_failed_commit_is_indeterminate_and_the_next_one_is_made() {
+        let fixture = fixture();
+        // A deferred constraint is what makes COMMIT itself fail.
+        let other = Connection::open(&fixture.config.path).unwrap();
+        other
+            .execute_batch("CREATE TABLE a (id INTEGER PRIMARY KEY); CREATE TABLE b (a REFERENCES a DEFERRABLE INITIALLY DEFERRED)")
+            .unwrap();
+        let failing = |transaction: &mut Transaction<'_>| {
+            execute(transaction.connection, "INSERT INTO b VALUES (1)")?;
+            transaction.take_positions(1)
+        };
+        let error = fixture.writer.run(soon(), 0, failing).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Indeterminate);
+        assert_eq!(take_one(&fixture.writer).await.unwrap(), Position(1));
+    }
+
+    #[tokio::test]
+    async fn a_defect_takes_neither_the_writer_nor_its_neighbours_along() {
+        let fixture = fixture();
+        let held = Connection::open(&fixture.config.path).unwrap();
+        held.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let calls: Vec<_> = (0..3)
+            .map(|call| {
+                let writer = fixture.writer.clone();
+                let work = move |transaction: &mut Transaction<'_>| {
+                    assert_ne!(call, 1, "a defect on purpose");
+                    transaction.take_positions(1)
+                };
+                tokio::spawn(async move { writer.run(soon(), 0, work).await })
+            })
+            .collect();
+        held.execute_batch("ROLLBACK").unwrap();
+        let mut kinds = Vec::new();
+        for call in calls {
+            kinds.push(call.await.unwrap().map_err(|error| error.kind()));
+        }
+        kinds.sort_by_key(|kind| kind.ok());
+        assert_eq!(kinds, [Err(ErrorKind::Unavailable), Ok(Position(1)), Ok(Position(2))]);
+    }
+
+    #[tokio::test]
+    async fn refused_work_leaves_nothing_of_itself_and_spares_its_neighbours() {
+        let fixture = fixture();
+        let refused = |transaction: &mut Transaction<'_>| {
+            transaction.all_or_nothing(|transaction| {
+                transaction.take_positions(5)?;
+                execute(transaction.connection, "DELETE FROM store")?;
+                Err::<(), _>(Error::new(ErrorKind::Conflict, "on purpose").into())
+            })
+        };
+        let error = fixture.writer.run(soon(), 0, refused).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert_eq!(take_one(&fixture.writer).await.unwrap(), Position(1));
+    }
+
+    #[tokio::test]
+    async fn closing_answers_what_waits() {
+        let fixture = fixture();
+        let waiting: Vec<_> = (0..50)
+            .map(|_| {
+                let writer = fixture.writer.clone();
+                tokio::spawn(async move { take_one(&writer).await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        fixture.writer.close().await;
+        let mut written = 0;
+        for call in waiting {
+            match call.await.unwrap() {
+                Ok(_) => written += 1,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Closed),
+            }
+        }
+        assert!(written > 0);
+        let held: u64 = Connection::open(&fixture.config.path)
+            .unwrap()
+            .query_row("SELECT position FROM store", [], |row| row.get::<_, i64>(0))
+            .unwrap()
+            .unsigned_abs();
+        assert_eq!(held, written);
     }
 }

@@ -106,8 +106,7 @@ async fn truncation_and_deletion_leave_every_position_accounted_for() {
     assert!(admin.truncate(truncate).await.unwrap().marker.repeated);
     let page = store.read_stream(read("order-1")).await.unwrap();
     assert_eq!((data(&page).len(), page.head.first_retained, page.head.number), (6, Revision(3), CommitNumber(5)));
-    let backward =
-        ReadStream { from: StreamStart::Last, direction: Direction::Backward, limit: 3, ..read("order-1") };
+    let backward = ReadStream { from: StreamStart::Last, direction: Direction::Backward, limit: 3, ..read("order-1") };
     let page = store.read_stream(backward).await.unwrap();
     assert_eq!((data(&page).join(""), page.next), ("bab".to_owned(), Some(Revision(5))));
     let delete = Delete {
@@ -130,13 +129,8 @@ async fn truncation_and_deletion_leave_every_position_accounted_for() {
     let gone = store.append(append("order-1", 20, Expected::Any, &["x"])).await.unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::Gone);
     assert!(store.append(append("order-1", 1, Expected::Any, &["a", "b"])).await.unwrap().repeated);
-    let commits = ReadCommits {
-        stream: stream("order-1"),
-        from: CommitNumber(3),
-        limit: 3,
-        max_bytes: 100,
-        deadline: soon(),
-    };
+    let commits =
+        ReadCommits { stream: stream("order-1"), from: CommitNumber(3), limit: 3, max_bytes: 100, deadline: soon() };
     let page = admin.read_commits(commits).await.unwrap();
     let numbers: Vec<_> = page.commits.iter().map(|commit| commit.number.0).collect();
     assert_eq!((numbers, page.next), (vec![3, 4, 5], Some(CommitNumber(6))));
@@ -238,7 +232,8 @@ async fn a_copy_reads_like_its_source() {
     assert_eq!((done.written, done.present), (items.len() as u64, 0));
     assert_eq!(to_admin.replicate(copy.clone()).await.unwrap().present, items.len() as u64);
     assert_eq!(to.read_feed(feed()).await.unwrap().items, page.items);
-    let (ours, theirs) = (to.read_stream(read("order-1")).await.unwrap(), from.read_stream(read("order-1")).await.unwrap());
+    let (ours, theirs) =
+        (to.read_stream(read("order-1")).await.unwrap(), from.read_stream(read("order-1")).await.unwrap());
     assert_eq!(ours.commits, theirs.commits);
     // A gap is refused, and nothing before it in the same request stays.
     let next = from.append(append("order-3", 1, Expected::Any, &["d"])).await.unwrap();
@@ -341,7 +336,8 @@ async fn another_file_and_a_changed_table_are_refused() {
     rusqlite::Connection::open(fixture.path()).unwrap().execute_batch("DROP INDEX commits_by_id").unwrap();
     let error = fixture.provider.opener.open(&fixture.settings).await.unwrap_err();
     assert_eq!((error.kind(), error.context()[0].1.as_str()), (ErrorKind::Schema, "commits_by_id"));
-    std::fs::write(fixture.path(), "something else entirely, long enough to be looked at as a header of a file").unwrap();
+    std::fs::write(fixture.path(), "something else entirely, long enough to be looked at as a header of a file")
+        .unwrap();
     assert_eq!(fixture.provider.opener.open(&fixture.settings).await.unwrap_err().kind(), ErrorKind::Schema);
 }
 
@@ -351,7 +347,9 @@ async fn a_damaged_payload_is_never_given_out() {
     let store = fixture.open().await;
     store.append(append("order-1", 1, Expected::Any, &["payload"])).await.unwrap();
     let other = rusqlite::Connection::open(fixture.path()).unwrap();
-    other.execute("UPDATE commits SET events = CAST(replace(CAST(events AS TEXT), 'payload', 'forgery') AS BLOB)", []).unwrap();
+    other
+        .execute("UPDATE commits SET events = CAST(replace(CAST(events AS TEXT), 'payload', 'forgery') AS BLOB)", [])
+        .unwrap();
     assert_eq!(store.read_stream(read("order-1")).await.unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(store.read_feed(feed()).await.unwrap_err().kind(), ErrorKind::Corrupt);
 }

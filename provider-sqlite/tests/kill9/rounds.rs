@@ -1,5 +1,7 @@
 //! Kills a process that appends, at random moments, and looks at what it left: the rounds and the process that is killed.
 
+#![allow(clippy::unwrap_used, reason = "shared with an example, where nothing can go on after a failure")]
+
 use evstore_api::*;
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Write};
@@ -31,7 +33,8 @@ pub fn run_child() -> bool {
     let seed: u64 = seed.parse().unwrap();
     runtime().block_on(async {
         let store = open(Path::new(&path)).await;
-        let callers: Vec<_> = (0..CALLERS).map(|caller| tokio::spawn(append_for_ever(store.clone(), seed, caller))).collect();
+        let callers: Vec<_> =
+            (0..CALLERS).map(|caller| tokio::spawn(append_for_ever(store.clone(), seed, caller))).collect();
         for caller in callers {
             caller.await.unwrap();
         }
@@ -77,7 +80,8 @@ pub fn run(rounds: u64, seed: u64, path: &Path, child: impl Fn() -> Command) -> 
 fn kill_after(command: &mut Command, pause: Duration) -> Vec<String> {
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let out = BufReader::new(child.stdout.take().unwrap());
-    let lines = std::thread::spawn(move || out.split(b'\n').map_while(|line| String::from_utf8(line.ok()?).ok()).collect());
+    let lines =
+        std::thread::spawn(move || out.split(b'\n').map_while(|line| String::from_utf8(line.ok()?).ok()).collect());
     std::thread::sleep(pause);
     // SIGKILL: nothing in the child runs any more.
     child.kill().unwrap();
