@@ -1,2 +1,7 @@
 //! The `evstore` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    evstore_cli::main(evstore::Registry::builtin())
+}

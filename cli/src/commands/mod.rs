@@ -1,0 +1,49 @@
+//! The commands, a file for each.
+
+pub mod append;
+pub mod checkpoint;
+pub mod completions;
+pub mod config;
+pub mod conformance;
+pub mod doctor;
+pub mod export;
+pub mod feed;
+pub mod import;
+pub mod init;
+pub mod man;
+pub mod providers;
+pub mod read;
+pub mod schema;
+pub mod snapshot;
+pub mod stream;
+pub mod tour;
+pub mod verify;
+
+use crate::args::Command;
+use crate::failure::Result;
+use crate::session::Session;
+
+/// Runs a command.
+pub async fn run(command: Command, session: &mut Session) -> Result {
+    match command {
+        Command::Tour(args) => tour::run(args, session).await,
+        Command::Init(args) => init::run(&args, session),
+        Command::Doctor(args) => doctor::run(args, session).await,
+        Command::Providers(args) => providers::run(args, session).await,
+        Command::Config(args) => config::run(args, session),
+        Command::Schema(args) => schema::run(args, session).await,
+        Command::Append(args) => append::run(args, session).await,
+        Command::Read(args) => read::run(args, session).await,
+        Command::Feed(args) => feed::run(args, session).await,
+        Command::Stream(args) => stream::run(args, session).await,
+        Command::Snapshot(args) => snapshot::run(args, session).await,
+        Command::Checkpoint(args) => checkpoint::run(args, session).await,
+        Command::Export(args) => export::run(args, session).await,
+        Command::Import(args) => import::run(args, session).await,
+        Command::Verify(args) => verify::run(args, session).await,
+        Command::Conformance(args) => conformance::run(args, session).await,
+        Command::Completions(args) => completions::run(&args, session),
+        Command::Man(args) => man::run(&args, session),
+        Command::ConformanceWorker => conformance::work(session).await,
+    }
+}

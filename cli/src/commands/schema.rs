@@ -1,0 +1,125 @@
+//! `evstore schema`: what a store needs in its engine, planned, made, checked and printed.
+
+use crate::failure::Result;
+use crate::output::{Format, Tone};
+use crate::session::Session;
+use crate::view;
+use clap::{Subcommand, ValueEnum};
+use evstore_api::{SchemaPlan, StoreName};
+use serde_json::{Value, json};
+
+/// What `schema` takes.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  evstore schema plan\n  evstore schema apply main\n  evstore schema check main\n  \
+                        evstore schema print main --as sql > schema.sql")]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show what apply would do.
+    Plan {
+        /// The store; else -s, else the default.
+        #[arg(value_parser = crate::args::store_name)]
+        store: Option<StoreName>,
+    },
+    /// Make or upgrade the schema.
+    Apply {
+        /// The store; else -s, else the default.
+        #[arg(value_parser = crate::args::store_name)]
+        store: Option<StoreName>,
+        /// Show what would be done, and do not.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Verify that the schema is what this release needs.
+    Check {
+        /// The store; else -s, else the default.
+        #[arg(value_parser = crate::args::store_name)]
+        store: Option<StoreName>,
+    },
+    /// Print the statements that apply would run, for review or another tool.
+    Print {
+        /// The store; else -s, else the default.
+        #[arg(value_parser = crate::args::store_name)]
+        store: Option<StoreName>,
+        /// In which language.
+        #[arg(long = "as", value_name = "LANGUAGE", value_enum, default_value = "sql")]
+        language: Language,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Language {
+    /// SQL statements.
+    Sql,
+    /// A CloudFormation template.
+    Cloudformation,
+}
+
+/// Runs one of them.
+///
+/// # Errors
+/// `Schema`, naming what is missing or different.
+pub async fn run(args: Args, session: &mut Session) -> Result {
+    match args.command {
+        Command::Plan { store } | Command::Apply { store, dry_run: true } => {
+            session.select(store);
+            let plan = session.open_admin().await?.plan_schema(session.deadline()).await?;
+            print_plan(session, &plan, "planned", "the schema is current: nothing to do")
+        }
+        Command::Apply { store, dry_run: false } => {
+            session.select(store);
+            let plan = session.open_admin().await?.apply_schema(session.deadline()).await?;
+            print_plan(session, &plan, "applied", "the schema was current: nothing was done")
+        }
+        Command::Check { store } => {
+            session.select(store);
+            session.open_admin().await?.check_schema(session.deadline()).await?;
+            let json = json!({ "schema": "current" });
+            session.output().facts(&json, &[("schema", crate::output::Cell::toned("current", Tone::Good))])
+        }
+        Command::Print { store, language } => {
+            session.select(store);
+            print_statements(session, language).await
+        }
+    }
+}
+
+fn print_plan(session: &mut Session, plan: &SchemaPlan, verb: &'static str, none: &str) -> Result {
+    let mut list = session.output().list("changes", view::object([]), &["#", verb])?;
+    for (change, number) in plan.changes.iter().zip(1..) {
+        let json = json!({ "summary": change.summary, "statement": change.statement });
+        list.item(&json.to_string(), || vec![format!("{number}").into(), change.summary.as_str().into()])?;
+    }
+    list.end(view::object([]), none)
+}
+
+/// The statements of a store that has nothing yet, whatever the given one has: a scratch store's plan would be empty, so
+/// this is what the plan of the store itself holds.
+async fn print_statements(session: &mut Session, language: Language) -> Result {
+    let plan = session.open_admin().await?.plan_schema(session.deadline()).await?;
+    let statements: Vec<&str> =
+        plan.changes.iter().map(|change| change.statement.as_str()).filter(|one| !one.is_empty()).collect();
+    match (language, session.output().format()) {
+        (Language::Cloudformation, _) => Err(evstore_api::Error::new(
+            evstore_api::ErrorKind::Unsupported,
+            "only tables of DynamoDB are described by CloudFormation",
+        )
+        .into()),
+        (Language::Sql, Format::Table) => {
+            if statements.is_empty() {
+                session.output().note("the schema is current: nothing to print");
+            }
+            for statement in statements {
+                session.output().line(statement)?;
+            }
+            session.output().flush()
+        }
+        (Language::Sql, Format::Json | Format::Jsonl) => {
+            session.output().text(&json!({ "statements": Value::from(statements) }), "")
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What a command works with: the flags, the config, the stores that are open, and how to ask and to print.
+
+use crate::args::Globals;
+use crate::failure::{Failure, Result};
+use crate::output::Output;
+use evstore::config::Sources;
+use evstore::{Config, Configured, Registry};
+use evstore_api::{
+    CommitId, Deadline, EventStore, NamespaceFilter, Provider, Settings, StoreAdmin, StoreName, StreamId, StreamName,
+};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest that a call may take; a store's own timeouts in the config are shorter and hold first.
+const CALL_MAX: Duration = Duration::from_secs(60);
+/// Most bytes of data and metadata in a page.
+const PAGE_BYTES: u64 = 4 << 20;
+
+/// When a call that begins now has to end.
+#[must_use]
+pub fn deadline() -> Deadline {
+    Deadline::within(CALL_MAX)
+}
+
+/// One run of the command.
+pub struct Session {
+    globals: Globals,
+    registry: Registry,
+    output: Output,
+    config: Option<Config>,
+    selected: Option<StoreName>,
+    store: Option<Arc<dyn EventStore>>,
+    admin: Option<Arc<dyn StoreAdmin>>,
+    commit: Option<CommitId>,
+}
+
+impl Session {
+    /// A run with these flags; nothing is read or opened yet.
+    #[must_use]
+    pub fn new(globals: Globals, registry: Registry) -> Self {
+        let output = Output::new(globals.output, globals.quiet);
+        Self { globals, registry, output, config: None, selected: None, store: None, admin: None, commit: None }
+    }
+
+    /// Where to print.
+    pub fn output(&mut self) -> &mut Output {
+        &mut self.output
+    }
+
+    /// The flags of every command.
+    #[must_use]
+    pub fn globals(&self) -> &Globals {
+        &self.globals
+    }
+
+    /// The providers that this build knows.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The same providers, one by one.
+    #[must_use]
+    pub fn providers(&self) -> Vec<Provider> {
+        self.registry.providers().cloned().collect()
+    }
+
+    /// Where the config is looked for.
+    ///
+    /// # Errors
+    /// `Invalid` when the current folder is gone.
+    pub fn sources(&self) -> Result<Sources> {
+        let mut sources = Sources::of_process()?;
+        if let Some(file) = &self.globals.config {
+            sources = sources.with_file(file);
+        }
+        if let Some(store) = &self.globals.store {
+            sources = sources.with_flag("--store", "default_store", store);
+        }
+        Ok(sources)
+    }
+
+    /// The config, read once.
+    ///
+    /// # Errors
+    /// `Invalid`, with file and line.
+    pub fn config(&mut self) -> Result<&Config> {
+        let config = match self.config.take() {
+            Some(config) => config,
+            None => Config::load(&self.sources()?)?,
+        };
+        Ok(self.config.insert(config))
+    }
+
+    /// Works on this store from now on; on the one of the flags, or the default, where none is named.
+    pub fn select(&mut self, store: Option<StoreName>) {
+        self.selected = store;
+        (self.store, self.admin) = (None, None);
+    }
+
+    /// Works with this config file from now on, whatever the flags say.
+    pub fn use_config(&mut self, file: std::path::PathBuf) {
+        self.globals.config = Some(file);
+        self.globals.store = None;
+        self.config = None;
+        self.select(None);
+    }
+
+    /// The name of the store that is worked on.
+    ///
+    /// # Errors
+    /// `Invalid` where nothing says which of several.
+    pub fn store_name(&mut self) -> Result<StoreName> {
+        match &self.selected {
+            Some(name) => Ok(name.clone()),
+            None => Ok(self.config()?.default_store()?.clone()),
+        }
+    }
+
+    /// The store that is worked on, as it is configured.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the store, the key and its place.
+    pub fn configured(&mut self) -> Result<Configured> {
+        let name = self.store_name()?;
+        self.config()?;
+        match &self.config {
+            Some(config) => Ok(self.registry.settings(config, &name)?),
+            None => Err(Failure::usage("there is no config", "evstore init writes one")),
+        }
+    }
+
+    /// The provider of the store that is worked on, and its settings.
+    ///
+    /// # Errors
+    /// As [`configured`](Self::configured).
+    pub fn settings(&mut self) -> Result<(Provider, Settings)> {
+        let configured = self.configured()?;
+        Ok((configured.provider, configured.settings))
+    }
+
+    /// Opens the store that is worked on, once.
+    ///
+    /// # Errors
+    /// As the provider's opener.
+    pub async fn open_store(&mut self) -> Result<Arc<dyn EventStore>> {
+        if let Some(store) = &self.store {
+            return Ok(store.clone());
+        }
+        let store = self.configured()?.open().await?;
+        Ok(self.store.insert(store.events().clone()).clone())
+    }
+
+    /// Opens its administrative side, once.
+    ///
+    /// # Errors
+    /// As the provider's opener.
+    pub async fn open_admin(&mut self) -> Result<Arc<dyn StoreAdmin>> {
+        if let Some(admin) = &self.admin {
+            return Ok(admin.clone());
+        }
+        let admin = self.configured()?.open_admin().await?;
+        Ok(self.admin.insert(admin).clone())
+    }
+
+    /// Lets go of the stores: what they took is answered first.
+    pub async fn close(&mut self) {
+        // The command has ended and told what it had to tell: there is nothing more to do about a store that does not
+        // close.
+        if let Some(store) = self.store.take() {
+            let _ = store.close().await;
+        }
+        if let Some(admin) = self.admin.take() {
+            let _ = admin.close().await;
+        }
+    }
+
+    /// When a call that begins now has to end.
+    #[must_use]
+    pub fn deadline(&self) -> Deadline {
+        deadline()
+    }
+
+    /// Most bytes in a page.
+    #[must_use]
+    pub fn page_bytes(&self) -> u64 {
+        PAGE_BYTES
+    }
+
+    /// A stream of the namespace that the flags name.
+    #[must_use]
+    pub fn stream(&self, name: &StreamName) -> StreamId {
+        StreamId { namespace: self.globals.namespace.clone().unwrap_or_default(), name: name.clone() }
+    }
+
+    /// The namespaces that lists and feeds cover: the one of the flags, else all.
+    #[must_use]
+    pub fn namespaces(&self) -> NamespaceFilter {
+        self.globals.namespace.clone().map_or(NamespaceFilter::All, NamespaceFilter::One)
+    }
+
+    /// Remembers the commit that is on its way, so that an interruption can name it.
+    pub fn commit_begins(&mut self, commit: CommitId) {
+        self.commit = Some(commit);
+    }
+
+    /// Its outcome is known.
+    pub fn commit_ended(&mut self) {
+        self.commit = None;
+    }
+
+    /// How an interrupted command ends.
+    #[must_use]
+    pub fn interrupted(&mut self) -> Failure {
+        let commit = self.commit.take();
+        let hint = match commit {
+            Some(commit) => format!("it may have been written: repeat the same command with --commit {commit} to find out"),
+            None => "what was acknowledged is there; the same command can be run again".into(),
+        };
+        Failure::Interrupted { commit, hint }
+    }
+
+    /// Asks before something that can't be undone.
+    ///
+    /// # Errors
+    /// Wrong use where the answer is no, or nobody is there to give one.
+    pub fn confirm(&self, question: &str) -> Result {
+        if self.globals.yes {
+            return Ok(());
+        }
+        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            return Err(Failure::usage(format!("nobody is there to be asked: {question}"), "add -y to do it without asking"));
+        }
+        let mut stderr = io::stderr();
+        // A terminal that can't be written can't be asked either: the answer is then no.
+        let _ = write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush());
+        let mut answer = String::new();
+        let read = io::stdin().read_line(&mut answer);
+        match (read, answer.trim()) {
+            (Ok(_), "y" | "Y" | "yes") => Ok(()),
+            _ => Err(Failure::usage("not done", "answer y to do it, or add -y")),
+        }
+    }
+}
