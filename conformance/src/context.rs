@@ -6,8 +6,8 @@ use crate::target::{Target, WorkerCommand};
 use crate::trace::{Trace, Traced};
 use evstore_api::{
     Append, Appended, Capabilities, Category, CommitId, Deadline, EventStore, EventType, Events, Expected, FeedFilter,
-    FeedStart, NewCommit, NewEvent, ReadFeed, ReadStream, Result, Revision, Settings, StoreAdmin, StreamId, StreamPage,
-    StreamStart,
+    FeedStart, FindCommit, Head, NewCommit, NewEvent, ReadFeed, ReadHead, ReadStream, Result, Revision, Settings,
+    StoreAdmin, StreamId, StreamPage, StreamStart, capabilities::Consistency,
 };
 use evstore_api::{Cursor, Direction, FeedPage};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -269,6 +269,7 @@ impl Context {
     /// # Errors
     /// As a read fails.
     pub async fn read_from(&self, store: &dyn EventStore, stream: &StreamId) -> Result<StreamPage> {
+        self.settle().await;
         let mut whole = store.read_stream(self.read_request(stream, StreamStart::First)).await?;
         while let Some(next) = whole.next {
             let page = store.read_stream(self.read_request(stream, StreamStart::At(next))).await?;
@@ -276,6 +277,37 @@ impl Context {
             whole.next = page.next;
         }
         Ok(whole)
+    }
+
+    /// Waits until reads see what was acknowledged, where the store declares that they lag.
+    pub async fn settle(&self) {
+        if let Consistency::Eventual { staleness } = self.capabilities().reads {
+            tokio::time::sleep(staleness).await;
+        }
+    }
+
+    /// Waits until lists see what was acknowledged, where the store declares that they lag.
+    pub async fn settle_lists(&self) {
+        if let Consistency::Eventual { staleness } = self.capabilities().lists {
+            tokio::time::sleep(staleness).await;
+        }
+    }
+
+    /// The head of a stream.
+    ///
+    /// # Errors
+    /// As reading it fails.
+    pub async fn head(&self, stream: &StreamId) -> Result<Head> {
+        self.settle().await;
+        self.store().head(ReadHead { stream: stream.clone(), deadline: self.deadline() }).await
+    }
+
+    /// A commit by its id.
+    ///
+    /// # Errors
+    /// As looking for it fails.
+    pub async fn find(&self, stream: &StreamId, commit: CommitId) -> Result<Option<Appended>> {
+        self.store().find_commit(FindCommit { stream: stream.clone(), commit, deadline: self.deadline() }).await
     }
 
     /// A request for a page of a stream, forward.

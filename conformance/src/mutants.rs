@@ -1,1 +1,57 @@
 //! Complete stores with one defect each, made by wrapping a given provider, and the checks that must notice.
+//!
+//! A mutant is reached through the public traits alone: whatever notices it would notice a real store that is wrong in the
+//! same way. The repository that decides before it looks up the commit id is not a store; it is beside the repository's
+//! tests, in `store/`.
+
+mod defect;
+mod serial;
+
+use evstore_api::{Opener, Provider};
+use std::fmt;
+use std::sync::Arc;
+
+/// A complete store with one defect.
+#[derive(Clone, Copy)]
+pub struct Mutant {
+    /// `topic.what-is-wrong`.
+    pub name: &'static str,
+    /// What is wrong, in a sentence.
+    pub defect: &'static str,
+    /// The checks that must find it BROKEN.
+    pub killed_by: &'static [&'static str],
+    /// Puts the defect around what opens the stores of a provider.
+    pub wrap: fn(Arc<dyn Opener>) -> Arc<dyn Opener>,
+}
+
+impl Mutant {
+    /// The given provider with this defect in every store that it opens.
+    #[must_use]
+    pub fn provider(&self, inner: &Provider) -> Provider {
+        Provider { opener: (self.wrap)(inner.opener.clone()), ..inner.clone() }
+    }
+}
+
+impl fmt::Debug for Mutant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mutant({})", self.name)
+    }
+}
+
+/// Every file's mutants.
+const ALL: &[&[Mutant]] = &[serial::MUTANTS];
+
+/// Every mutant. Names are unique.
+pub fn mutants() -> impl Iterator<Item = &'static Mutant> {
+    ALL.iter().copied().flatten()
+}
+
+/// The field's commonest feed: an append takes its position first and becomes visible later, so that a reader who resumes
+/// after the last position that it saw passes over what was still on its way.
+///
+/// # Panics
+/// Never: the mutant is in the list.
+#[must_use]
+pub fn serial_feed() -> &'static Mutant {
+    &serial::MUTANTS[0]
+}

@@ -1,0 +1,83 @@
+//! Every mutant is found BROKEN by the checks that it names, every check is named by a mutant, and a healthy store breaks
+//! none.
+
+use evstore_api::{Settings, StoreName};
+use evstore_conformance::check::Verdict;
+use evstore_conformance::mutants::{Mutant, mutants};
+use evstore_conformance::{Check, Report, Runner, Target, catalog};
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::runtime::Runtime;
+
+/// Checks that only processes of their own can break. They are held against broken stores in `provider-sqlite`.
+const NEED_PROCESSES: &[&str] =
+    &["concurrency.histories-of-processes-are-serial", "concurrency.killed-processes-lose-nothing-acknowledged"];
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build();
+    let runtime = Arc::new(runtime.expect("threads can be started"));
+    let mut trials: Vec<Trial> = mutants()
+        .map(|mutant| {
+            let runtime = runtime.clone();
+            Trial::test(mutant.name, move || mutant_is_noticed(&runtime, mutant)).with_kind("mutant")
+        })
+        .collect();
+    trials.push(Trial::test("names_are_unique", names_are_unique));
+    trials.push(Trial::test("every_check_is_named_by_a_mutant", every_check_is_named_by_a_mutant));
+    trials.push(Trial::test("a_healthy_store_breaks_no_check", move || a_healthy_store_breaks_no_check(&runtime)));
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Runs checks on a store in memory, with a defect or without.
+fn run(runtime: &Runtime, mutant: Option<&Mutant>, only: &[&str]) -> Result<Report, Failed> {
+    let healthy = evstore_memory::provider();
+    let provider = mutant.map_or(healthy.clone(), |mutant| mutant.provider(&healthy));
+    let settings = Settings::new(StoreName::new("mutant")?, provider.keys, [])?;
+    // A seed of its own for every run: a mutant that is noticed only by luck shows itself in time.
+    let mut runner = Runner::new(Target::new(provider, settings), std::process::id().into());
+    runner.only = only.iter().map(|&name| name.to_owned()).collect();
+    Ok(runtime.block_on(runner.run(|_| {}))?)
+}
+
+fn mutant_is_noticed(runtime: &Runtime, mutant: &Mutant) -> Result<(), Failed> {
+    if mutant.killed_by.is_empty() {
+        return Err("no check is named that notices it".into());
+    }
+    let report = run(runtime, Some(mutant), mutant.killed_by)?;
+    let mut survived = Vec::new();
+    for &name in mutant.killed_by {
+        let finding = report.findings.iter().find(|finding| finding.check.name == name);
+        match finding.map(|finding| &finding.verdict) {
+            Some(Verdict::Broken(_)) => {}
+            Some(verdict) => survived.push(format!("{name} says {}", verdict.name())),
+            None => survived.push(format!("{name} is not in the catalog")),
+        }
+    }
+    if survived.is_empty() {
+        return Ok(());
+    }
+    Err(format!("{} (seed {})\n{}", mutant.defect, report.seed, survived.join("\n")).into())
+}
+
+fn names_are_unique() -> Result<(), Failed> {
+    let mut names: Vec<_> = mutants().map(|mutant| mutant.name).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        None => Ok(()),
+        Some(twice) => Err(format!("{} stands twice", twice[0]).into()),
+    }
+}
+
+fn every_check_is_named_by_a_mutant() -> Result<(), Failed> {
+    let named = |check: &Check| mutants().any(|mutant| mutant.killed_by.contains(&check.name));
+    let unnamed: Vec<_> =
+        catalog().filter(|check| !named(check) && !NEED_PROCESSES.contains(&check.name)).map(|one| one.name).collect();
+    if unnamed.is_empty() { Ok(()) } else { Err(format!("no mutant names\n{}", unnamed.join("\n")).into()) }
+}
+
+fn a_healthy_store_breaks_no_check(runtime: &Runtime) -> Result<(), Failed> {
+    let report = run(runtime, None, &[])?;
+    if report.broken().next().is_none() { Ok(()) } else { Err(report.text().into()) }
+}
