@@ -85,7 +85,7 @@ impl Registry {
     /// # Errors
     /// `Invalid` where there is none, naming the known ones, or the feature that builds it in.
     pub fn get(&self, name: &str) -> Result<&Provider> {
-        self.providers.iter().find(|provider| provider.name == name).ok_or_else(|| self.missing(name, None))
+        self.providers.iter().find(|provider| provider.name == name).ok_or_else(|| self.missing(name, |error| error))
     }
 
     /// A commented config file with a store of this provider.
@@ -166,9 +166,8 @@ impl Registry {
         let mut warnings = config.warnings().to_vec();
         for name in config.stores() {
             let Ok((provider, table)) = self.provider_of(config, name) else { continue };
-            let literal = |(key, given): &(&String, &Given)| {
-                is_secret(Some(provider), key) && given.is_literal_secret()
-            };
+            let literal =
+                |(key, given): &(&String, &Given)| is_secret(Some(provider), key) && given.is_literal_secret();
             warnings.extend(table.values.iter().filter(literal).map(|(key, given)| Warning {
                 message: "a secret stands in the config file; write \"${VAR}\" or { file = \"path\" }",
                 key: format!("stores.{name}.{key}"),
@@ -181,29 +180,19 @@ impl Registry {
     fn provider_of<'a>(&'a self, config: &'a Config, name: &StoreName) -> Result<(&'a Provider, &'a StoreTable)> {
         let (wanted, origin) = config.provider(name)?;
         let found = self.providers.iter().find(|provider| provider.name == wanted);
-        let provider = found.ok_or_else(|| origin.locate(self.missing(&wanted, Some(name))))?;
+        let provider = found.ok_or_else(|| self.missing(&wanted, |error| origin.locate(error.with("store", name))))?;
         Ok((provider, config.store(name)?))
     }
 
-    fn missing(&self, provider: &str, store: Option<&StoreName>) -> Error {
-        let feature = KNOWN.iter().find(|(name, _)| *name == provider).map(|(_, feature)| *feature);
-        let message = match feature {
-            Some(_) => "the provider is not in this build; build with its feature, or with the feature full",
-            None => "no such provider",
-        };
-        let error = Error::new(ErrorKind::Invalid, message);
-        let error = match store {
-            Some(store) => error.with("store", store),
-            None => error,
-        };
-        let error = error.with("provider", provider);
-        match feature {
-            Some(feature) => error.with("feature", feature),
-            None => {
-                let known: Vec<_> = self.providers.iter().map(|provider| provider.name).collect();
-                error.with("known", known.join(" "))
-            }
+    /// Why there is no such provider; `place` adds whose it was to be.
+    fn missing(&self, name: &str, place: impl FnOnce(Error) -> Error) -> Error {
+        if let Some((_, feature)) = KNOWN.iter().find(|(known, _)| *known == name) {
+            let message = "the provider is not in this build; build with its feature, or with the feature full";
+            return place(Error::new(ErrorKind::Invalid, message)).with("provider", name).with("feature", feature);
         }
+        let known: Vec<_> = self.providers.iter().map(|provider| provider.name).collect();
+        let error = place(Error::new(ErrorKind::Invalid, "no such provider"));
+        error.with("provider", name).with("known", known.join(" "))
     }
 
     fn show_store(&self, config: &Config, name: &StoreName, all: &mut Vec<Shown>) {
@@ -275,7 +264,7 @@ fn unknown_key(provider: &Provider, store: &StoreName, key: &str, given: &Given)
     let known = provider.keys.iter().chain(LAYER_KEYS).map(|key| key.name);
     let known: Vec<_> = std::iter::once("provider").chain(known).collect();
     let error = Error::new(ErrorKind::Invalid, "no such key").with("store", store).with("key", key);
-    given.origin().locate(error.with("provider", provider.name)).with("known", known.join(" "))
+    given.origin().locate(error).with("provider", provider.name).with("known", known.join(" "))
 }
 
 /// Adds the place of the key that an error names.

@@ -139,13 +139,9 @@ impl Draft {
                 Ok(())
             }
             (["stores", ..], _) => Err(item.refused("a key of a store holds one value, not a table", key)),
-            (["migrate", name], _) => self.take_migrate(name, key, &item),
-            _ => {
-                let known = if parts[0] == "migrate" { migrate::known() } else { TOP_KEYS.join(" ") };
-                Err(item.origin().locate(
-                    Error::new(ErrorKind::Invalid, "no such key").with("key", key.join(".")).with("known", known),
-                ))
-            }
+            (["migrate", name], _) if migrate::is_key(name) => self.take_migrate(name, key, &item),
+            (["migrate", ..], _) => Err(item.refused("no such key", key).with("known", migrate::known())),
+            _ => Err(item.refused("no such key", key).with("known", TOP_KEYS.join(" "))),
         }
     }
 
@@ -184,11 +180,11 @@ impl Draft {
         }
         if let Some((name, origin)) = self.default_store.as_ref().filter(|(name, _)| !self.stores.contains_key(name)) {
             let error = Error::new(ErrorKind::Invalid, "no such store").with("store", name);
-            return Err(origin.locate(error.with("key", "default_store").with("known", known())));
+            return Err(origin.locate(error.with("key", "default_store")).with("known", known()));
         }
         if let Some((name, origin)) = self.migrate.unknown_target(|name| self.stores.contains_key(name)) {
             let error = Error::new(ErrorKind::Invalid, "no such store").with("store", name);
-            return Err(origin.locate(error.with("key", "migrate.targets").with("known", known())));
+            return Err(origin.locate(error.with("key", "migrate.targets")).with("known", known()));
         }
         let Self { folder, default_store, stores, migrate, warnings } = self;
         Ok(Config { file, folder, default_store, stores, migrate, warnings })

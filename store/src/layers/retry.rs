@@ -53,6 +53,10 @@ impl Layer for Retry {
                     tracing::debug!(operation = R::OPERATION, kind = error.kind().name(), ?pause, "repeating");
                     measure::count_retry(&self.store, R::OPERATION, error.kind());
                     tokio::time::sleep(pause).await;
+                    // A sleep may last longer than it was asked to. What is known is then still the last answer.
+                    if request.deadline().has_passed() {
+                        return Err(tries.verdict(&request, error));
+                    }
                 }
                 None => return Err(tries.verdict(&request, error)),
             }
