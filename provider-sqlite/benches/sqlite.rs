@@ -12,6 +12,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const STREAMS: u64 = 1_000;
@@ -249,32 +250,46 @@ fn reads(options: &Options, runtime: &tokio::runtime::Runtime) {
             let rates = feed_rates(&store, options.rounds).await;
             println!("feed: {} events/s", spread(&rates));
             let times = stream_times(&store).await;
-            println!("stream of 100 events: {} µs", spread(&times));
-            medians.push(median(&times));
+            let one = one_stream_times(&store).await;
+            println!(
+                "streams of 100 events, one after the other: {} µs; the same again: {} µs",
+                spread(&times),
+                spread(&one)
+            );
+            medians.push((median(&times), median(&one)));
             store.close().await.unwrap();
         }
-        println!("the same stream in a store 100 times as large: {:.2} times as long", medians[1] / medians[0]);
+        let [(small, small_again), (large, large_again)] = medians[..] else { return };
+        println!(
+            "\n100 times as many streams: {:.2} times as long, {:.2} again",
+            large / small,
+            large_again / small_again
+        );
     });
 }
 
-/// Streams that are read, of 100 events in 100 commits; they stand between all the others.
-const MEASURED: u64 = 100;
+/// Streams that are read, in both stores; each has 100 events in 100 commits, written between all the others'.
+const MEASURED: u64 = 1_000;
+/// Events of the streams that make the other store large.
+const OTHER_EVENTS: u64 = 10;
 
-/// Ten commits in each stream, a hundred in the measured ones, written round by round so that no stream lies together.
+/// Writes round by round, so that no stream lies together.
 async fn fill(store: &Arc<dyn EventStore>, streams: u64) {
-    let next = Arc::new(std::sync::atomic::AtomicU64::new(0));
-    let total = streams * 10;
-    let every = total / (MEASURED * 100);
-    let task = |store: Arc<dyn EventStore>, next: Arc<std::sync::atomic::AtomicU64>| async move {
+    let (measured, others) = (MEASURED * 100, streams - MEASURED);
+    let total = measured + others * OTHER_EVENTS;
+    let next = Arc::new(AtomicU64::new(0));
+    let task = |store: Arc<dyn EventStore>, next: Arc<AtomicU64>| async move {
         loop {
-            let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= total {
                 return;
             }
-            put(&store, &format!("order-{}", number % streams), number).await;
-            if number % every == 0 {
-                put(&store, &format!("measured-{}", number / every % MEASURED), total + number).await;
-            }
+            let (before, after) = (number * measured / total, (number + 1) * measured / total);
+            let name = match after > before {
+                true => format!("measured-{}", before % MEASURED),
+                false => format!("order-{}", (number - before) % others),
+            };
+            put(&store, &name, number).await;
         }
     };
     let tasks: Vec<_> = (0..256).map(|_| tokio::spawn(task(store.clone(), next.clone()))).collect();
@@ -309,24 +324,36 @@ async fn feed_rates(store: &Arc<dyn EventStore>, rounds: usize) -> Vec<f64> {
     rates
 }
 
+/// Every measured stream, after a first round that fills the caches of the system.
 async fn stream_times(store: &Arc<dyn EventStore>) -> Vec<f64> {
     let mut times = Vec::new();
-    for number in (0..MEASURED).chain(0..MEASURED).chain(0..MEASURED) {
-        let request = ReadStream {
-            stream: StreamId::new(format!("measured-{number}")).unwrap(),
-            from: StreamStart::First,
-            direction: Direction::Forward,
-            limit: 1_000,
-            max_bytes: 16 << 20,
-            deadline: Deadline::within(Duration::from_secs(10)),
-        };
-        let begin = Instant::now();
-        let page = store.read_stream(request).await.unwrap();
-        let micros = begin.elapsed().as_secs_f64() * 1e6;
-        assert_eq!(page.events().count(), 100);
-        if times.len() < 300 {
-            times.push(micros);
-        }
+    for number in (0..MEASURED).chain(0..MEASURED) {
+        times.push(stream_time(store, number).await);
+    }
+    times.split_off(times.len() / 2)
+}
+
+/// The same stream again and again.
+async fn one_stream_times(store: &Arc<dyn EventStore>) -> Vec<f64> {
+    let mut times = Vec::new();
+    for _ in 0..300 {
+        times.push(stream_time(store, 0).await);
     }
     times
+}
+
+async fn stream_time(store: &Arc<dyn EventStore>, number: u64) -> f64 {
+    let request = ReadStream {
+        stream: StreamId::new(format!("measured-{number}")).unwrap(),
+        from: StreamStart::First,
+        direction: Direction::Forward,
+        limit: 1_000,
+        max_bytes: 16 << 20,
+        deadline: Deadline::within(Duration::from_secs(10)),
+    };
+    let begin = Instant::now();
+    let page = store.read_stream(request).await.unwrap();
+    let micros = begin.elapsed().as_secs_f64() * 1e6;
+    assert_eq!(page.events().count(), 100);
+    micros
 }

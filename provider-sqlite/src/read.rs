@@ -161,6 +161,7 @@ fn fill(
     let mut removed = removed_ranges(connection, after)?.into_iter().peekable();
     let mut select = connection.prepare_cached(&sql)?;
     let mut rows = select.query([codec::integer(after.0 + 1)?])?;
+    let mut select_name = Names::select(connection)?;
     let mut accounted = None;
     loop {
         let row = rows.next()?;
@@ -172,7 +173,8 @@ fn fill(
             }
         }
         let Some(row) = row else { return Ok(()) };
-        let commit = feed_commit(connection, names, &request.filter, row)?;
+        let stream = names.of(&mut select_name, row.get(1)?)?;
+        let commit = feed_commit(stream, &request.filter, row)?;
         // A stub may lie in a range that was removed, and is then told of already.
         if commit.content == Content::Stripped && accounted.is_some() && commit.last_position() <= accounted {
             continue;
@@ -186,9 +188,8 @@ fn fill(
     }
 }
 
-fn feed_commit(connection: &Connection, names: &mut Names, filter: &FeedFilter, row: &Row<'_>) -> Worked<Commit> {
-    let stream = names.of(connection, row.get(1)?)?;
-    // What a filter by stream drops is not worth decoding; its frame is enough to move on.
+/// What a filter by stream drops is not worth decoding; its frame is enough to move on.
+fn feed_commit(stream: StreamId, filter: &FeedFilter, row: &Row<'_>) -> Worked<Commit> {
     if filter.covers_stream(&stream) { codec::commit(row, stream) } else { codec::frame(row, stream) }
 }
 

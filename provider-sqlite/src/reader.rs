@@ -8,7 +8,7 @@ use crate::schema::{self, Use};
 use crate::writer::execute;
 use evstore_api::{Deadline, Error, ErrorKind, Result, StreamId};
 use evstore_kit::refusal;
-use rusqlite::Connection;
+use rusqlite::{CachedStatement, Connection};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout_at;
 
 /// Names of streams that one reader remembers; beyond it forgets all.
-const NAMES_MAX: usize = 16_384;
+const NAMES_MAX: usize = 65_536;
 /// Longest wait for the moment in which another process recovers the WAL.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -112,12 +112,16 @@ pub struct Reader {
 pub struct Names(HashMap<i64, StreamId>);
 
 impl Names {
+    /// What [`Names::of`] looks a name up with, prepared once for a page.
+    pub fn select(connection: &Connection) -> Worked<CachedStatement<'_>> {
+        Ok(connection.prepare_cached("SELECT namespace, name FROM streams WHERE key = ?1")?)
+    }
+
     /// The stream with a key.
-    pub fn of(&mut self, connection: &Connection, key: i64) -> Worked<StreamId> {
+    pub fn of(&mut self, select: &mut CachedStatement<'_>, key: i64) -> Worked<StreamId> {
         if let Some(known) = self.0.get(&key) {
             return Ok(known.clone());
         }
-        let mut select = connection.prepare_cached("SELECT namespace, name FROM streams WHERE key = ?1")?;
         let mut rows = select.query([key])?;
         let row = rows.next()?.ok_or_else(|| codec::corrupt("a commit's stream is missing"))?;
         let id = codec::stream_id(row, 0, 1)?;

@@ -1,5 +1,7 @@
 //! What can happen to a SQLite file and to nothing else: other processes, locks, copies, damage.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use bytes::Bytes;
 use evstore_api::*;
 use std::sync::Arc;

@@ -213,7 +213,7 @@ impl Planned {
     }
 
     fn request(self) -> Append {
-        let name = if self.turn % 4 == 0 { "shared-1".to_owned() } else { format!("own-{}", self.caller) };
+        let name = if self.turn.is_multiple_of(4) { "shared-1".to_owned() } else { format!("own-{}", self.caller) };
         let event = |ordinal| NewEvent::new(EventType::new("t").unwrap(), payload(self.id(), ordinal));
         let events = (0..1 + (self.turn % 3) as u32).map(event).collect();
         Append {
