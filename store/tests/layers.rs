@@ -113,7 +113,7 @@ async fn a_read_without_an_answer_wrote_nothing() {
     assert_eq!(try_over.kind(), ErrorKind::Unavailable);
     let call_over = ReadFeed { deadline: Deadline::within(Duration::from_millis(10)), ..read_feed(1) };
     assert_eq!(wrapped.read_feed(call_over).await.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
-    assert!(wrapped.read_feed(read_feed(1)).await.is_ok());
+    assert!(wrap(&store, &[]).read_feed(read_feed(1)).await.is_ok());
 }
 
 #[tokio::test]
@@ -127,10 +127,10 @@ async fn after_its_deadline_nothing_is_sent() {
 #[tokio::test]
 async fn nothing_is_repeated_past_the_deadline() {
     let store = on_append((0..10_000).map(|_| Fault::Refuse(ErrorKind::Unavailable))).await;
-    let request = append(Expected::Any, Duration::from_millis(60));
+    let request = append(Expected::Any, Duration::from_millis(300));
     let wrapped = wrap(&store, &[("retries_max", "10000"), ("retry_pause_max", "5ms")]);
     let error = wrapped.append(request).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::DeadlineExceeded), "{error:?}");
     assert!((3..10_000).contains(&store.calls().len()));
 
     let store = on_append([Fault::Refuse(ErrorKind::Unavailable)]).await;
@@ -226,7 +226,7 @@ async fn no_call_waits_longer_than_call_timeout() {
     assert!(wrapped.append(append(Expected::Any, LONG)).await.is_err());
     assert!(began.elapsed() < Duration::from_secs(5));
     let last = store.appends.lock().unwrap().last().map(|append| append.deadline);
-    assert!(last.is_some_and(|deadline| deadline.0 <= began + Duration::from_millis(60)));
+    assert!(last.is_some_and(|deadline| deadline <= Deadline::within(Duration::from_millis(40))));
 }
 
 #[tokio::test]
