@@ -28,8 +28,8 @@ pub(crate) fn template(provider: &Provider) -> String {
     text.push_str("\n[migrate]\n");
     for key in MIGRATE_KEYS {
         comment(&mut text, key.sentence);
-        let example = if key.kind == KeyKind::Text { "[]" } else { "" };
-        let _ = writeln!(text, "# {} = {example}", key.name);
+        let example = if key.kind == KeyKind::Text { " []" } else { "" };
+        let _ = writeln!(text, "# {} ={example}", key.name);
     }
     text
 }
