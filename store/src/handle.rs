@@ -1,6 +1,7 @@
 //! The application's handle of a store: the store in its layers, under its name.
 
 use crate::layers::{self, LayerSettings};
+use crate::projection::RunningNames;
 use evstore_api::{Capabilities, Deadline, EventStore, Result, StoreName};
 use std::sync::Arc;
 
@@ -10,6 +11,8 @@ pub struct Store {
     name: StoreName,
     events: Arc<dyn EventStore>,
     layers: LayerSettings,
+    /// Shared by all clones, so that a projection runs once among them.
+    pub(crate) projections: RunningNames,
 }
 
 impl Store {
@@ -17,7 +20,7 @@ impl Store {
     #[must_use]
     pub fn new(name: StoreName, store: Arc<dyn EventStore>, settings: &LayerSettings) -> Self {
         let events = layers::wrap(&name, store, settings);
-        Self { name, events, layers: settings.clone() }
+        Self { name, events, layers: settings.clone(), projections: RunningNames::default() }
     }
 
     /// Its name in the config.

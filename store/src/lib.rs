@@ -24,19 +24,23 @@ pub use evstore_api::*;
 
 mod aggregate;
 mod backoff;
+mod checkpoint;
 pub mod config;
 mod context;
 mod domain_event;
 mod fold;
 pub mod handle;
 pub mod layers;
+mod projection;
 pub mod registry;
 mod repository;
 mod snapshots;
+mod subscription;
 pub mod testing;
 mod variant;
 
 pub use aggregate::Aggregate;
+pub use checkpoint::{Checkpoint, LastCommit};
 pub use config::{Config, Environment, Migrate, Origin, Sources, Warning};
 pub use context::Context;
 pub use domain_event::{DomainEvent, RawEvent};
@@ -44,9 +48,14 @@ pub use domain_event::{DomainEvent, RawEvent};
 pub use evstore_derive::DomainEvent;
 pub use fold::FoldedFrom;
 pub use handle::Store;
+pub use projection::{
+    BoxError, Handler, OnError, Parked, Phase, Project, Projection, ReadModel, RetryError, Rivals, Status, StopReason,
+    WaitError,
+};
 pub use registry::{Configured, Registry, Shown};
 pub use repository::{ExecuteError, Executed, Loaded, Repository};
 pub use snapshots::{SnapshotPolicy, SnapshotRefused};
+pub use subscription::{Batch, Delivery, FeedEvent, Start, Stopper, Subscribe, Subscription};
 
 /// For what `#[derive(DomainEvent)]` writes; no promise is made about it.
 #[doc(hidden)]

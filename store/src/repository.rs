@@ -106,6 +106,14 @@ pub enum ExecuteError<E> {
     Store(Error),
 }
 
+impl crate::Store {
+    /// The aggregates of one kind in this store.
+    #[must_use]
+    pub fn repository<A: Aggregate>(&self) -> Repository<A> {
+        Repository::new(self.events().clone())
+    }
+}
+
 /// On which state a command may be decided.
 #[derive(Clone, Copy)]
 enum Stand {

@@ -1,5 +1,6 @@
 //! Stores for the tests: one in memory, and one around it that loses answers and lets rivals in between.
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot open its store has failed")]
 
 use async_trait::async_trait;
 use evstore::api::*;
