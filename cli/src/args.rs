@@ -104,6 +104,9 @@ pub enum Command {
     Completions(completions::Args),
     /// Print the manual page.
     Man(man::Args),
+    /// Print a generated part of a page.
+    #[command(hide = true)]
+    Generate(generate::Args),
     /// A process that a check started.
     #[command(name = "conformance-worker", hide = true)]
     ConformanceWorker,

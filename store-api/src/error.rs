@@ -165,6 +165,23 @@ impl Advice {
             Self::Reopen => "reopen",
         }
     }
+
+    /// For people, as a request.
+    #[must_use]
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::MendRequest => "the same request can never succeed: change it",
+            Self::DecideAgain => "read the stream again and decide again, under the same commit id",
+            Self::Accept => "it is an answer, not a failure",
+            Self::Follow => "repeat the same commit at the store that the error names",
+            Self::RetryLater => "repeat after a pause",
+            Self::AllowMoreTime => "repeat with a later deadline",
+            Self::RepeatSameCommit => "repeat exactly the same commit: its id tells whether it was written",
+            Self::AskOperator => "stop, and call the person who runs the store",
+            Self::MendSetup => "change credentials or apply the schema, then repeat",
+            Self::Reopen => "open the store again, then repeat",
+        }
+    }
 }
 
 /// Whether the failed call may have written something.

@@ -34,7 +34,7 @@ pub fn check() -> Result<()> {
 /// Every page with its parts made anew.
 fn made() -> Result<Vec<(&'static str, String)>> {
     let evstore = evstore()?;
-    let part = |name: &str| output(Command::new(&evstore).args(["generate", name]));
+    let part = |name: &str| output(Command::new(&evstore).arg("generate").args(name.split(' ')));
     PAGES
         .iter()
         .map(|page| {

@@ -8,6 +8,7 @@ pub mod conformance;
 pub mod doctor;
 pub mod export;
 pub mod feed;
+pub mod generate;
 pub mod import;
 pub mod init;
 pub mod man;
@@ -44,6 +45,7 @@ pub async fn run(command: Command, session: &mut Session) -> Result {
         Command::Conformance(args) => conformance::run(args, session).await,
         Command::Completions(args) => completions::run(&args, session),
         Command::Man(args) => man::run(&args, session),
+        Command::Generate(args) => generate::run(&args, session).await,
         Command::ConformanceWorker => conformance::work(session).await,
     }
 }

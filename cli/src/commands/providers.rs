@@ -115,7 +115,7 @@ fn provider_json(provider: &Provider, promises: Option<&[(&'static str, String)]
     ])
 }
 
-fn kind(kind: KeyKind) -> String {
+pub(super) fn kind(kind: KeyKind) -> String {
     match kind {
         KeyKind::Text => "text".into(),
         KeyKind::Path => "path".into(),
@@ -127,7 +127,7 @@ fn kind(kind: KeyKind) -> String {
     }
 }
 
-fn default(key: &ConfigKey) -> &'static str {
+pub(super) fn default(key: &ConfigKey) -> &'static str {
     match key.default {
         KeyDefault::Required => "required",
         KeyDefault::Absent => "-",
@@ -136,7 +136,7 @@ fn default(key: &ConfigKey) -> &'static str {
 }
 
 /// The promises of a kind: off a configured store where there is one, else off a temporary one where that is possible.
-async fn promises_of(provider: &Provider, session: &mut Session) -> Option<Capabilities> {
+pub(super) async fn promises_of(provider: &Provider, session: &mut Session) -> Option<Capabilities> {
     if let Some(capabilities) = of_configured(provider, session).await {
         return Some(capabilities);
     }
