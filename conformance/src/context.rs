@@ -5,9 +5,10 @@ use crate::seed::Seed;
 use crate::target::{Target, WorkerCommand};
 use crate::trace::{Trace, Traced};
 use evstore_api::{
-    Append, Appended, Capabilities, Category, CommitId, Deadline, EventStore, EventType, Events, Expected, FeedFilter,
-    FeedStart, FindCommit, Head, NewCommit, NewEvent, ReadFeed, ReadHead, ReadStream, Result, Revision, Settings,
-    StoreAdmin, StreamId, StreamPage, StreamStart, capabilities::Consistency,
+    Append, Appended, Capabilities, Category, CommitId, Deadline, Epoch, EventStore, EventType, Events, Expected,
+    FeedFilter, FeedStart, FindCommit, Head, Meta, MetaSwapped, NewCommit, NewEvent, ReadFeed, ReadHead, ReadStream,
+    Result, Revision, Settings, StoreAdmin, StoreState, StreamId, StreamPage, StreamStart, SwapMeta,
+    capabilities::Consistency,
 };
 use evstore_api::{Cursor, Direction, FeedPage};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,6 +52,31 @@ pub struct Fresh {
     pub store: Arc<dyn EventStore>,
     /// The administrative side.
     pub admin: Arc<dyn StoreAdmin>,
+}
+
+impl Fresh {
+    /// Changes the store's record, which nothing else changes meanwhile; gives the new one.
+    pub(crate) async fn swap_meta(&self, context: &Context, change: impl FnOnce(&mut Meta)) -> Result<Meta, Broken> {
+        let expected = self.admin.read_meta(context.deadline()).await?;
+        let mut new = expected.clone();
+        change(&mut new);
+        let request = SwapMeta { expected, new: new.clone(), deadline: context.deadline() };
+        match self.admin.swap_meta(request).await? {
+            MetaSwapped::Done => Ok(new),
+            MetaSwapped::Differs(found) => {
+                Err(Broken::new(format!("a record that was just read is said to differ: {found:?}")))
+            }
+        }
+    }
+
+    /// Closes the store in the next epoch, in this state.
+    pub(crate) async fn enter(&self, context: &Context, state: StoreState) -> Result<Meta, Broken> {
+        self.swap_meta(context, |meta| {
+            meta.epoch = Epoch(meta.epoch.0 + 1);
+            meta.state = state;
+        })
+        .await
+    }
 }
 
 impl Context {
