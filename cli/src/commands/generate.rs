@@ -1,6 +1,3 @@
-// NOTE (uncommitted, 21:57): this file was deleted by accident at 21:55 by the author of `cli`, together with its uncommitted
-// wiring (`Generate(generate::Args)`, hidden, in args.rs; commands/mod.rs; `default`, `kind`, `promises_of` made visible in
-// providers.rs). Only the first 60 lines below could be recovered, word for word; the rest has to be written again. Sorry.
 //! `evstore generate`: parts of the project's pages that are made from the code, so that they can't say anything else.
 
 use crate::args::Cli;
@@ -11,7 +8,6 @@ use clap::CommandFactory as _;
 use evstore::layers::LAYER_KEYS;
 use evstore_api::{ConfigKey, ErrorKind, Written};
 use evstore_conformance::{catalog, properties};
-use std::fmt::Write as _;
 
 /// What `generate` takes.
 #[derive(clap::Args, Debug)]
@@ -61,3 +57,72 @@ const COMPARED: [(&str, &str); 7] = [
     ("reads", "reads"),
     ("idempotency", "repeats"),
     ("processes", "processes"),
+    ("fence", "fence"),
+];
+
+/// What each kind of store promises.
+async fn stores(session: &mut Session) -> String {
+    let mut rows = Vec::new();
+    for provider in session.providers() {
+        let found = promises_of(&provider, session).await.map(|capabilities| promises(&capabilities));
+        let mut row = vec![format!("`{}`", provider.name)];
+        for (wanted, _) in COMPARED {
+            let value = found.iter().flatten().find(|(name, _)| *name == wanted).map(|(_, value)| value.as_str());
+            row.push(value.map_or("by its server", survived).to_owned());
+        }
+        rows.push(row);
+    }
+    let columns: Vec<&str> = std::iter::once("store").chain(COMPARED.map(|(_, column)| column)).collect();
+    table(&columns, rows)
+}
+
+/// A durability as what it is against; any other value as it is.
+fn survived(value: &str) -> &str {
+    match value {
+        "memory" => "nothing",
+        "process crash" => "a crash",
+        "power loss" => "a power cut",
+        "replica quorum" => "the loss of a machine",
+        other => other,
+    }
+}
+
+fn keys(keys: &[ConfigKey]) -> String {
+    table(
+        &["key", "kind", "default", "what it does"],
+        keys.iter().map(|key| {
+            vec![format!("`{}`", key.name), kind(key.kind), default(key).to_owned(), key.sentence.to_owned()]
+        }),
+    )
+}
+
+/// What each kind of error says was written, and what to do next.
+fn errors() -> String {
+    let row = |kind: ErrorKind| {
+        let written = match evstore_api::Error::new(kind, "").written() {
+            Written::No => "no",
+            Written::Unknown => "unknown",
+        };
+        vec![format!("`{}`", kind.name()), written.into(), kind.advice().sentence().into()]
+    };
+    table(&["kind", "written", "what to do"], ErrorKind::ALL.map(row))
+}
+
+fn checks() -> String {
+    table(
+        &["check", "promise", "properties"],
+        catalog().map(|check| {
+            let properties: Vec<String> = check.properties.iter().map(ToString::to_string).collect();
+            vec![format!("`{}`", check.name), check.promise.to_owned(), properties.join(" ")]
+        }),
+    )
+}
+
+fn commands() -> String {
+    let command = Cli::command();
+    let shown = command.get_subcommands().filter(|one| !one.is_hide_set() && one.get_name() != "help");
+    let row = |one: &clap::Command| {
+        vec![format!("`{}`", one.get_name()), one.get_about().map(ToString::to_string).unwrap_or_default()]
+    };
+    table(&["command", "what it does"], shown.map(row))
+}
