@@ -195,7 +195,12 @@ impl NewFile {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        let temporary = NamedTempFile::with_prefix_in(".evstore-", folder).map_err(|cause| write_failed(path, cause))?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".evstore-");
+        // As any other new file: what the user's umask leaves.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let temporary = builder.tempfile_in(folder).map_err(|cause| write_failed(path, cause))?;
         let buffered = BufWriter::with_capacity(64 << 10, temporary);
         let writer = match is_gzip(path) {
             true => Packed::Gzip(Box::new(GzEncoder::new(buffered, Compression::default()))),

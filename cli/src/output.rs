@@ -268,12 +268,6 @@ impl List<'_> {
         }
     }
 
-    /// How many items there were.
-    #[must_use]
-    pub fn items(&self) -> u64 {
-        self.items
-    }
-
     /// Shows what is collected, for a list that goes on later.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use crate::output::{Cell, Tone};
 use evstore_api::{
     Appended, Commit, CommitKind, Content, EventRef, Head, Position, StreamId, StreamState, Timestamp,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 /// Longest preview of data in a table, in characters.
 const PREVIEW_CHARS_MAX: usize = 120;
@@ -207,12 +207,6 @@ pub fn preview(bytes: &[u8]) -> String {
         Some((end, _)) => format!("{}…", &words[..end]),
         None => words,
     }
-}
-
-/// Both ends of a range of positions.
-#[must_use]
-pub fn range_json(first: Position, last: Position) -> Value {
-    json!({ "first": first.0, "last": last.0 })
 }
 
 #[cfg(test)]

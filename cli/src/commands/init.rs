@@ -1,6 +1,6 @@
 //! `evstore init`: writes a commented config file, and nothing else.
 
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::files::NewFile;
 use crate::session::Session;
 use crate::view;
@@ -46,20 +46,6 @@ pub fn run(args: &Args, session: &mut Session) -> Result {
     let mut new = NewFile::create(&file)?;
     new.write(text.as_bytes())?;
     new.finish()?;
-    allow_reading(&file)?;
     let next = if args.template == EMBEDDED_PROVIDER { "evstore append" } else { "evstore schema apply" };
     session.output().text(&Value::Object(json), &format!("wrote {}; next: edit it, then {next}", file.display()))
-}
-
-/// Temporary files are for their owner alone; a config file is for everyone who runs the application, and has no secrets.
-#[cfg(unix)]
-fn allow_reading(file: &std::path::Path) -> Result {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644))
-        .map_err(|cause| Failure::io(format!("{} can't be made readable", file.display()), cause))
-}
-
-#[cfg(not(unix))]
-fn allow_reading(_: &std::path::Path) -> Result {
-    Ok(())
 }

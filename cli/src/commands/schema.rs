@@ -22,13 +22,13 @@ enum Command {
     /// Show what apply would do.
     Plan {
         /// The store; else -s, else the default.
-        #[arg(value_parser = crate::args::store_name)]
+        #[arg(id = "STORE", value_parser = crate::args::store_name)]
         store: Option<StoreName>,
     },
     /// Make or upgrade the schema.
     Apply {
         /// The store; else -s, else the default.
-        #[arg(value_parser = crate::args::store_name)]
+        #[arg(id = "STORE", value_parser = crate::args::store_name)]
         store: Option<StoreName>,
         /// Show what would be done, and do not.
         #[arg(long)]
@@ -37,13 +37,13 @@ enum Command {
     /// Verify that the schema is what this release needs.
     Check {
         /// The store; else -s, else the default.
-        #[arg(value_parser = crate::args::store_name)]
+        #[arg(id = "STORE", value_parser = crate::args::store_name)]
         store: Option<StoreName>,
     },
     /// Print the statements that apply would run, for review or another tool.
     Print {
         /// The store; else -s, else the default.
-        #[arg(value_parser = crate::args::store_name)]
+        #[arg(id = "STORE", value_parser = crate::args::store_name)]
         store: Option<StoreName>,
         /// In which language.
         #[arg(long = "as", value_name = "LANGUAGE", value_enum, default_value = "sql")]

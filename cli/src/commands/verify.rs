@@ -37,7 +37,7 @@ const PAGE_BYTES: u64 = 4 << 20;
 )]
 pub struct Args {
     /// The store; else -s, else the default.
-    #[arg(value_parser = crate::args::store_name)]
+    #[arg(id = "STORE", value_parser = crate::args::store_name)]
     store: Option<StoreName>,
     /// How many of the streams are read by themselves too. The feed is always read whole.
     #[arg(long, value_name = "PERCENT", default_value_t = 100, value_parser = clap::value_parser!(u8).range(0..=100))]

@@ -154,6 +154,10 @@ pub fn parse_event_of(wanted: &StreamId, line: &[u8]) -> Result<EventLine, Error
 }
 
 fn keys(line: &[u8]) -> Result<Keys<'_>, Error> {
+    // A list would be taken as the values of the keys, in their order.
+    if line.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err(invalid("a line is not a JSON object"));
+    }
     serde_json::from_slice(line).map_err(|cause| {
         // "line 1" is the line within itself; the caller knows which line of the file it is.
         let cause = cause.to_string().replace(" at line 1 column ", " at column ");

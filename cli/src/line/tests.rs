@@ -140,7 +140,7 @@ fn what_is_not_an_event_is_refused_with_what_is_wrong() {
     };
     for (line, wanted) in [
         ("", "EOF"),
-        ("[]", "invalid type"),
+        ("[]", "not a JSON object"),
         ("{\"stream\":\"a\"", "EOF"),
         (r#"{"stream":"a","data":1}"#, "key: type"),
         (r#"{"type":"a","data":1}"#, "key: stream"),

@@ -71,6 +71,12 @@ impl Incoming {
         Ok(self.peeked.take())
     }
 
+    /// Whether there is a line without waiting for the file.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        self.peeked.is_some() || !self.receiver.is_empty()
+    }
+
     /// Lines that were taken.
     #[must_use]
     pub fn lines(&self) -> u64 {

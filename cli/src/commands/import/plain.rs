@@ -1,58 +1,43 @@
-//! Appends a log: many streams at a time, each in its order, so that a store can put many commits into one write.
+//! Appends a log, in the order of its lines and many at a time, so that a store can put many commits into one write.
+//!
+//! Each append expects exactly the revision that the one before it in its stream gives. So a stream never has its lines out
+//! of order, whatever fails and whatever order a store takes them in; and a store that takes them as they come gives its
+//! feed the order of the file.
 
 use super::Imported;
 use super::incoming::{Incoming, Numbered};
 use crate::failure::{Failure, Result};
 use crate::line::{Body, EventLine};
 use crate::session::{Session, deadline};
-use evstore_api::capabilities::Window;
 use evstore_api::{
     Append, CommitId, CommitKind, ContentDigest, Direction, Error, ErrorKind, EventStore, Events, Expected, NewCommit,
-    ReadStream, Revision, StreamId, StreamStart, format,
+    ReadHead, ReadStream, Revision, StreamId, StreamStart, format,
 };
+use futures::future::BoxFuture;
+use futures::stream::{self, FuturesUnordered};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, poll};
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use std::sync::Arc;
+use std::task::Poll;
+use tokio::sync::oneshot;
 
-/// Appends that are under way at a time. A stream always takes the same lane, so its order holds.
-const LANES: usize = 256;
-/// Commits that wait in a lane.
-const LANE_WAITING_MAX: usize = 16;
+/// Appends that are under way at a time.
+const APPENDS_MAX: usize = 1024;
+/// Lines whose streams are looked up together.
+const LOOK_AHEAD: usize = 512;
+/// Streams that are looked up at a time.
+const LOOK_UPS_MAX: usize = 16;
 /// Most bytes of one page while a stream that was there before is looked through.
 const PAGE_BYTES: u64 = 4 << 20;
 
-/// A commit that is ready to be appended.
+/// A commit that was read.
 #[derive(Debug)]
 struct Ready {
     line: u64,
     stream: StreamId,
-    expected: Expected,
+    /// The revision that its first event has to get, where the line says so.
+    revision: Option<Revision>,
     commit: NewCommit,
-}
-
-/// What the lanes report.
-#[derive(Debug, Default)]
-struct Tally {
-    added: AtomicU64,
-    present: AtomicU64,
-    /// The failure of the earliest line.
-    failed: Mutex<Option<(u64, Error)>>,
-}
-
-impl Tally {
-    fn fail(&self, line: u64, error: Error) {
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        if failed.as_ref().is_none_or(|(earlier, _)| line < *earlier) {
-            *failed = Some((line, error));
-        }
-    }
-
-    fn has_failed(&self) -> bool {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).is_some()
-    }
 }
 
 /// Appends every line.
@@ -62,136 +47,226 @@ pub async fn run(mut incoming: Incoming, dry_run: bool, session: &mut Session) -
         while let Some(ready) = assembly.next(&mut incoming).await? {
             assembly.events += u64::from(ready.commit.events.count());
         }
-        return Ok(assembly.imported(&incoming, &Tally::default()));
+        return Ok(assembly.imported(&incoming, 0, 0));
     }
-    let store = session.open_store().await?;
-    let tally = Arc::new(Tally::default());
-    let mut tasks = JoinSet::new();
-    let mut lanes = Vec::with_capacity(LANES);
-    for _ in 0..LANES {
-        let (sender, receiver) = mpsc::channel(LANE_WAITING_MAX);
-        tasks.spawn(append_lane(store.clone(), receiver, tally.clone()));
-        lanes.push(sender);
-    }
-    let fed = feed_lanes(&mut assembly, &mut incoming, &lanes, &tally).await;
+    let mut appends = Appends::new(session.open_store().await?);
+    let read = append_all(&mut assembly, &mut incoming, &mut appends).await;
     // What is on its way is finished before anything is said.
-    drop(lanes);
-    while tasks.join_next().await.is_some() {}
-    let failed = tally.failed.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some((line, error)) = failed {
-        return Err(told(incoming.at(error, line), &tally));
+    while appends.finish_one().await {}
+    let added = appends.added;
+    let told = |error: Error| error.with("events_added_before", added);
+    if let Some((line, error)) = appends.failed.take() {
+        return Err(told(incoming.at(error, line)).into());
     }
-    fed?;
-    Ok(assembly.imported(&incoming, &tally))
+    read.map_err(|failure| match failure {
+        Failure::Store(error) => told(error).into(),
+        other => other,
+    })?;
+    Ok(assembly.imported(&incoming, appends.added, appends.present))
 }
 
-/// What was done before it failed is done: saying so spares the question.
-fn told(error: Error, tally: &Tally) -> Failure {
-    error.with("events_added_before", tally.added.load(Ordering::Relaxed)).into()
-}
-
-async fn feed_lanes(
-    assembly: &mut Assembly,
-    incoming: &mut Incoming,
-    lanes: &[mpsc::Sender<Ready>],
-    tally: &Tally,
-) -> Result {
-    while !tally.has_failed() {
-        let ready = match assembly.next(incoming).await {
-            Ok(Some(ready)) => ready,
-            Ok(None) => break,
-            Err(Failure::Store(error)) => return Err(told(error, tally)),
-            Err(other) => return Err(other),
-        };
-        assembly.events += u64::from(ready.commit.events.count());
-        let mut hasher = DefaultHasher::new();
-        ready.stream.hash(&mut hasher);
-        let lane = &lanes[(hasher.finish() % LANES as u64) as usize];
-        if lane.send(ready).await.is_err() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-async fn append_lane(store: Arc<dyn EventStore>, mut receiver: mpsc::Receiver<Ready>, tally: Arc<Tally>) {
-    let mut known = Known::default();
-    while let Some(ready) = receiver.recv().await {
-        // Later lines of a stream must not be stored without the earlier one; other streams need not go on either.
-        if tally.has_failed() {
-            continue;
-        }
-        let (line, events) = (ready.line, u64::from(ready.commit.events.count()));
-        match known.append(&*store, ready).await {
-            Ok(true) => drop(tally.added.fetch_add(events, Ordering::Relaxed)),
-            Ok(false) => drop(tally.present.fetch_add(events, Ordering::Relaxed)),
-            Err(error) => tally.fail(line, error),
-        }
-    }
-}
-
-/// What was in a stream before, for stores that recognise only the most recent commits by their ids.
-#[derive(Default)]
-struct Known {
-    streams: HashMap<StreamId, HashMap<CommitId, ContentDigest>>,
-}
-
-impl Known {
-    /// Appends a commit unless it is there; says whether it was written.
-    async fn append(&mut self, store: &dyn EventStore, ready: Ready) -> Result<bool, Error> {
-        if store.capabilities().idempotency != Window::Forever && self.has(store, &ready).await? {
-            return Ok(false);
-        }
-        let Ready { stream, expected, commit, .. } = ready;
-        let id = commit.id;
-        let request = Append { stream: stream.clone(), expected, commit, deadline: deadline() };
-        match store.append(request).await {
-            Ok(receipt) => Ok(!receipt.repeated),
-            Err(error) if error.kind() == ErrorKind::IdReused => Err(changed(&stream, id)),
-            Err(error) => Err(error.with("stream", stream)),
-        }
-    }
-
-    async fn has(&mut self, store: &dyn EventStore, ready: &Ready) -> Result<bool, Error> {
-        if !self.streams.contains_key(&ready.stream) {
-            let commits = commits_of(store, &ready.stream).await?;
-            self.streams.insert(ready.stream.clone(), commits);
-        }
-        let Some(stored) = self.streams.get(&ready.stream).and_then(|commits| commits.get(&ready.commit.id)) else {
-            return Ok(false);
-        };
-        let events = ready.commit.clone().recorded()?;
-        let digest = format::digest(&ready.stream, ready.commit.id, &CommitKind::Events, &events);
-        if digest == *stored { Ok(true) } else { Err(changed(&ready.stream, ready.commit.id)) }
-    }
-}
-
-fn changed(stream: &StreamId, commit: CommitId) -> Error {
-    Error::new(ErrorKind::IdReused, "a line differs from what was imported before; give it an id of its own, or undo the change")
-        .with("stream", stream)
-        .of_commit(commit)
-}
-
-/// Every commit of a stream, with its digest.
-async fn commits_of(store: &dyn EventStore, stream: &StreamId) -> Result<HashMap<CommitId, ContentDigest>, Error> {
-    let mut commits = HashMap::new();
-    let mut from = StreamStart::First;
+async fn append_all(assembly: &mut Assembly, incoming: &mut Incoming, appends: &mut Appends) -> Result {
     loop {
+        let mut batch = Vec::new();
+        let mut ended = Ok(false);
+        while batch.len() < LOOK_AHEAD && (batch.is_empty() || incoming.has_waiting()) {
+            match assembly.next(incoming).await {
+                Ok(Some(ready)) => batch.push(ready),
+                Ok(None) => ended = Ok(true),
+                // The good lines before a bad one are stored: the next run goes on from there either way.
+                Err(failure) => ended = Err(failure),
+            }
+            if !matches!(ended, Ok(false)) {
+                break;
+            }
+        }
+        appends.look_up(&batch).await?;
+        for ready in batch {
+            assembly.events += u64::from(ready.commit.events.count());
+            appends.begin(ready).await;
+            if appends.failed.is_some() {
+                return Ok(());
+            }
+        }
+        if ended? {
+            return Ok(());
+        }
+    }
+}
+
+/// What is known of a stream of the file.
+struct StreamState {
+    /// Its last revision, once everything that was begun is stored.
+    revision: Revision,
+    /// Commits that were there before the import and have not been met in the file.
+    before: HashMap<CommitId, ContentDigest>,
+    /// Tells when the append that was begun last is answered; gone without a word when it failed.
+    last: Option<oneshot::Receiver<()>>,
+}
+
+/// How an append ended.
+struct Ended {
+    line: u64,
+    events: u64,
+    /// Whether it was written.
+    result: Result<bool, Error>,
+}
+
+/// Appends that are under way.
+struct Appends {
+    store: Arc<dyn EventStore>,
+    streams: HashMap<StreamId, StreamState>,
+    running: FuturesUnordered<BoxFuture<'static, Ended>>,
+    added: u64,
+    present: u64,
+    /// The failure of the earliest line.
+    failed: Option<(u64, Error)>,
+}
+
+impl Appends {
+    fn new(store: Arc<dyn EventStore>) -> Self {
+        let (streams, running) = (HashMap::new(), FuturesUnordered::new());
+        Self { store, streams, running, added: 0, present: 0, failed: None }
+    }
+
+    /// Finds out what is in streams that were not met before.
+    async fn look_up(&mut self, batch: &[Ready]) -> Result {
+        let mut new: Vec<&StreamId> =
+            batch.iter().map(|ready| &ready.stream).filter(|stream| !self.streams.contains_key(stream)).collect();
+        new.sort_unstable();
+        new.dedup();
+        let look_ups = new.into_iter().map(|stream| state_of(self.store.clone(), stream.clone()));
+        let found: Vec<_> = stream::iter(look_ups).buffer_unordered(LOOK_UPS_MAX).try_collect().await?;
+        self.streams.extend(found);
+        Ok(())
+    }
+
+    /// Begins to append a commit, unless it is there.
+    async fn begin(&mut self, ready: Ready) {
+        let (line, events) = (ready.line, u64::from(ready.commit.events.count()));
+        let Some(state) = self.streams.get_mut(&ready.stream) else { return };
+        if let Some(stored) = state.before.remove(&ready.commit.id) {
+            let result = same(&ready, stored).map(|()| false);
+            return self.end(Ended { line, events, result });
+        }
+        if let Some(given) = ready.revision.filter(|given| *given != state.revision.next()) {
+            let error = Error::new(ErrorKind::Conflict, "a line has another revision than its stream would give it");
+            let error = error.with("stream", &ready.stream).with("given", given).with("next", state.revision.next());
+            return self.end(Ended { line, events, result: Err(error) });
+        }
+        let expected = state.revision;
+        state.revision = expected.plus(events);
+        let (done, when_done) = oneshot::channel();
+        let before = state.last.replace(when_done);
+        let mut append = append(self.store.clone(), ready, expected, before, done).boxed();
+        // Asked once at its turn: that puts it into the store's queue, before those that come after it.
+        match poll!(&mut append) {
+            Poll::Ready(ended) => self.end(ended),
+            Poll::Pending => self.running.push(append),
+        }
+        while self.running.len() >= APPENDS_MAX && self.finish_one().await {}
+    }
+
+    /// Waits for one append; says whether there was one.
+    async fn finish_one(&mut self) -> bool {
+        match self.running.next().await {
+            Some(ended) => {
+                self.end(ended);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn end(&mut self, ended: Ended) {
+        match ended.result {
+            Ok(true) => self.added += ended.events,
+            Ok(false) => self.present += ended.events,
+            Err(error) => {
+                if self.failed.as_ref().is_none_or(|(earlier, _)| ended.line < *earlier) {
+                    self.failed = Some((ended.line, error));
+                }
+            }
+        }
+    }
+}
+
+/// Appends one commit after the one before it in its stream.
+async fn append(
+    store: Arc<dyn EventStore>,
+    ready: Ready,
+    expected: Revision,
+    before: Option<oneshot::Receiver<()>>,
+    done: oneshot::Sender<()>,
+) -> Ended {
+    let events = u64::from(ready.commit.events.count());
+    let request = || Append {
+        stream: ready.stream.clone(),
+        expected: Expected::At(expected),
+        commit: ready.commit.clone(),
+        deadline: deadline(),
+    };
+    let mut answer = store.append(request()).await;
+    if let (Err(error), Some(before)) = (&answer, before) {
+        // The store took this one first. It has its turn once the one before is stored, and none if that failed.
+        let early = error.kind() == ErrorKind::Conflict && error.head().is_some_and(|head| head.revision < expected);
+        if early && before.await.is_ok() {
+            answer = store.append(request()).await;
+        }
+    }
+    let result = match answer {
+        Ok(receipt) => {
+            // Nobody waits where the file has no more of this stream.
+            let _ = done.send(());
+            Ok(!receipt.repeated)
+        }
+        Err(error) if error.kind() == ErrorKind::IdReused => Err(changed(&ready)),
+        Err(error) if error.kind() == ErrorKind::Conflict => Err(Error::new(
+            ErrorKind::Conflict,
+            "someone else appended to a stream of the file; import it again to go on",
+        )
+        .with("stream", &ready.stream)
+        .caused_by(error)),
+        Err(error) => Err(error.with("stream", &ready.stream)),
+    };
+    Ended { line: ready.line, events, result }
+}
+
+/// Compares a line with the commit that was stored for it.
+fn same(ready: &Ready, stored: ContentDigest) -> Result<(), Error> {
+    let events = ready.commit.clone().recorded()?;
+    let digest = format::digest(&ready.stream, ready.commit.id, &CommitKind::Events, &events);
+    if digest == stored { Ok(()) } else { Err(changed(ready)) }
+}
+
+fn changed(ready: &Ready) -> Error {
+    Error::new(
+        ErrorKind::IdReused,
+        "a line differs from what was imported before; undo the change, or give it an id of its own",
+    )
+    .with("stream", &ready.stream)
+    .of_commit(ready.commit.id)
+}
+
+/// What is in a stream. Its commits are remembered by id and digest, because a store need not recognise old ones by itself.
+async fn state_of(store: Arc<dyn EventStore>, stream: StreamId) -> Result<(StreamId, StreamState), Error> {
+    let head = store.head(ReadHead { stream: stream.clone(), deadline: deadline() }).await?;
+    let mut state = StreamState { revision: head.revision, before: HashMap::new(), last: None };
+    let mut from = (head.revision.0 > 0).then_some(StreamStart::First);
+    while let Some(start) = from {
         let request = ReadStream {
             stream: stream.clone(),
-            from,
+            from: start,
             direction: Direction::Forward,
             limit: store.capabilities().limits.page_items,
             max_bytes: PAGE_BYTES,
             deadline: deadline(),
         };
         let page = store.read_stream(request).await?;
-        commits.extend(page.commits.iter().map(|commit| (commit.id, commit.digest)));
-        match page.next {
-            Some(next) => from = StreamStart::At(next),
-            None => return Ok(commits),
-        }
+        state.before.extend(page.commits.iter().map(|commit| (commit.id, commit.digest)));
+        from = page.next.map(StreamStart::At);
     }
+    Ok((stream, state))
 }
 
 /// Makes commits of lines.
@@ -210,8 +285,8 @@ impl Assembly {
         let first = event_of(first).map_err(|error| incoming.at(error, number))?;
         let ordinal = self.ordinal(&first.stream);
         let id = first.commit.unwrap_or_else(|| derived_commit(&first, ordinal));
-        let expected = first.revision.map_or(Expected::Any, |revision| Expected::At(Revision(revision.0 - 1)));
-        let (stream, given, mut revision) = (first.stream, first.commit, first.revision);
+        let wanted = first.revision;
+        let (stream, given, mut revision) = (first.stream, first.commit, wanted);
         let mut events = vec![first.event];
         while given.is_some() && continues(incoming.peek().await?, &stream, id) {
             let Some(next) = incoming.next().await? else { break };
@@ -222,7 +297,7 @@ impl Assembly {
             events.push(next.event);
         }
         let events = Events::new(events).map_err(|error| incoming.at(error, number))?;
-        Ok(Some(Ready { line: number, stream, expected, commit: NewCommit { id, events } }))
+        Ok(Some(Ready { line: number, stream, revision: wanted, commit: NewCommit { id, events } }))
     }
 
     /// How many lines of this stream there were before.
@@ -239,12 +314,12 @@ impl Assembly {
         }
     }
 
-    fn imported(&self, incoming: &Incoming, tally: &Tally) -> Imported {
+    fn imported(&self, incoming: &Incoming, added: u64, present: u64) -> Imported {
         Imported {
             lines: incoming.lines(),
             events: self.events,
-            added: tally.added.load(Ordering::Relaxed),
-            present: tally.present.load(Ordering::Relaxed),
+            added,
+            present,
             streams: self.ordinals.len() as u64,
             restored: false,
         }
