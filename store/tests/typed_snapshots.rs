@@ -1,4 +1,5 @@
 //! Snapshots: when they are taken, when they are believed, and that a load with one equals a replay.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set its stage has failed")]
 
 mod stores;
 

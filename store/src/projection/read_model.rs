@@ -1,7 +1,7 @@
 //! Runs a projection exactly once: the read model keeps its place in the transaction that changes it.
 
 use super::runner::{PAUSE_FIRST, PAUSE_MAX};
-use super::{BoxError, OnError, Parts, Phase, StopReason};
+use super::{BoxError, OnError, Parts, Phase, Rivals, StopReason};
 use crate::api::{Cursor, Error, ErrorKind, Result};
 use crate::backoff::Backoff;
 use crate::subscription::{Batch, Delivery};
@@ -64,9 +64,19 @@ pub trait ReadModel: Send + 'static {
 
 /// Runs until it is stopped or fails for good.
 pub(super) async fn run(parts: Parts, model: impl ReadModel) -> StopReason {
-    match (Feeding { model, parts }).run().await {
-        Ok(()) => StopReason::Asked,
-        Err(reason) => reason,
+    let mut feeding = Feeding { model, parts: parts.clone() };
+    loop {
+        match (feeding.run().await, parts.rivals) {
+            (Ok(()), _) => return StopReason::Asked,
+            // The read model's own transaction decides who feeds it; this one waits and asks how far it came.
+            (Err(StopReason::Rival(_)), Rivals::StandBy(wait)) => {
+                parts.report(|status| status.phase = Phase::StandingBy);
+                if parts.stopper.or(tokio::time::sleep(wait)).await.is_none() {
+                    return StopReason::Asked;
+                }
+            }
+            (Err(reason), _) => return reason,
+        }
     }
 }
 
@@ -78,7 +88,10 @@ struct Feeding<M> {
 impl<M: ReadModel> Feeding<M> {
     async fn run(&mut self) -> Result<(), StopReason> {
         let Some(mut stored) = self.checkpoint().await? else { return Ok(()) };
-        self.parts.report(|status| status.cursor = stored.clone());
+        self.parts.report(|status| {
+            status.phase = Phase::CatchingUp;
+            status.cursor = stored.clone();
+        });
         let mut subscription = self.parts.subscribe(stored.clone()).await.map_err(StopReason::Store)?;
         let mut stored_at = Instant::now();
         loop {

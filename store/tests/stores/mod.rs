@@ -1,6 +1,5 @@
 //! Stores for the tests: one in memory, and one around it that loses answers and lets rivals in between.
 #![allow(dead_code, reason = "each test file uses a part of it")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot open its store has failed")]
 
 use async_trait::async_trait;
 use evstore::api::*;
@@ -195,4 +194,18 @@ impl EventStore for Faulty {
     async fn close(&self) -> Result<()> {
         self.inner.close().await
     }
+}
+
+/// Long enough for anything that a test waits for.
+pub fn soon() -> Deadline {
+    Deadline::within(std::time::Duration::from_secs(10))
+}
+
+/// Appends events of one type to a stream, their data the numbers given.
+pub async fn append(store: &dyn EventStore, stream: &str, event_type: &str, numbers: &[u64]) -> Appended {
+    let event = |n: &u64| NewEvent::new(EventType::new(event_type).unwrap(), n.to_string().into_bytes());
+    let events = Events::new(numbers.iter().map(event).collect()).unwrap();
+    let commit = NewCommit { id: CommitId::generate(), events };
+    let stream = StreamId::new(stream).unwrap();
+    store.append(Append { stream, expected: Expected::Any, commit, deadline: soon() }).await.unwrap()
 }

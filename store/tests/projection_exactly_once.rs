@@ -1,0 +1,162 @@
+//! Projections whose read model keeps the cursor in its own transaction: every event counts once, whatever fails.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set its stage has failed")]
+
+mod stores;
+
+use evstore::api::*;
+use evstore::{Batch, BoxError, Executed, OnError, Project, Projection, ReadModel, Rivals, StopReason};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use stores::{append, memory};
+
+/// Stands for a database: what is committed outlives the read model.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Database {
+    sum: u64,
+    events: u64,
+    cursor: Option<Cursor>,
+}
+
+/// How the next transactions end.
+#[derive(Clone, Copy, PartialEq)]
+enum Ending {
+    RollsBack,
+    LosesAnswer,
+    Commits,
+}
+
+#[derive(Clone)]
+struct Sums {
+    database: Arc<Mutex<Database>>,
+    endings: Arc<Mutex<Vec<Ending>>>,
+}
+
+impl Sums {
+    fn new(endings: &[Ending]) -> Self {
+        Self { database: Arc::default(), endings: Arc::new(Mutex::new(endings.iter().rev().copied().collect())) }
+    }
+
+    fn read(&self) -> Database {
+        self.database.lock().unwrap().clone()
+    }
+}
+
+impl ReadModel for Sums {
+    async fn checkpoint(&mut self) -> Result<Option<Cursor>, BoxError> {
+        Ok(self.read().cursor)
+    }
+
+    async fn apply(&mut self, batch: &Batch, cursor: &Cursor) -> Result<(), BoxError> {
+        let ending = self.endings.lock().unwrap().pop().unwrap_or(Ending::Commits);
+        let mut transaction = self.read();
+        if transaction.cursor.as_ref() != batch.after() {
+            return Err("another process is feeding this read model".into());
+        }
+        for event in batch.events() {
+            transaction.sum += std::str::from_utf8(&event.event.data)?.parse::<u64>()?;
+            transaction.events += 1;
+        }
+        transaction.cursor = Some(cursor.clone());
+        if ending != Ending::RollsBack {
+            *self.database.lock().unwrap() = transaction;
+        }
+        if ending == Ending::Commits { Ok(()) } else { Err("the connection is gone".into()) }
+    }
+}
+
+fn project(store: &Arc<dyn EventStore>) -> Project {
+    Project::new(store.clone(), "sums").category("order").checkpoint_every(2, Duration::ZERO)
+}
+
+async fn wait(projection: &Projection, stream: &str, receipt: Appended) {
+    let executed = Executed::of(StreamId::new(stream).unwrap(), receipt);
+    projection.wait_for(&executed, Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test]
+async fn every_event_counts_once_whatever_becomes_of_transactions() {
+    let store = memory().await;
+    let sums = Sums::new(&[Ending::RollsBack, Ending::LosesAnswer, Ending::Commits, Ending::LosesAnswer]);
+    for n in 1..=5 {
+        append(&*store, "order-1", "Placed", &[n, n]).await;
+    }
+    let first = project(&store).run_into(sums.clone()).await.unwrap();
+    let receipt = append(&*store, "order-2", "Placed", &[10]).await;
+    wait(&first, "order-2", receipt).await;
+    assert_eq!((sums.read().sum, sums.read().events), (40, 11));
+    first.stop().await.unwrap();
+
+    let second = project(&store).run_into(sums.clone()).await.unwrap();
+    let receipt = append(&*store, "order-1", "Placed", &[100]).await;
+    wait(&second, "order-1", receipt).await;
+    assert_eq!((sums.read().sum, sums.read().events), (140, 12));
+}
+
+#[tokio::test]
+async fn the_cursor_moves_in_the_read_model_also_where_nothing_matches() {
+    let store = memory().await;
+    let sums = Sums::new(&[]);
+    let projection = project(&store).run_into(sums.clone()).await.unwrap();
+    let receipt = append(&*store, "invoice-1", "Paid", &[1]).await;
+    wait(&projection, "invoice-1", receipt.clone()).await;
+    assert_eq!(sums.read().events, 0);
+    assert_eq!(sums.read().cursor.and_then(|cursor| cursor.position()), receipt.position);
+}
+
+/// Feeds one event, then lets a rival move the read model to a position, then appends another event.
+async fn with_rival_at(position: u64, sums: &Sums, rivals: Rivals) -> (Projection, Executed) {
+    let store = memory().await;
+    let projection = project(&store).rivals(rivals).run_into(sums.clone()).await.unwrap();
+    let receipt = append(&*store, "order-1", "Placed", &[1]).await;
+    let incarnation = store.feed_head(stores::soon()).await.unwrap().cursor.incarnation();
+    wait(&projection, "order-1", receipt).await;
+    sums.database.lock().unwrap().cursor = Some(Cursor::total(incarnation, Position(position)));
+    let receipt = append(&*store, "order-1", "Placed", &[5]).await;
+    (projection, Executed::of(StreamId::new("order-1").unwrap(), receipt))
+}
+
+#[tokio::test]
+async fn a_rival_that_feeds_the_same_read_model_ends_this_one() {
+    let sums = Sums::new(&[]);
+    let (zombie, _) = with_rival_at(99, &sums, Rivals::TakeOver).await;
+    let reason = tokio::time::timeout(Duration::from_secs(10), zombie.stopped()).await.unwrap();
+    assert!(matches!(*reason, StopReason::Rival(_)), "{reason:?}");
+    assert_eq!(sums.read().sum, 1);
+}
+
+#[tokio::test]
+async fn an_event_that_a_rival_has_applied_is_not_applied_again() {
+    let sums = Sums::new(&[]);
+    let (projection, executed) = with_rival_at(2, &sums, Rivals::TakeOver).await;
+    projection.wait_for(&executed, Duration::from_secs(10)).await.unwrap();
+    assert_eq!(sums.read().sum, 1);
+}
+
+#[tokio::test]
+async fn one_that_stands_by_goes_on_from_where_the_rival_came_to() {
+    let sums = Sums::new(&[]);
+    let (projection, executed) = with_rival_at(0, &sums, Rivals::StandBy(Duration::from_millis(10))).await;
+    projection.wait_for(&executed, Duration::from_secs(10)).await.unwrap();
+    // The place is the read model's own: told to stand before the first event, it gets both.
+    while sums.read().sum != 7 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_read_model_that_keeps_failing_stops_its_projection_and_nothing_of_the_batch_is_there() {
+    let store = memory().await;
+    let sums = Sums::new(&[Ending::RollsBack; 9]);
+    append(&*store, "order-1", "Placed", &[1]).await;
+    let projection = project(&store).on_error(OnError::StopAfter(2)).run_into(sums.clone()).await.unwrap();
+    let reason = tokio::time::timeout(Duration::from_secs(10), projection.stopped()).await.unwrap();
+    assert!(matches!(*reason, StopReason::Handler { at: None, .. }), "{reason:?}");
+    assert_eq!(sums.read(), Database::default());
+}
+
+#[tokio::test]
+async fn parking_is_refused_where_batches_are_whole() {
+    let store = memory().await;
+    let parks = project(&store).on_error(OnError::ParkAfter(1)).run_into(Sums::new(&[])).await;
+    assert_eq!(parks.unwrap_err().kind(), ErrorKind::Unsupported);
+}
