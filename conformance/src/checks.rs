@@ -5,6 +5,26 @@ use crate::check::Check;
 mod append;
 mod concurrency;
 mod feed;
+mod filters;
+mod idempotency;
+mod listing;
+mod payload;
+mod snapshots;
+mod stream_reads;
+mod tenancy;
+mod time;
 
 /// Every file's checks, in the order of the contract.
-pub(crate) const ALL: &[&[Check]] = &[append::CHECKS, concurrency::CHECKS, feed::CHECKS];
+pub(crate) const ALL: &[&[Check]] = &[
+    append::CHECKS,
+    idempotency::CHECKS,
+    concurrency::CHECKS,
+    stream_reads::CHECKS,
+    feed::CHECKS,
+    filters::CHECKS,
+    listing::CHECKS,
+    snapshots::CHECKS,
+    payload::CHECKS,
+    time::CHECKS,
+    tenancy::CHECKS,
+];
