@@ -1,6 +1,6 @@
 //! Appending, inside the write transaction: what is read for the decision, and the rows that the decision writes.
 
-use crate::codec::{self, RECEIPT_COLUMNS, STREAM_COLUMNS, StreamRow};
+use crate::codec::{self, SELECT_RECEIPT, SELECT_STREAM, StreamRow};
 use crate::error::Result as Worked;
 use crate::writer::Transaction;
 use evstore_api::{
@@ -26,8 +26,7 @@ pub fn append(transaction: &mut Transaction<'_>, wanted: &Wanted, events: &[u8])
 
 /// Finds a stream's row.
 pub fn find_stream(connection: &Connection, stream: &StreamId) -> Worked<Option<StreamRow>> {
-    let sql = format!("SELECT {STREAM_COLUMNS} FROM streams WHERE namespace = ?1 AND name = ?2");
-    let mut select = connection.prepare_cached(&sql)?;
+    let mut select = connection.prepare_cached(SELECT_STREAM)?;
     let mut rows = select.query([stream.namespace.as_str(), stream.name.as_str()])?;
     rows.next()?.map(codec::stream).transpose()
 }
@@ -35,8 +34,7 @@ pub fn find_stream(connection: &Connection, stream: &StreamId) -> Worked<Option<
 /// The receipt of the commit with this id, if there is one.
 pub fn find_commit(connection: &Connection, stream: Option<&StreamRow>, commit: CommitId) -> Worked<Option<Appended>> {
     let Some(stream) = stream else { return Ok(None) };
-    let sql = format!("SELECT {RECEIPT_COLUMNS} FROM commits WHERE stream = ?1 AND id = ?2");
-    let mut select = connection.prepare_cached(&sql)?;
+    let mut select = connection.prepare_cached(SELECT_RECEIPT)?;
     let mut rows = select.query(params![stream.key, commit.0])?;
     rows.next()?.map(|row| codec::receipt(row, commit, USAGE)).transpose()
 }

@@ -21,6 +21,11 @@ pub const COMMIT_COLUMNS: &str =
 pub const STREAM_COLUMNS: &str =
     "key, revision, number, first_retained, recorded_at, last_id, last_marker, last_imported";
 
+/// Finds a stream by its name, for [`stream`]. Written out, as every append runs it.
+pub const SELECT_STREAM: &str =
+    "SELECT key, revision, number, first_retained, recorded_at, last_id, last_marker, last_imported
+    FROM streams WHERE namespace = ?1 AND name = ?2";
+
 /// The columns of a snapshot, in the order in which [`snapshot`] reads them.
 pub const SNAPSHOT_COLUMNS: &str = "revision, number, id, schema, content_type, taken_at, data, checksum";
 
@@ -151,8 +156,9 @@ pub fn frame(row: &Row<'_>, stream: StreamId) -> Worked<Commit> {
     })
 }
 
-/// The columns of a receipt, in the order in which [`receipt`] reads them.
-pub const RECEIPT_COLUMNS: &str = "number, revision, count, position, recorded_at, digest";
+/// Finds a commit of a stream by its id, for [`receipt`].
+pub const SELECT_RECEIPT: &str =
+    "SELECT number, revision, count, position, recorded_at, digest FROM commits WHERE stream = ?1 AND id = ?2";
 
 /// Reads the receipt of a commit that was written before.
 pub fn receipt(row: &Row<'_>, commit: CommitId, usage: Usage) -> Worked<Appended> {
@@ -220,4 +226,14 @@ pub fn valid<T>(name: evstore_api::Result<T>) -> Worked<T> {
 
 pub fn corrupt(message: &'static str) -> Error {
     Error::new(ErrorKind::Corrupt, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_found_with_the_columns_that_a_list_has() {
+        assert!(SELECT_STREAM.starts_with(&format!("SELECT {STREAM_COLUMNS}\n")));
+    }
 }

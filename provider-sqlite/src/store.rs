@@ -75,10 +75,12 @@ impl Sqlite {
     /// Looks at or changes the tables on a thread that may block, through a connection of its own.
     async fn with_schema<R: Send + 'static>(
         &self,
+        deadline: Deadline,
         purpose: Use,
         work: impl FnOnce(&mut rusqlite::Connection, Meta) -> Result<R> + Send + 'static,
     ) -> Result<R> {
         self.writer.check_open()?;
+        refusal::check_deadline(deadline)?;
         let (config, meta) = (self.config.clone(), Meta::new(self.clock.now()));
         let run = move || work(&mut schema::connect(&config.path, purpose)?, meta);
         let gone =
@@ -261,20 +263,20 @@ impl StoreAdmin for Sqlite {
         Ok(FeedAdvanced { head: self.read_feed_end(request.deadline).await? })
     }
 
-    async fn plan_schema(&self, _: Deadline) -> Result<SchemaPlan> {
+    async fn plan_schema(&self, deadline: Deadline) -> Result<SchemaPlan> {
         if !self.config.path.exists() {
             self.writer.check_open()?;
             return Ok(schema::plan_new());
         }
-        self.with_schema(Use::Write, |connection, _| schema::plan(connection)).await
+        self.with_schema(deadline, Use::Write, |connection, _| schema::plan(connection)).await
     }
 
-    async fn apply_schema(&self, _: Deadline) -> Result<SchemaPlan> {
-        self.with_schema(Use::Make, |connection, meta| schema::apply(connection, &meta)).await
+    async fn apply_schema(&self, deadline: Deadline) -> Result<SchemaPlan> {
+        self.with_schema(deadline, Use::Make, |connection, meta| schema::apply(connection, &meta)).await
     }
 
-    async fn check_schema(&self, _: Deadline) -> Result<()> {
-        self.with_schema(Use::Write, |connection, _| schema::check(connection)).await
+    async fn check_schema(&self, deadline: Deadline) -> Result<()> {
+        self.with_schema(deadline, Use::Write, |connection, _| schema::check(connection)).await
     }
 
     async fn close(&self) -> Result<()> {
