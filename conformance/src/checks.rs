@@ -4,11 +4,13 @@ use crate::check::Check;
 
 mod append;
 mod concurrency;
+mod deletion;
 mod feed;
 mod filters;
 mod idempotency;
 mod listing;
 mod payload;
+mod records;
 mod snapshots;
 mod stream_reads;
 mod tenancy;
@@ -23,6 +25,8 @@ pub(crate) const ALL: &[&[Check]] = &[
     feed::CHECKS,
     filters::CHECKS,
     listing::CHECKS,
+    records::CHECKS,
+    deletion::CHECKS,
     snapshots::CHECKS,
     payload::CHECKS,
     time::CHECKS,

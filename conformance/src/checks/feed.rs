@@ -1,14 +1,14 @@
-//! The feed over all streams: properties 78 to 103, its filters (104 to 107, 124), and waiting for it (88, 125).
+//! The feed over all streams: properties 78 to 103, and waiting for it (88, 125). Its filters are in `filters`.
 
 use crate::check::{Broken, Check, Outcome, check, ensure, ensure_eq, ensure_kind};
 use crate::context::{Context, Fresh, event_type};
 use crate::seed::Seed;
 use evstore_api::capabilities::{FeedOrder, Positioned, Positions, RealTime, Support};
 use evstore_api::{
-    AdvanceFeed, Appended, Category, Commit, CommitNumber, Cursor, Deadline, Delete, Error, ErrorKind, EventId,
-    EventRef, EventStore, Expected, FeedFilter, FeedItem, FeedPage, FeedStart, FindCommit, Incarnation, Lag, Lineage,
-    NamespaceFilter, NewEvent, Origin, Position, ReadCommits, ReadFeed, Replica, Replicate, Revision, StoreAdmin,
-    StoreState, StreamId, Timestamp, Truncate, WaitFeed, Waited,
+    AdvanceFeed, Appended, Commit, CommitNumber, Cursor, Deadline, Delete, Error, ErrorKind, EventId, EventRef,
+    EventStore, Expected, FeedFilter, FeedItem, FeedPage, FeedStart, FindCommit, Incarnation, Lag, Lineage, NewEvent,
+    Origin, Position, ReadCommits, ReadFeed, Replica, Replicate, Revision, StoreAdmin, StoreState, StreamId, Timestamp,
+    Truncate, WaitFeed, Waited,
 };
 use std::cmp::Ordering as Compared;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -142,24 +142,6 @@ pub(crate) const CHECKS: &[Check] = &[
         "a wait ends when any client appends, at once when there is more already, and else at its deadline",
         [88, 125],
         a_wait_ends_with_an_append
-    ),
-    check!(
-        "feed.filters-keep-the-frame",
-        "a filter drops events of other types and keeps the numbers, places and count of their commit",
-        [73, 74, 106, 107],
-        filters_keep_the_frame
-    ),
-    check!(
-        "feed.filters-take-whole-names",
-        "a filter by category, namespace or type takes exactly what bears that name, several names any of them",
-        [104, 105, 106],
-        filters_take_whole_names
-    ),
-    check!(
-        "feed.a-filter-that-matches-nothing-moves-on",
-        "a filter that drops everything still brings its reader to the end",
-        [124],
-        a_filter_that_matches_nothing_moves_on
     ),
 ];
 
@@ -576,8 +558,10 @@ async fn typed(context: &Context) -> Result<(Fresh, Vec<StreamId>), Broken> {
     let other = StreamId::new(format!("{}x-1", context.category()))?;
     let streams = vec![context.stream(), other];
     for (stream, count) in [(0, 3), (1, 2), (0, 1), (1, 4), (0, 2), (1, 1)] {
-        let event =
-            |at: u32| NewEvent { event_type: event_type(if at % 2 == 0 { "Even" } else { "Odd" }), ..context.event() };
+        let event = |at: u32| NewEvent {
+            event_type: event_type(if at.is_multiple_of(2) { "Even" } else { "Odd" }),
+            ..context.event()
+        };
         let events = (0..count).map(event).collect();
         let request = context.request(&streams[stream], Expected::Any, context.commit_id(), events)?;
         fresh.store.append(request).await?;
@@ -1106,85 +1090,4 @@ async fn wait_for_more(store: &dyn EventStore, after: Cursor) -> Result<Waited, 
             return Ok(waited);
         }
     }
-}
-
-async fn filters_keep_the_frame(context: Context) -> Result<Outcome, Broken> {
-    let (fresh, streams) = typed(&context).await?;
-    let whole = whole_feed(&context, &fresh).await?;
-    for filter in filters(&context, &streams) {
-        let mut wanted: Vec<Commit> =
-            whole.iter().flat_map(FeedPage::commits).filter_map(|commit| filter.apply(commit.clone())).collect();
-        let pages = context.feed_until(&*fresh.store, FeedStart::First, filter.clone(), 0).await?;
-        let mut found: Vec<Commit> = pages.iter().flat_map(FeedPage::commits).cloned().collect();
-        if context.capabilities().order != FeedOrder::Total {
-            wanted.sort_by(|one, other| one.stream.cmp(&other.stream));
-            found.sort_by(|one, other| one.stream.cmp(&other.stream));
-        }
-        ensure_eq!(found, wanted, "commits that pass {filter:?}");
-        let request = ReadFeed { limit: 2, ..context.feed_request(FeedStart::First, filter) };
-        let limited = fresh.store.read_feed(request).await?;
-        let fits = limited.events().count() <= 2 || limited.items.len() == 1;
-        ensure!(fits, "a page of two has {} events that pass", limited.events().count());
-    }
-    Ok(Outcome::Held)
-}
-
-async fn filters_take_whole_names(context: Context) -> Result<Outcome, Broken> {
-    let category = context.category();
-    let longer = format!("{category}s");
-    let namespace = format!("t{category}");
-    let streams = [
-        StreamId::new(format!("{category}-1"))?,
-        StreamId::new(format!("{longer}-1"))?,
-        StreamId::new(category.as_str())?,
-        StreamId::within(&namespace, format!("{category}-1"))?,
-        StreamId::within(format!("{namespace}t"), format!("{category}-1"))?,
-    ];
-    for stream in &streams {
-        let events = ["Paid", "PaidOut"].map(|name| NewEvent { event_type: event_type(name), ..context.event() });
-        context.append_events(stream, Expected::NoStream, events.to_vec()).await?;
-    }
-    catch_up(&context, &**context.admin()).await?;
-    let namespaced = |name: &str| Ok::<_, Error>(NamespaceFilter::One(evstore_api::Namespace::new(name)?));
-    let categories = vec![category.clone(), Category::new(&longer)?];
-    let both = vec![event_type("Paid"), event_type("PaidOut")];
-    let none = || FeedFilter { categories: categories.clone(), ..FeedFilter::none() };
-    let cases = [
-        (none(), vec![0, 1, 2, 3, 4], 2),
-        (FeedFilter { categories: vec![category.clone()], ..none() }, vec![0, 2, 3, 4], 2),
-        (FeedFilter { categories: vec![Category::new(&longer)?], ..none() }, vec![1], 2),
-        (FeedFilter { namespace: namespaced(&namespace)?, ..none() }, vec![3], 2),
-        (FeedFilter { namespace: namespaced("")?, ..none() }, vec![0, 1, 2], 2),
-        (FeedFilter { types: vec![event_type("Paid")], ..none() }, vec![0, 1, 2, 3, 4], 1),
-        (FeedFilter { types: both, ..none() }, vec![0, 1, 2, 3, 4], 2),
-        (FeedFilter { types: vec![event_type("Pai")], ..none() }, vec![], 0),
-    ];
-    for (filter, wanted, each) in cases {
-        let pages = context.feed_until(&**context.store(), FeedStart::First, filter.clone(), 0).await?;
-        let mut found: Vec<_> = seen(&pages).into_iter().map(|event| event.stream).collect();
-        found.sort();
-        let mut wanted: Vec<_> = wanted.iter().flat_map(|&at: &usize| vec![streams[at].clone(); each]).collect();
-        wanted.sort();
-        ensure_eq!(found, wanted, "streams of the events that pass {filter:?}");
-    }
-    Ok(Outcome::Held)
-}
-
-async fn a_filter_that_matches_nothing_moves_on(context: Context) -> Result<Outcome, Broken> {
-    let (fresh, ..) = filled(&context).await?;
-    let filter = FeedFilter { types: vec![event_type("Never")], ..FeedFilter::none() };
-    let mut from = FeedStart::First;
-    for pages in 0.. {
-        ensure!(pages < 50, "a filter that matches nothing does not come to the end in {pages} pages");
-        let request = ReadFeed { limit: 1, ..context.feed_request(from.clone(), filter.clone()) };
-        let page = fresh.store.read_feed(request).await?;
-        ensure_eq!(page.items.len(), 0, "items that pass a filter for a type that there is not");
-        from = FeedStart::After(page.next);
-        if page.end {
-            break;
-        }
-    }
-    let head = fresh.store.feed_head(context.deadline()).await?.cursor;
-    ensure_eq!(from, FeedStart::After(head), "the place of its reader, beside the head");
-    Ok(Outcome::Held)
 }
