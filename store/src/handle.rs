@@ -4,6 +4,7 @@ use crate::layers::{self, LayerSettings};
 use crate::projection::RunningNames;
 use evstore_api::{Capabilities, Deadline, EventStore, Result, StoreName};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// An open store. Clones are cheap and are the same store.
 #[derive(Clone, Debug)]
@@ -44,7 +45,13 @@ impl Store {
     /// A deadline for a call whose caller names none: `call_timeout` from now.
     #[must_use]
     pub fn deadline(&self) -> Deadline {
-        Deadline::within(self.layers.call_timeout)
+        Deadline::within(self.call_timeout())
+    }
+
+    /// How long a call may take in all where its caller does not say.
+    #[must_use]
+    pub fn call_timeout(&self) -> Duration {
+        self.layers.call_timeout
     }
 
     /// Answers what was taken and lets go of connections, for all clones. Closing again is success.

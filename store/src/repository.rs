@@ -107,10 +107,10 @@ pub enum ExecuteError<E> {
 }
 
 impl crate::Store {
-    /// The aggregates of one kind in this store.
+    /// The aggregates of one kind in this store, each call within the store's `call_timeout`.
     #[must_use]
     pub fn repository<A: Aggregate>(&self) -> Repository<A> {
-        Repository::new(self.events().clone())
+        Repository::new(self.events().clone()).with_timeout(self.call_timeout())
     }
 }
 
@@ -348,7 +348,7 @@ impl<A: Aggregate> Repository<A> {
             let pause = pauses.pause().max(error.pause().unwrap_or_default());
             let again = matches!(error.advice(), Advice::RepeatSameCommit | Advice::RetryLater);
             if !again || pause >= append.deadline.remaining() {
-                return Err(verdict(error, unknown));
+                return Err(verdict(error, unknown, append.expected));
             }
             if error.advice() == Advice::RepeatSameCommit {
                 unknown = Some(error);
@@ -445,11 +445,17 @@ fn check_stand<A>(stream: &StreamId, stand: Stand, fold: &Fold<A>) -> Result<()>
 }
 
 /// What to answer when the last try failed and an earlier one may have been written.
-fn verdict(last: Error, unknown: Option<Error>) -> Error {
-    match (last.kind(), unknown) {
-        // The id was looked up and is not there; the expectation can never hold again, so it will not come either.
-        (ErrorKind::Conflict | ErrorKind::IdReused | ErrorKind::Gone | ErrorKind::Moved, _) | (_, None) => last,
-        (_, Some(unknown)) => unknown,
+fn verdict(last: Error, unknown: Option<Error>, expected: Expected) -> Error {
+    // A commit id is looked up first, so that these say the earlier try was not written. Nor will it be: what it expects of
+    // a stream that has gone past it can't hold again.
+    let settles = match (last.kind(), expected) {
+        (ErrorKind::Conflict, Expected::At(revision)) => last.head().is_none_or(|head| head.revision > revision),
+        (ErrorKind::IdReused | ErrorKind::Gone | ErrorKind::Moved, _) => true,
+        (_, _) => false,
+    };
+    match unknown {
+        Some(unknown) if !settles => unknown,
+        Some(_) | None => last,
     }
 }
 

@@ -333,11 +333,14 @@ async fn of_two_that_stand_by_one_runs_and_the_other_takes_over() {
     let receipt = append(&*store, "order-1", "Placed", &[1]).await;
     wait(&first, "order-1", receipt).await;
     let second = stand_by().run(log.handler()).await.unwrap();
+    // One that stands by knows how far the other has come.
+    let receipt = append(&*store, "order-1", "Placed", &[2]).await;
+    wait(&second, "order-1", receipt).await;
     // Longer than it would wait for an owner that is gone.
     tokio::time::sleep(Duration::from_millis(1200)).await;
     assert!(matches!((first.status().phase, second.status().phase), (Phase::Live, Phase::StandingBy)));
     first.stop().await.unwrap();
-    let receipt = append(&*store, "order-1", "Placed", &[2]).await;
+    let receipt = append(&*store, "order-1", "Placed", &[3]).await;
     wait(&second, "order-1", receipt).await;
-    assert_eq!(log.all(), ["order-1@1", "order-1@2"]);
+    assert_eq!(log.all(), ["order-1@1", "order-1@2", "order-1@3"]);
 }

@@ -206,6 +206,21 @@ async fn a_twin_that_executes_the_command_meanwhile_gives_its_receipt() {
 }
 
 #[tokio::test]
+async fn a_command_is_not_decided_upon_its_own_effects() {
+    // The twin executes the command while this one is reading, and leaves a snapshot that hides its commit.
+    let store = Faulty::new().await;
+    let every = evstore::SnapshotPolicy::EveryEvents(1);
+    let twin = Repository::<Snapped>::new(store.inner.clone()).with_snapshots(every);
+    let comes_first = Box::pin(async move {
+        drop(twin.execute("a", id(1), |_| Ok::<_, ()>(vec![Counted::Added { n: 1 }])).await.unwrap());
+    });
+    store.on_read_snapshot.lock().unwrap().push_back(Fault::After(comes_first));
+    let counters = Repository::<Snapped>::new(store.clone()).with_snapshots(every);
+    let once = |state: &Snapped| if state.0 == 0 { Ok(vec![Counted::Added { n: 1 }]) } else { Err("done already") };
+    assert!(counters.execute("a", id(1), once).await.unwrap().commit.unwrap().repeated);
+}
+
+#[tokio::test]
 async fn many_callers_at_once_each_count_once() {
     let counters = Repository::<Counter>::new(memory().await);
     let one = |n: u8| {

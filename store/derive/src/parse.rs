@@ -226,3 +226,69 @@ fn pass_over_value(meta: &ParseNestedMeta<'_>) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use syn::parse_quote;
+
+    fn refused(input: DeriveInput) -> String {
+        match EventEnum::parse(&input) {
+            Ok(_) => panic!("taken"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_schema_without_a_way_from_each_older_one_does_not_compile() {
+        let message = refused(parse_quote! { enum E { #[event(schema = 3, upcast(1 = f))] A } });
+        assert_eq!(message, "schema 2 was written once and has to be read: add upcast(2 = …)");
+        let message = refused(parse_quote! { enum E { #[event(upcast(1 = f))] A } });
+        assert_eq!(message, "an upcast starts from a schema below the present one, which is 1, not 1");
+        let message = refused(parse_quote! { enum E { #[event(schema = 2, upcast(1 = f, 1 = g))] A } });
+        assert_eq!(message, "this schema has an upcast already");
+    }
+
+    #[test]
+    fn one_event_type_for_two_variants_does_not_compile() {
+        let message = refused(parse_quote! { enum E { A, #[event(alias = "A")] B } });
+        assert_eq!(message, "the event type \"A\" stands twice");
+    }
+
+    #[test]
+    fn what_serde_would_store_otherwise_does_not_compile() {
+        let message = refused(parse_quote! { #[serde(tag = "type")] enum E { A } });
+        assert_eq!(message, "events need serde's default representation: the event type is the tag");
+        let message = refused(parse_quote! { enum E { #[serde(skip)] A } });
+        assert_eq!(message, "serde skips this variant, so it cannot be read back");
+    }
+
+    #[test]
+    fn unknown_event_types_have_one_place_to_go() {
+        let message = refused(parse_quote! { #[event(unknown = "skip")] enum E { #[event(unknown)] A(RawEvent) } });
+        assert_eq!(message, "what becomes of unknown event types is said twice");
+        let message = refused(parse_quote! { enum E { #[event(unknown)] A } });
+        assert_eq!(message, "the variant for unknown event types holds one RawEvent: Unknown(RawEvent)");
+        let message = refused(parse_quote! { #[event(unknown = "drop")] enum E { A } });
+        assert_eq!(message, "what becomes of unknown event types is \"refuse\" or \"skip\"");
+    }
+
+    #[test]
+    fn options_and_names_that_cannot_be_do_not_compile() {
+        let message = refused(parse_quote! { enum E { #[event(version = 2)] A } });
+        assert_eq!(message, "no such option of an event; known: name, alias, schema, upcast, unknown");
+        let message = refused(parse_quote! { enum E { #[event(name = "")] A } });
+        assert_eq!(message, "an event type has 1 to 256 bytes and no control character");
+        let message = refused(parse_quote! { enum E { #[event(schema = 0)] A } });
+        assert_eq!(message, "a schema number is a whole number from 1");
+        assert_eq!(refused(parse_quote! { struct S; }), "events are an enum: each variant is an event type");
+    }
+
+    #[test]
+    fn variants_that_serde_skips_take_no_place() {
+        let input =
+            parse_quote! { enum E { #[event(unknown)] #[serde(skip)] U(RawEvent), A, #[serde(rename = "b")] B } };
+        let Ok(parsed) = EventEnum::parse(&input) else { panic!("refused") };
+        assert_eq!(parsed.variants.iter().map(|variant| variant.index).collect::<Vec<_>>(), [0, 1]);
+    }
+}
