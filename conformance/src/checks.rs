@@ -8,6 +8,7 @@ mod deletion;
 mod feed;
 mod filters;
 mod idempotency;
+mod lifecycle;
 mod listing;
 mod payload;
 mod records;
@@ -31,4 +32,5 @@ pub(crate) const ALL: &[&[Check]] = &[
     payload::CHECKS,
     time::CHECKS,
     tenancy::CHECKS,
+    lifecycle::CHECKS,
 ];
