@@ -4,6 +4,7 @@
 //! same way. The repository that decides before it looks up the commit id is not a store; it is beside the repository's
 //! tests, in `store/`.
 
+mod concurrency;
 mod defect;
 mod serial;
 
@@ -39,11 +40,16 @@ impl fmt::Debug for Mutant {
 }
 
 /// Every file's mutants.
-const ALL: &[&[Mutant]] = &[serial::MUTANTS];
+const ALL: &[&[Mutant]] = &[concurrency::MUTANTS, serial::MUTANTS];
 
 /// Every mutant. Names are unique.
 pub fn mutants() -> impl Iterator<Item = &'static Mutant> {
     ALL.iter().copied().flatten()
+}
+
+/// Mutants that only checks with several processes notice, on a store that several processes can open.
+pub fn mutants_of_processes() -> impl Iterator<Item = &'static Mutant> {
+    concurrency::OF_PROCESSES.iter()
 }
 
 /// The field's commonest feed: an append takes its position first and becomes visible later, so that a reader who resumes
