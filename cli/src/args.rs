@@ -1,8 +1,8 @@
 //! The command line as clap understands it: the flags that every command takes, and the commands.
 
 use crate::commands::{
-    append, checkpoint, completions, config, conformance, doctor, export, feed, generate, import, init, man, providers, read,
-    schema, snapshot, stream, tour, verify,
+    append, checkpoint, completions, config, conformance, doctor, export, feed, generate, import, init, man, providers,
+    read, schema, snapshot, stream, tour, verify,
 };
 use crate::exit;
 use crate::output::Format;

@@ -65,11 +65,9 @@ fn of_kind(kind: ErrorKind) -> Exit {
         ErrorKind::Throttled | ErrorKind::Unavailable | ErrorKind::DeadlineExceeded => Exit::Unreachable,
         ErrorKind::Indeterminate => Exit::Indeterminate,
         ErrorKind::Fenced => Exit::NotReady,
-        ErrorKind::HistoryLost
-        | ErrorKind::Corrupt
-        | ErrorKind::Denied
-        | ErrorKind::Schema
-        | ErrorKind::Closed => Exit::Failed,
+        ErrorKind::HistoryLost | ErrorKind::Corrupt | ErrorKind::Denied | ErrorKind::Schema | ErrorKind::Closed => {
+            Exit::Failed
+        }
     }
 }
 

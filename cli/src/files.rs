@@ -151,7 +151,7 @@ fn open_failed(path: &Path, cause: io::Error) -> Failure {
 #[must_use]
 pub fn size(path: &Path) -> Option<u64> {
     let metadata = path.metadata().ok().filter(std::fs::Metadata::is_file)?;
-    (path != Path::new("-")).then(|| metadata.len())
+    (path != Path::new("-")).then_some(metadata.len())
 }
 
 /// Reads a file, or standard input for `-`, as a whole.

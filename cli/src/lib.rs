@@ -79,10 +79,7 @@ fn end(format: Format, result: Result) -> Exit {
 
 /// What clap did not take as a command: help and the version, which are answers, or wrong use.
 fn refused(error: &clap::Error) -> Exit {
-    let answer = matches!(
-        error.kind(),
-        ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion
-    );
+    let answer = matches!(error.kind(), ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion);
     let format = format_of(std::env::args());
     if answer || format == Format::Table {
         // Nothing is to be done about a terminal that can't be written.

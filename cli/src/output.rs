@@ -199,7 +199,7 @@ impl Output {
         let header = columns.iter().map(|name| TableCell::new(name).add_attribute(Attribute::Bold));
         table.set_header(header);
         for row in rows {
-            table.add_row(row.iter().map(|cell| styled(cell)));
+            table.add_row(row.iter().map(styled));
         }
         let text = if self.terminal { table.to_string() } else { plain_rows(&table.to_string()) };
         self.line(&text)

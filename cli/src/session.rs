@@ -215,7 +215,9 @@ impl Session {
     pub fn interrupted(&mut self) -> Failure {
         let commit = self.commit.take();
         let hint = match commit {
-            Some(commit) => format!("it may have been written: repeat the same command with --commit {commit} to find out"),
+            Some(commit) => {
+                format!("it may have been written: repeat the same command with --commit {commit} to find out")
+            }
             None => "what was acknowledged is there; the same command can be run again".into(),
         };
         Failure::Interrupted { commit, hint }
@@ -230,7 +232,10 @@ impl Session {
             return Ok(());
         }
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            return Err(Failure::usage(format!("nobody is there to be asked: {question}"), "add -y to do it without asking"));
+            return Err(Failure::usage(
+                format!("nobody is there to be asked: {question}"),
+                "add -y to do it without asking",
+            ));
         }
         let mut stderr = io::stderr();
         // A terminal that can't be written can't be asked either: the answer is then no.

@@ -3,9 +3,7 @@
 use crate::line::{self, Detail};
 use crate::moment;
 use crate::output::{Cell, Tone};
-use evstore_api::{
-    Appended, Commit, CommitKind, Content, EventRef, Head, Position, StreamId, StreamState, Timestamp,
-};
+use evstore_api::{Appended, Commit, CommitKind, Content, EventRef, Head, Position, StreamId, StreamState, Timestamp};
 use serde_json::{Map, Value};
 
 /// Longest preview of data in a table, in characters.

@@ -80,7 +80,8 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
     let store = session.open_store().await?;
     session.commit_begins(commit);
     let deadline = session.deadline();
-    let request = Append { stream: stream.clone(), expected: args.expected, commit: NewCommit { id: commit, events }, deadline };
+    let request =
+        Append { stream: stream.clone(), expected: args.expected, commit: NewCommit { id: commit, events }, deadline };
     let answer = store.append(request).await;
     session.commit_ended();
     // A failed append is told with its id: the caller may not have chosen it, and needs it to repeat.
@@ -94,7 +95,13 @@ pub fn print_receipt(session: &mut Session, stream: &StreamId, receipt: &Appende
     session.output().facts(&json, &view::receipt_facts(stream, receipt))
 }
 
-fn print_plan(session: &mut Session, stream: &StreamId, events: &Events, commit: CommitId, expected: Expected) -> Result {
+fn print_plan(
+    session: &mut Session,
+    stream: &StreamId,
+    events: &Events,
+    commit: CommitId,
+    expected: Expected,
+) -> Result {
     let mut json = view::stream_json(stream);
     json.extend(view::object([
         ("dry_run", true.into()),

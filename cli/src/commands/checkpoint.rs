@@ -185,7 +185,8 @@ async fn set(name: RecordName, place: &str, dry_run: bool, session: &mut Session
     // The number that was read: a consumer that runs meanwhile is not overwritten unseen.
     let expected = found.map_or(RecordExpected::Absent, |record| RecordExpected::At(record.number));
     let value = Some(Bytes::from(cursor.to_string()));
-    let put = store.put_record(PutRecord { key: key(name.clone()), expected, value, deadline: session.deadline() }).await?;
+    let put =
+        store.put_record(PutRecord { key: key(name.clone()), expected, value, deadline: session.deadline() }).await?;
     let mut json = json();
     json.insert("number".into(), put.number.0.into());
     session.output().facts(&Value::Object(json), &[("moved", what.into())])

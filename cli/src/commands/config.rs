@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 
 /// What `config` takes.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:\n  evstore config show --origin\n  evstore config check\n  evstore config show -o json")]
+#[command(
+    after_help = "Examples:\n  evstore config show --origin\n  evstore config check\n  evstore config show -o json"
+)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,

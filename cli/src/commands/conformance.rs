@@ -6,7 +6,8 @@ use crate::progress::{Progress as Bar, Unit};
 use crate::session::Session;
 use crate::view;
 use evstore_api::provider::parse_duration;
-use evstore_api::{Error, ErrorKind, StoreName};
+use evstore_api::{Error, ErrorKind, Provider, Settings, StoreName};
+use evstore_conformance::mutants::{self, Mutant};
 use evstore_conformance::runner::Progress;
 use evstore_conformance::target::WorkerCommand;
 use evstore_conformance::{Report, Runner, Target, Verdict, catalog};
@@ -50,14 +51,16 @@ pub struct Args {
     /// List the checks, and run none.
     #[arg(long)]
     list: bool,
+    /// Hold the store with this known defect instead, to see the catalog notice; a wrong name lists them.
+    #[arg(long, value_name = "NAME")]
+    mutant: Option<String>,
     /// Write a report too: JSON, or JUnit XML, by the name.
     #[arg(long, value_name = "FILE.json|FILE.xml")]
     report: Option<PathBuf>,
 }
 
 fn parse_time(text: &str) -> Result<Duration, Error> {
-    parse_duration(text)
-        .ok_or_else(|| Error::new(ErrorKind::Invalid, "not a time").with("such as", "30s, 5m, 1h"))
+    parse_duration(text).ok_or_else(|| Error::new(ErrorKind::Invalid, "not a time").with("such as", "30s, 5m, 1h"))
 }
 
 /// Runs the catalog.
@@ -79,7 +82,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
         session.select(store);
         reports.push(run_store(&args, session).await?);
     }
-    print(&reports, session)?;
+    print(&reports, args.mutant.as_deref(), session)?;
     if let Some(write) = write {
         write(&reports)?;
     }
@@ -104,16 +107,40 @@ fn list(args: &Args, session: &mut Session) -> Result {
 
 async fn run_store(args: &Args, session: &mut Session) -> Result<Report> {
     let (provider, settings) = session.settings()?;
-    let target = Target::new(provider, settings);
-    let target = match std::env::current_exe() {
-        Ok(program) => target.with_worker(WorkerCommand { program, arguments: vec![WORKER.into()] }),
-        // Checks that need other processes then say that they were not run.
-        Err(_) => target,
+    let target = match &args.mutant {
+        // Another process would open the store without the defect.
+        Some(name) => Target::new(find_mutant(name)?.provider(&provider), settings),
+        None => target(provider, settings),
     };
     let mut runner = Runner::new(target, args.seed.unwrap_or_else(fresh_seed));
     runner.only.clone_from(&args.only);
     runner.budget = args.budget;
     run_shown(&runner, session).await
+}
+
+/// A store whose checks may start this program again.
+#[must_use]
+pub fn target(provider: Provider, settings: Settings) -> Target {
+    let target = Target::new(provider, settings);
+    match std::env::current_exe() {
+        Ok(program) => target.with_worker(WorkerCommand { program, arguments: vec![WORKER.into()] }),
+        // Checks that need other processes then say that they were not run.
+        Err(_) => target,
+    }
+}
+
+fn find_mutant(name: &str) -> Result<&'static Mutant> {
+    mutants::mutants().find(|mutant| mutant.name == name).ok_or_else(|| {
+        let known: Vec<_> = mutants::mutants().map(|mutant| mutant.name).collect();
+        Failure::usage(format!("no such mutant: {name}"), format!("known are {}", known.join(" ")))
+    })
+}
+
+/// The report of a store with a defect, with the commands that show it again: they have to name the defect.
+#[must_use]
+pub fn text_of_mutant(report: &Report, mutant: &str) -> String {
+    let plain = format!("evstore conformance {} ", report.store);
+    report.text().replace(&plain, &format!("{plain}--mutant {mutant} ")).trim_end().to_owned()
 }
 
 /// Runs with a progress bar.
@@ -134,14 +161,15 @@ pub async fn run_shown(runner: &Runner, session: &mut Session) -> Result<Report>
 }
 
 /// A seed that nobody chose; it is printed, and repeats the run.
-fn fresh_seed() -> u64 {
+#[must_use]
+pub fn fresh_seed() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     // Short enough to be typed.
     u64::from(now.subsec_nanos()) ^ (now.as_secs() & 0xffff_ffff)
 }
 
 /// Prints what was found: a table of everything, then each broken promise with what shows it.
-pub fn print(reports: &[Report], session: &mut Session) -> Result {
+fn print(reports: &[Report], mutant: Option<&str>, session: &mut Session) -> Result {
     let output = session.output();
     match output.format() {
         Format::Json => {
@@ -171,7 +199,8 @@ pub fn print(reports: &[Report], session: &mut Session) -> Result {
             })?;
         }
         list.end(view::object([]), "no checks")?;
-        output.line(&report.text())?;
+        let text = mutant.map_or_else(|| report.text(), |mutant| text_of_mutant(report, mutant));
+        output.line(text.trim_end())?;
     }
     output.flush()
 }

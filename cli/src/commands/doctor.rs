@@ -121,7 +121,10 @@ fn error_again(error: &Error) -> Error {
 pub async fn run(args: Args, session: &mut Session) -> Result {
     if args.new_incarnation {
         let [store] = args.stores.as_slice() else {
-            return Err(Failure::usage("--new-incarnation is about one store", "name it: evstore doctor STORE --new-incarnation"));
+            return Err(Failure::usage(
+                "--new-incarnation is about one store",
+                "name it: evstore doctor STORE --new-incarnation",
+            ));
         };
         return new_incarnation(store, args.dry_run, session).await;
     }
@@ -263,7 +266,12 @@ fn check_disk(findings: &mut Findings, path: &Path) {
     match fsync_latency(folder) {
         Ok(median) if median > FSYNC_SLOW => {
             let found = format!("a sync takes {median:?} (median of {FSYNCS})");
-            findings.add(Level::Warning, "disk", found, "put the file on a faster disk; concurrent appends share a sync");
+            findings.add(
+                Level::Warning,
+                "disk",
+                found,
+                "put the file on a faster disk; concurrent appends share a sync",
+            );
         }
         Ok(median) if median < FSYNC_FAST => {
             let found = format!("a sync takes {median:?} (median of {FSYNCS}): it does not reach a disk");

@@ -213,8 +213,7 @@ async fn write_snapshots(store: &dyn EventStore, sink: &mut Sink<'_>) -> Result 
 
 async fn write_checkpoints(store: &dyn EventStore, incarnation: &str, sink: &mut Sink<'_>) -> Result {
     let limit = store.capabilities().limits.page_items;
-    let mut request =
-        ListRecords { kind: RecordKind::Checkpoint, after: None, limit, deadline: session::deadline() };
+    let mut request = ListRecords { kind: RecordKind::Checkpoint, after: None, limit, deadline: session::deadline() };
     loop {
         request.deadline = session::deadline();
         let page = store.list_records(request.clone()).await?;

@@ -5,9 +5,7 @@ use crate::output::{Cell, Format, Tone};
 use crate::session::Session;
 use crate::view;
 use evstore_api::capabilities::{Consistency, Positioned, Window};
-use evstore_api::{
-    Capabilities, ConfigKey, KeyDefault, KeyKind, Provider, Secrecy, Settings, StoreName,
-};
+use evstore_api::{Capabilities, ConfigKey, KeyDefault, KeyKind, Provider, Secrecy, Settings, StoreName};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 

@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 
 /// What `schema` takes.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:\n  evstore schema plan\n  evstore schema apply main\n  evstore schema check main\n  \
-                        evstore schema print main --as sql > schema.sql")]
+#[command(
+    after_help = "Examples:\n  evstore schema plan\n  evstore schema apply main\n  evstore schema check main\n  \
+                        evstore schema print main --as sql > schema.sql"
+)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,

@@ -17,8 +17,10 @@ const READS_MAX: usize = 16;
 
 /// What `snapshot` takes.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:\n  evstore snapshot list --category order\n  evstore snapshot get order-1 -o json\n  \
-                        evstore snapshot delete order-1 -y")]
+#[command(
+    after_help = "Examples:\n  evstore snapshot list --category order\n  evstore snapshot get order-1 -o json\n  \
+                        evstore snapshot delete order-1 -y"
+)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,

@@ -158,7 +158,8 @@ async fn truncate(args: TruncateArgs, session: &mut Session) -> Result {
     let admin = session.open_admin().await?;
     session.commit_begins(commit);
     let before = Revision(args.before);
-    let answer = admin.truncate(Truncate { stream: stream.clone(), commit, before, deadline: session.deadline() }).await;
+    let answer =
+        admin.truncate(Truncate { stream: stream.clone(), commit, before, deadline: session.deadline() }).await;
     session.commit_ended();
     let truncated = answer.map_err(|error| if error.commit().is_none() { error.of_commit(commit) } else { error })?;
     let mut json = view::receipt_json(&stream, &truncated.marker);
@@ -179,7 +180,8 @@ async fn delete(args: DeleteArgs, session: &mut Session) -> Result {
     if args.expected != Expected::NoStream && args.commit.is_none() {
         readable(&stream, &head)?;
     }
-    let question = format!("Delete {stream} and its {} events for good? Its name can never be used again.", head.revision);
+    let question =
+        format!("Delete {stream} and its {} events for good? Its name can never be used again.", head.revision);
     session.confirm(&question)?;
     let commit = args.commit.unwrap_or_else(CommitId::generate);
     let admin = session.open_admin().await?;

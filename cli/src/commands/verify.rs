@@ -246,7 +246,12 @@ async fn verify_streams(
             let Some(seen) = verification.seen.remove(&listed.stream) else {
                 // A stream may have been made since the feed was read.
                 if !is_in_feed_now(store, &listed.stream, verification.positions).await? {
-                    verification.find("stream", Some(&listed.stream), "", "it is listed, and the feed has nothing of it");
+                    verification.find(
+                        "stream",
+                        Some(&listed.stream),
+                        "",
+                        "it is listed, and the feed has nothing of it",
+                    );
                 }
                 continue;
             };

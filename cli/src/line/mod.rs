@@ -11,8 +11,8 @@ pub use parse::{parse, parse_event_of};
 pub use print::{Detail, FirstLine, checkpoint, commit_lines, event, marker, removed, snapshot, snapshot_object};
 
 use evstore_api::{
-    CommitId, CommitKind, CommitNumber, Content, ContentDigest, Extension, NewEvent, Position, RecordName, RecordNumber,
-    Revision, Snapshot, StreamId, Timestamp,
+    CommitId, CommitKind, CommitNumber, Content, ContentDigest, Extension, NewEvent, Position, RecordName,
+    RecordNumber, Revision, Snapshot, StreamId, Timestamp,
 };
 
 /// The format of exports that this release writes and reads.

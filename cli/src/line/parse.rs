@@ -283,9 +283,7 @@ fn bare(keys: &Keys<'_>) -> Result<BareLine, Error> {
     let epoch = || -> Result<Epoch, Error> { Ok(Epoch(bounded(required(keys.epoch, "epoch")?)?)) };
     let kind = match keys.marker.as_deref() {
         None => CommitKind::Events,
-        Some("truncated") => {
-            CommitKind::Truncated { before: Revision(bounded(required(keys.before, "before")?)?) }
-        }
+        Some("truncated") => CommitKind::Truncated { before: Revision(bounded(required(keys.before, "before")?)?) },
         Some("deleted") => CommitKind::Deleted,
         Some("moved_out") => {
             CommitKind::MovedOut { epoch: epoch()?, to: StoreName::new(required(keys.to.as_deref(), "to")?)? }

@@ -57,7 +57,9 @@ fn any_bytes_come_back_exactly() {
         let mut new = event(data);
         new.metadata = Bytes::copy_from_slice(data);
         let commit = commit(vec![new]);
-        for line in [commit_lines(&commit, None).remove(0), super::event(commit.events().next().unwrap(), Detail::Every)] {
+        for line in
+            [commit_lines(&commit, None).remove(0), super::event(commit.events().next().unwrap(), Detail::Every)]
+        {
             assert!(!line.contains('\n'), "{line}");
             let parsed = &events_of(&[line])[0];
             assert_eq!((&*parsed.event.data, &*parsed.event.metadata), (data, data));
@@ -165,6 +167,9 @@ fn what_is_not_an_event_is_refused_with_what_is_wrong() {
 fn a_plain_line_needs_little() {
     let line = parse(br#"{"stream":"a-1","type":"t","time":"2010-10-02T09:20:39.266+02:00","data":null}"#).unwrap();
     let Body::Event(event) = line.body else { panic!() };
-    assert_eq!((&*event.event.data, event.event.content_type, event.event.schema), (&b"null"[..], ContentType::json(), 1));
+    assert_eq!(
+        (&*event.event.data, event.event.content_type, event.event.schema),
+        (&b"null"[..], ContentType::json(), 1)
+    );
     assert_eq!((event.commit, event.revision, event.frame), (None, None, None));
 }

@@ -64,7 +64,7 @@ impl Incoming {
         self.peek().await?;
         if self.peeked.is_some() {
             self.lines += 1;
-            if self.lines % PROGRESS_LINES == 0 {
+            if self.lines.is_multiple_of(PROGRESS_LINES) {
                 self.progress.at(self.read.load(Ordering::Relaxed));
             }
         }
@@ -101,9 +101,7 @@ fn read_all(mut lines: Lines, sender: &mpsc::Sender<Result<Numbered>>) {
         let next = lines.next().map(|line| {
             line.map(|line| match line::parse(&line.text) {
                 Ok(parsed) => Ok(Numbered { number: line.number, line: parsed }),
-                Err(error) => {
-                    Err(Failure::from(error.with("file", lines.name()).with("line", line.number)))
-                }
+                Err(error) => Err(Failure::from(error.with("file", lines.name()).with("line", line.number))),
             })
         });
         let message = match next {

@@ -28,12 +28,7 @@ struct Item {
 }
 
 /// Restores.
-pub async fn run(
-    mut incoming: Incoming,
-    head: ExportHead,
-    dry_run: bool,
-    session: &mut Session,
-) -> Result<Imported> {
+pub async fn run(mut incoming: Incoming, head: ExportHead, dry_run: bool, session: &mut Session) -> Result<Imported> {
     let mut reading = Reading::new(head);
     if dry_run {
         while reading.next(&mut incoming, Epoch(0), None).await?.is_some() {}
@@ -73,8 +68,7 @@ async fn begin(store: &dyn EventStore, admin: &dyn StoreAdmin) -> Result<Begin> 
         StoreState::Importing { from: None } => Ok(Begin::Importing(meta)),
         StoreState::Open if !is_empty(store).await? => Ok(Begin::NotEmpty),
         StoreState::Open => {
-            let closed =
-                Meta { epoch: meta.epoch.next(), state: StoreState::Importing { from: None }, ..meta.clone() };
+            let closed = Meta { epoch: meta.epoch.next(), state: StoreState::Importing { from: None }, ..meta.clone() };
             swap(admin, meta, closed.clone()).await?;
             // An append may have come in between the look and the closing of the store.
             if is_empty(store).await? {
@@ -113,9 +107,11 @@ async fn swap(admin: &dyn StoreAdmin, expected: Meta, new: Meta) -> Result {
     match admin.swap_meta(SwapMeta { expected, new, deadline: deadline() }).await? {
         MetaSwapped::Done => Ok(()),
         MetaSwapped::Differs(found) if *found == wanted => Ok(()),
-        MetaSwapped::Differs(found) => Err(Error::new(ErrorKind::Conflict, "another command changed the store's state")
-            .with("state", found.state.name())
-            .into()),
+        MetaSwapped::Differs(found) => {
+            Err(Error::new(ErrorKind::Conflict, "another command changed the store's state")
+                .with("state", found.state.name())
+                .into())
+        }
     }
 }
 

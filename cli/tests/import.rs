@@ -1,0 +1,190 @@
+//! Logs and exports: in, out, again, cut off, damaged.
+
+mod evstore;
+
+use evstore::{Folder, PERMITS, document, lines};
+use serde_json::json;
+
+fn line(stream: &str, data: &str) -> String {
+    format!("{{\"stream\":\"{stream}\",\"type\":\"t\",\"time\":\"2010-10-02T09:20:39.266+02:00\",\"data\":{data}}}\n")
+}
+
+#[test]
+fn a_log_is_imported_once_and_keeps_its_order() {
+    let folder = Folder::new();
+    let first = document(&folder.ok(&format!("import {PERMITS} -o json")));
+    assert_eq!((&first["added"], &first["streams"]), (&json!(8577), &json!(1434)));
+    let second = document(&folder.ok(&format!("import {PERMITS} -o json")));
+    assert_eq!((&second["added"], &second["present"]), (&json!(0), &json!(8577)));
+    let feed = lines(&folder.ok("feed --limit 2 -o jsonl"));
+    assert_eq!((&feed[0]["stream"], &feed[0]["time"]), (&json!("permit-case-891"), &json!("2010-10-02T07:20:39.266Z")));
+    assert_eq!(document(&folder.ok("verify -o json"))["differences"], 0);
+}
+
+#[test]
+fn an_export_restores_into_the_same_bytes() {
+    let folder = Folder::new();
+    folder.ok(&format!("import {PERMITS} -q"));
+    folder.ok("append odd-1 --type t --content-type text/plain --data two\nlines --metadata {\"a\":1}");
+    folder.ok("append other-1 --namespace tenant --type t --data {\"b\":1.50}");
+    folder.write("many.jsonl", "{\"type\":\"a\",\"data\":1}\n{\"type\":\"b\",\"data\":2}\n");
+    folder.ok("append many-1 --events many.jsonl");
+    folder.ok("append many-1 --events many.jsonl");
+    folder.ok("stream truncate permit-case-891 --before 3 -y");
+    folder.ok("stream truncate many-1 --before 3 -y");
+    folder.ok("stream delete permit-case-1 -y --expected any --commit 01900000000070008000000000000001");
+    folder.ok("checkpoint set reports 100");
+    folder.ok("export a.jsonl.gz --checkpoints --snapshots");
+    let restored = document(&folder.ok("-s b import a.jsonl.gz -o json"));
+    assert_eq!(restored["restored"], true);
+    folder.ok("export a.jsonl --checkpoints");
+    folder.ok("-s b export b.jsonl --checkpoints");
+    assert!(folder.read("a.jsonl") == folder.read("b.jsonl"), "the second export differs");
+    assert_eq!(document(&folder.ok("verify b -o json"))["differences"], 0);
+    assert_eq!(document(&folder.ok("-s b checkpoint get reports -o json"))["position"], 100);
+    // The store is open again, and goes on counting where the first one would.
+    let receipt = document(&folder.ok("-s b append many-1 --type c --expected 4 -o json"));
+    assert_eq!(receipt["last_revision"], 5);
+}
+
+#[test]
+fn a_restore_needs_an_empty_store_or_the_same_content() {
+    let folder = Folder::new();
+    folder.ok("append a-1 --type t");
+    folder.ok("export a.jsonl");
+    assert_eq!(document(&folder.ok("import a.jsonl -o json"))["present"], 1);
+    folder.ok("-s b append b-1 --type t");
+    assert_eq!(folder.error("-s b import a.jsonl -o json", 3)["kind"], "conflict");
+    folder.ok("-s b append b-1 --type t");
+}
+
+#[test]
+fn an_export_that_was_cut_goes_on_with_the_whole() {
+    let folder = Folder::new();
+    for stream in ["a-1", "a-2", "a-3"] {
+        folder.ok(&format!("append {stream} --type t"));
+    }
+    folder.ok("export whole.jsonl");
+    let whole = folder.read("whole.jsonl");
+    let cut: String = whole.lines().take(2).map(|line| format!("{line}\n")).collect();
+    folder.write("cut.jsonl", &cut);
+    assert_eq!(folder.error("-s b import cut.jsonl -o json", 2)["context"]["reached"], "2");
+    // An append waits for a closed store as long as it may.
+    let mut append = folder.command("-s b append c-1 --type t -o json");
+    assert_eq!(append.env("EVSTORE_STORES__B__CALL_TIMEOUT", "100ms").output().unwrap().status.code(), Some(8));
+    folder.ok("-s b import whole.jsonl");
+    folder.ok("-s b export again.jsonl");
+    assert_eq!(folder.read("again.jsonl"), whole);
+}
+
+#[test]
+fn a_changed_export_is_refused() {
+    let folder = Folder::new();
+    folder.ok("append a-1 --type t --data {\"sum\":7}");
+    folder.ok("export a.jsonl");
+    folder.write("b.jsonl", &folder.read("a.jsonl").replace("7}", "8}"));
+    let error = folder.error("-s b import b.jsonl -o json", 1);
+    assert_eq!((&error["kind"], &error["context"]["line"]), (&json!("corrupt"), &json!("1")));
+}
+
+#[test]
+fn a_grown_log_adds_its_new_lines_and_a_changed_one_is_refused() {
+    let folder = Folder::new();
+    let log = line("a-1", "1") + &line("b-1", "2");
+    folder.write("log.jsonl", &log);
+    folder.ok("import log.jsonl");
+    folder.write("log.jsonl", &(log.clone() + &line("a-1", "3")));
+    let grown = document(&folder.ok("import log.jsonl -o json"));
+    assert_eq!((&grown["added"], &grown["present"]), (&json!(1), &json!(2)));
+    folder.write("log.jsonl", &(line("a-1", "1") + &line("b-1", "9")));
+    let error = folder.error("import log.jsonl -o json", 3);
+    assert_eq!((&error["kind"], &error["context"]["line"]), (&json!("id_reused"), &json!("2")));
+}
+
+#[test]
+fn a_bad_line_is_named_and_the_good_ones_before_it_stay() {
+    let folder = Folder::new();
+    folder.write("log.jsonl", &(line("a-1", "1") + "\n" + "{\"stream\":\"a-1\"}\n" + &line("a-1", "2")));
+    let error = folder.error("import log.jsonl -o json", 2);
+    assert_eq!((&error["kind"], &error["context"]["line"]), (&json!("invalid"), &json!("3")));
+    assert_eq!(error["context"]["events_added_before"], "1");
+    folder.error("import log.jsonl --dry-run -o json", 2);
+    folder.write("log.jsonl", &(line("a-1", "1") + &line("a-1", "2")));
+    assert_eq!(document(&folder.ok("import log.jsonl -o json"))["added"], 1);
+}
+
+#[test]
+fn neighbouring_lines_of_one_commit_are_written_together() {
+    let folder = Folder::new();
+    let of_commit = |data: &str| {
+        line("a-1", data).replace("\"type\"", "\"commit\":\"01900000-0000-7000-8000-000000000001\",\"type\"")
+    };
+    folder.write("log.jsonl", &(of_commit("1") + &of_commit("2") + &line("a-1", "3")));
+    folder.ok("import log.jsonl");
+    let head = document(&folder.ok("stream head a-1 -o json"));
+    assert_eq!((&head["revision"], &head["number"]), (&json!(3), &json!(2)));
+}
+
+#[test]
+fn what_read_prints_can_be_imported_elsewhere() {
+    let folder = Folder::new();
+    folder.ok("append a-1 --type t --data {\"sum\":7}");
+    folder.ok("append a-1 --type u");
+    folder.write("log.jsonl", &folder.ok("read a-1 -o jsonl"));
+    folder.ok("-s b import log.jsonl");
+    let ids =
+        |text: &str| lines(text).iter().map(|event| (event["id"].clone(), event["commit"].clone())).collect::<Vec<_>>();
+    assert_eq!(ids(&folder.ok("-s b read a-1 -o jsonl")), ids(&folder.ok("read a-1 -o jsonl")));
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let folder = Folder::new();
+    let plan = document(&folder.ok(&format!("import {PERMITS} --dry-run -o json")));
+    assert_eq!((&plan["events"], &plan["added"]), (&json!(8577), &json!(0)));
+    assert!(!folder.path("a.db").exists());
+}
+
+#[test]
+fn an_export_does_not_replace_a_file_unasked() {
+    let folder = Folder::new();
+    folder.ok("append a-1 --type t");
+    folder.write("a.jsonl", "precious");
+    folder.error("export a.jsonl -o json", 2);
+    assert_eq!(folder.read("a.jsonl"), "precious");
+    folder.ok("export a.jsonl -y");
+}
+
+#[test]
+fn a_restore_that_was_killed_goes_on() {
+    let folder = Folder::new();
+    folder.ok(&format!("import {PERMITS} -q"));
+    folder.ok("export a.jsonl");
+    let mut restore = folder.command("-s b import a.jsonl -q").spawn().unwrap();
+    // Somewhere in the middle: some of it is written, and the last of it is not.
+    let written = || std::fs::metadata(folder.path("b.db-wal")).map_or(0, |wal| wal.len());
+    while written() < 1_000_000 && restore.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    restore.kill().unwrap();
+    assert!(!restore.wait().unwrap().success(), "it ended before it could be killed");
+    folder.ok("-s b import a.jsonl");
+    folder.ok("-s b export b.jsonl");
+    assert!(folder.read("a.jsonl") == folder.read("b.jsonl"), "the second export differs");
+}
+
+#[test]
+fn damage_is_found_and_told() {
+    let folder = Folder::new();
+    folder.ok("append a-1 --type t --data \"untouched\"");
+    folder.ok("append b-1 --type t --data \"precious\"");
+    assert_eq!(document(&folder.ok("verify -o json"))["differences"], 0);
+    let mut bytes = std::fs::read(folder.path("a.db")).unwrap();
+    let at = bytes.windows(8).position(|window| window == b"precious").unwrap();
+    bytes[at] = b'P';
+    std::fs::write(folder.path("a.db"), bytes).unwrap();
+    let output = folder.run("verify -o json");
+    assert_eq!(output.status.code(), Some(4));
+    let findings = document(std::str::from_utf8(&output.stdout).unwrap());
+    assert!(findings["differences"].as_u64().unwrap() >= 1, "{findings}");
+}
