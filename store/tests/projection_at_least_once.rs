@@ -136,12 +136,12 @@ async fn a_lost_answer_is_not_taken_for_a_rival() {
     let faulty = Faulty::new().await;
     let store: Arc<dyn EventStore> = faulty.clone();
     let log = Log::default();
-    let faults = [Fault::LoseAnswer, Fault::LoseRequest, Fault::Refuse(ErrorKind::Unavailable), Fault::LoseAnswer];
-    faulty.on_put_record.lock().unwrap().extend(faults);
     let projection = project(&store).checkpoint_every(1, Duration::ZERO).run(log.handler()).await.unwrap();
     for n in 1..=3 {
         let receipt = append(&*store, "order-1", "Placed", &[n]).await;
         wait(&projection, "order-1", receipt).await;
+        let faults = [Fault::LoseAnswer, Fault::LoseRequest, Fault::Refuse(ErrorKind::Unavailable), Fault::LoseAnswer];
+        faulty.on_put_record.lock().unwrap().extend(faults);
     }
     projection.stop().await.unwrap();
     assert_eq!(log.all(), ["order-1@1", "order-1@2", "order-1@3"]);
@@ -229,6 +229,44 @@ async fn a_poisoned_stream_is_parked_with_its_cause_and_others_go_on() {
     let receipt = append(&*store, "order-1", "Placed", &[5]).await;
     wait(&projection, "order-1", receipt).await;
     assert_eq!(log.all()[2..], ["order-1@1", "order-1@2", "order-1@3", "order-1@4"]);
+}
+
+#[tokio::test]
+async fn what_was_handled_ahead_of_the_feed_does_not_come_again() {
+    let store = memory().await;
+    for stream in ["order-1", "order-2", "order-1"] {
+        append(&*store, stream, "Placed", &[1]).await;
+    }
+    let log = Log::default();
+    let (entered, leave) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let handler = {
+        let (log, entered, leave) = (log.clone(), entered.clone(), leave.clone());
+        move |event: FeedEvent| {
+            let (log, entered, leave) = (log.clone(), entered.clone(), leave.clone());
+            async move {
+                log.push(&event);
+                if event.key() == "2" {
+                    entered.notify_one();
+                    leave.notified().await;
+                }
+                if log.all().len() == 1 { Err("not yet") } else { Ok(()) }
+            }
+        }
+    };
+    let one_by_one = project(&store).on_error(OnError::ParkAfter(1)).checkpoint_every(1, Duration::ZERO);
+    let projection = Arc::new(one_by_one.run(handler).await.unwrap());
+    entered.notified().await;
+    // Asked for while the second event is in hand, so that the stream is taken up before the feed gives its third.
+    let retry = {
+        let projection = projection.clone();
+        tokio::spawn(async move { projection.retry_parked(&StreamId::new("order-1").unwrap()).await })
+    };
+    tokio::task::yield_now().await;
+    leave.notify_one();
+    retry.await.unwrap().unwrap();
+    let receipt = append(&*store, "order-1", "Placed", &[1]).await;
+    wait(&projection, "order-1", receipt).await;
+    assert_eq!(log.all(), ["order-1@1", "order-2@1", "order-1@1", "order-1@2", "order-1@3"]);
 }
 
 #[tokio::test]

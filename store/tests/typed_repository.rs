@@ -212,7 +212,9 @@ async fn a_command_is_not_decided_upon_its_own_effects() {
     let every = evstore::SnapshotPolicy::EveryEvents(1);
     let twin = Repository::<Snapped>::new(store.inner.clone()).with_snapshots(every);
     let comes_first = Box::pin(async move {
-        drop(twin.execute("a", id(1), |_| Ok::<_, ()>(vec![Counted::Added { n: 1 }])).await.unwrap());
+        for n in 1..=2 {
+            twin.execute("a", id(n), |_| Ok::<_, ()>(vec![Counted::Added { n: 1 }])).await.unwrap();
+        }
     });
     store.on_read_snapshot.lock().unwrap().push_back(Fault::After(comes_first));
     let counters = Repository::<Snapped>::new(store.clone()).with_snapshots(every);
