@@ -1,0 +1,210 @@
+//! A batch of appends: one call of the server's function, and what its answer means for each of them.
+
+use crate::codec::{self, Id, ONE_REQUEST};
+use crate::error::{self, Fate, Result as Worked};
+use crate::lanes::Job;
+use crate::store::Client;
+use evstore_api::{
+    Appended, CommitNumber, Deadline, Error, ErrorKind, Expected, FindCommit, Result, Revision, Timestamp,
+};
+use evstore_kit::decide::{self, Decision, Situation};
+use evstore_kit::group_commit::{Job as _, keep_begun};
+use sqlx::postgres::PgRow;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Pause before a batch is sent again that another transaction undid.
+const AGAIN_AFTER: Duration = Duration::from_millis(5);
+
+/// Appends that share a transaction.
+#[derive(Debug)]
+pub struct Batch {
+    jobs: Vec<Job>,
+    now: Timestamp,
+}
+
+impl Batch {
+    /// A batch of at least one.
+    pub fn new(jobs: Vec<Job>) -> Self {
+        Self { jobs, now: Timestamp(0) }
+    }
+
+    /// What stands for its streams among advisory locks, each once, in the order in which every batch takes them.
+    pub fn locks(&self) -> Vec<i64> {
+        let mut locks: Vec<i64> = self.jobs.iter().map(|job| job.lock).collect();
+        locks.sort_unstable();
+        locks.dedup();
+        locks
+    }
+
+    /// When the last of its callers stops waiting.
+    fn deadline(&self) -> Option<Deadline> {
+        self.jobs.iter().map(|job| job.deadline).max()
+    }
+
+    /// Sends it, and answers every caller.
+    pub async fn send(mut self, client: &Client) {
+        loop {
+            self.jobs = keep_begun(self.jobs);
+            let Some(deadline) = self.deadline() else { return };
+            self.now = client.now();
+            let mut connection = match client.connection(deadline).await {
+                Ok(connection) => connection,
+                Err(error) => return self.refuse_all(|| copy(&error)),
+            };
+            let call = self.query(client).fetch_all(&mut *connection);
+            let answer = tokio::time::timeout_at(deadline.0.into(), call).await;
+            let failed = match answer {
+                Ok(Ok(rows)) => return self.answer(client, &rows),
+                Ok(Err(failed)) => failed,
+                Err(_) => {
+                    connection.close_on_drop();
+                    return self.refuse_all(error::late);
+                }
+            };
+            match error::fate(&failed) {
+                Fate::Unknown => {
+                    connection.close_on_drop();
+                    return self.refuse_all(|| error::indeterminate(&failed));
+                }
+                Fate::UndoneByOthers => tokio::time::sleep(AGAIN_AFTER).await,
+                Fate::Refused if self.jobs.len() > 1 => {
+                    drop(connection);
+                    return self.send_each_alone(client).await;
+                }
+                Fate::Refused => {
+                    let error = error::not_written(failed);
+                    return self.refuse_all(|| copy(&error));
+                }
+            }
+        }
+    }
+
+    /// So that one append cannot take its neighbours with it.
+    async fn send_each_alone(self, client: &Client) {
+        for job in self.jobs {
+            Box::pin(Self::new(vec![job]).send(client)).await;
+        }
+    }
+
+    fn refuse_all(self, error: impl Fn() -> Error) {
+        for job in self.jobs {
+            job.refuse(error());
+        }
+    }
+
+    fn query(&self, client: &Client) -> sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments> {
+        let jobs = &self.jobs;
+        let rounds = self.rounds();
+        let last_round = rounds.iter().copied().max().unwrap_or(1);
+        let wanted = || jobs.iter().map(|job| &job.wanted);
+        sqlx::query(client.statements.append.sql())
+            .bind(self.now.0)
+            .bind(self.locks())
+            .bind(last_round)
+            .bind(rounds)
+            .bind(wanted().map(|wanted| wanted.stream.namespace.as_str()).collect::<Vec<_>>())
+            .bind(wanted().map(|wanted| wanted.stream.name.as_str()).collect::<Vec<_>>())
+            .bind(wanted().map(|wanted| wanted.stream.name.category().as_str().to_owned()).collect::<Vec<_>>())
+            .bind(wanted().map(|wanted| Id(wanted.commit.0)).collect::<Vec<_>>())
+            .bind(wanted().map(|wanted| Id(wanted.digest.0)).collect::<Vec<_>>())
+            .bind(wanted().map(|wanted| expected(wanted.expected)).collect::<Vec<_>>())
+            // `commit_events` is declared, and far below what an integer holds.
+            .bind(wanted().map(|wanted| wanted.events as i32).collect::<Vec<_>>())
+            .bind(jobs.iter().map(|job| &job.encoded[..]).collect::<Vec<_>>())
+    }
+
+    /// In which turn each is decided: those of one stream one after the other, so that each sees the verdict before it.
+    fn rounds(&self) -> Vec<i32> {
+        let mut turns: HashMap<_, i32> = HashMap::with_capacity(self.jobs.len());
+        let mut turn = |job: &Job| {
+            let turn = turns.entry(job.lock).or_insert(0);
+            *turn += 1;
+            *turn
+        };
+        self.jobs.iter().map(&mut turn).collect()
+    }
+
+    fn answer(self, client: &Client, rows: &[PgRow]) {
+        let mut row_of: Vec<Option<&PgRow>> = vec![None; self.jobs.len()];
+        for row in rows {
+            let place = codec::number(row, 0).ok().and_then(|ordinal| usize::try_from(ordinal).ok()?.checked_sub(1));
+            if let Some(slot) = place.and_then(|place| row_of.get_mut(place)) {
+                *slot = Some(row);
+            }
+        }
+        for (job, row) in self.jobs.into_iter().zip(row_of) {
+            let unanswered = || error::corrupt("the server did not answer an append");
+            let verdict = row.ok_or_else(|| unanswered().into()).and_then(|row| verdict(client, self.now, &job, row));
+            let verdict = verdict.map_err(|stop| Error::from(stop).of_commit(job.wanted.commit));
+            job.answer(verdict);
+        }
+    }
+}
+
+/// The same refusal for another caller; the cause goes along as text.
+fn copy(error: &Error) -> Error {
+    let copy = Error::new(error.kind(), error.message());
+    error.context().iter().fold(copy, |copy, (name, value)| copy.with(name, value))
+}
+
+fn expected(expected: Expected) -> i64 {
+    match expected {
+        Expected::Any => -1,
+        Expected::Exists => -2,
+        Expected::NoStream => 0,
+        // Beyond every revision there is, so that it conflicts.
+        Expected::At(revision) => i64::try_from(revision.0).unwrap_or(i64::MAX),
+    }
+}
+
+/// Columns of the append function's answer.
+const WRITTEN: usize = 1;
+const META: usize = 5;
+const HEAD: usize = 6;
+const FOUND: usize = 13;
+
+/// What the server decided, in the contract's words. It only says what it found; why that is a refusal is decided by the same
+/// function as everywhere.
+fn verdict(client: &Client, now: Timestamp, job: &Job, row: &PgRow) -> Worked<Appended> {
+    if let Some(number) = codec::get::<Option<i64>>(row, WRITTEN)? {
+        let first = Revision(codec::number(row, WRITTEN + 1)?);
+        return Ok(Appended {
+            commit: job.wanted.commit,
+            number: CommitNumber(number.unsigned_abs()),
+            first,
+            last: Revision(first.0 + u64::from(job.wanted.events) - 1),
+            position: None,
+            recorded_at: Timestamp(codec::get(row, WRITTEN + 2)?),
+            digest: job.wanted.digest,
+            repeated: false,
+            usage: ONE_REQUEST,
+        });
+    }
+    let meta = codec::meta(row, META)?;
+    let last = codec::last_of_answer(row, HEAD)?;
+    let head = codec::head_of(last.as_ref(), &meta, client.own());
+    let at = [FOUND, FOUND + 1, FOUND + 2, FOUND + 3, FOUND + 4, FOUND + 5];
+    let found = codec::receipt(row, at, job.wanted.commit)?;
+    let situation = Situation { meta: &meta, own: client.own(), head: &head, last_position: None, now };
+    match decide::append(&situation, &job.wanted, found)? {
+        Decision::Repeated(receipt) => Ok(receipt),
+        Decision::Write(_) => Err(Error::new(ErrorKind::Schema, "the server's append function is of another release").into()),
+    }
+}
+
+/// Finds a commit or a marker by its id.
+pub async fn find_commit(client: &Client, request: &FindCommit) -> Result<Option<Appended>> {
+    client
+        .read(request.deadline, async |connection| {
+            let find = sqlx::query(client.statements.find.sql())
+                .bind(request.stream.namespace.as_str())
+                .bind(request.stream.name.as_str())
+                .bind(Id(request.commit.0));
+            match find.fetch_all(connection).await?.first() {
+                Some(row) => codec::receipt(row, [1, 0, 2, 3, 4, 5], request.commit),
+                None => Ok(None),
+            }
+        })
+        .await
+}

@@ -1,0 +1,389 @@
+//! Reading: heads, one stream, its slots, the list of streams, the feed and its end. Each page is one statement, so that its
+//! head, its commits and the store's record are of one moment.
+
+use crate::codec::{self, EVENTS, ONE_REQUEST, integer};
+use crate::error::{Result as Worked, corrupt};
+use crate::sequencer;
+use crate::statements::Statement;
+use crate::store::Client;
+use evstore_api::{
+    Commit, CommitNumber, CommitsPage, Content, Cursor, Deadline, Direction, Error, ErrorKind, FeedHead, FeedItem, FeedPage,
+    FeedStart, Head, Lag, ListStreams, ListedStream, Meta, NamespaceFilter, Position, ReadCommits, ReadFeed, ReadHead,
+    ReadStream, Result, StreamPage, StreamStart, StreamsPage, Usage, WaitFeed, Waited,
+};
+use evstore_kit::feed_page::{self, Assembler};
+use evstore_kit::limits;
+use evstore_kit::stream_page::{self, Slicer};
+use futures::TryStreamExt;
+use sqlx::PgConnection;
+use sqlx::postgres::PgRow;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+/// Positions that one statement of a feed read looks at, at most: bounds what is on the way when a page is full.
+const FEED_WINDOW_MAX: u64 = 2_000;
+/// The same, at least, where a filter may drop most of them.
+const FILTERED_WINDOW_MIN: u64 = 1_000;
+
+/// The head of a stream.
+pub async fn head(client: &Client, request: &ReadHead) -> Result<Head> {
+    client
+        .read(request.deadline, async |connection| {
+            let select = sqlx::query(client.statements.head.sql())
+                .bind(request.stream.namespace.as_str())
+                .bind(request.stream.name.as_str());
+            let rows = select.fetch_all(connection).await?;
+            let row = rows.first().ok_or_else(missing_record)?;
+            let last = codec::last(row, 0)?;
+            Ok(codec::head_of(last.as_ref(), &codec::meta(row, 8)?, client.own()))
+        })
+        .await
+}
+
+fn missing_record() -> Error {
+    Error::new(ErrorKind::Schema, "the store's record is missing")
+}
+
+/// A page of one stream.
+pub async fn stream(client: &Client, request: &ReadStream) -> Result<StreamPage> {
+    stream_page::check_start(request.from)?;
+    limits::check_page_max(client.limits(), request.limit)?;
+    let start = match request.from {
+        StreamStart::First => 0,
+        StreamStart::Last => -1,
+        // Beyond every revision there is.
+        StreamStart::At(revision) => i64::try_from(revision.0).unwrap_or(i64::MAX).min(1 << 60),
+    };
+    let statement = match request.direction {
+        Direction::Forward => &client.statements.read_forward,
+        Direction::Backward => &client.statements.read_backward,
+    };
+    client
+        .read(request.deadline, async |connection| {
+            let select = sqlx::query(statement.sql())
+                .bind(request.stream.namespace.as_str())
+                .bind(request.stream.name.as_str())
+                .bind(start)
+                .bind(i64::from(request.limit));
+            let mut rows = select.fetch(connection);
+            let first = rows.try_next().await?.ok_or_else(missing_record)?;
+            let mut page = Slicer::new(request, page_head(client, &first)?);
+            let mut before: Option<CommitNumber> = None;
+            while let Some(row) = rows.try_next().await? {
+                if page.wants().is_none() {
+                    break;
+                }
+                let commit = codec::commit(&row, 0, request.stream.clone())?;
+                let in_order = before.is_none_or(|before| match request.direction {
+                    Direction::Forward => before < commit.number,
+                    Direction::Backward => before > commit.number,
+                });
+                if !in_order {
+                    return Err(corrupt("the server gave commits out of order").into());
+                }
+                before = Some(commit.number);
+                if page.push(commit).is_break() {
+                    break;
+                }
+            }
+            Ok(page.finish(ONE_REQUEST))
+        })
+        .await
+}
+
+/// The head in the first row of a stream's page, whose columns are those of a commit.
+fn page_head(client: &Client, row: &PgRow) -> Worked<Head> {
+    let meta = codec::meta(row, EVENTS)?;
+    let last = codec::last_of_page(row)?;
+    Ok(codec::head_of(last.as_ref(), &meta, client.own()))
+}
+
+/// A page of the slots of one stream.
+pub async fn commits(client: &Client, request: &ReadCommits) -> Result<CommitsPage> {
+    limits::check_read_commits(client.limits(), request)?;
+    client
+        .read(request.deadline, async |connection| {
+            let select = sqlx::query(client.statements.slots.sql())
+                .bind(request.stream.namespace.as_str())
+                .bind(request.stream.name.as_str())
+                .bind(integer(request.from.0.min(evstore_api::number::NUMBER_MAX)))
+                .bind(i64::from(request.limit) + 1);
+            let mut rows = select.fetch(connection);
+            let mut page = CommitsPage { commits: Vec::new(), next: None, usage: ONE_REQUEST };
+            let mut bytes_left = request.max_bytes;
+            while let Some(row) = rows.try_next().await? {
+                let commit = codec::commit(&row, 0, request.stream.clone())?;
+                let bytes = commit.events.iter().map(limits::event_bytes).sum();
+                let full = page.commits.len() >= request.limit as usize || bytes > bytes_left;
+                if full && !page.commits.is_empty() {
+                    page.next = Some(commit.number);
+                    break;
+                }
+                bytes_left = bytes_left.saturating_sub(bytes);
+                page.commits.push(commit);
+            }
+            Ok(page)
+        })
+        .await
+}
+
+/// A page of the list of streams.
+pub async fn streams(client: &Client, request: &ListStreams) -> Result<StreamsPage> {
+    limits::check_page(client.limits(), request.limit)?;
+    let statement = Statement::new(&streams_sql(request), client.schema());
+    client
+        .read(request.deadline, async |connection| {
+            let after = request.after.as_ref();
+            let namespace = match &request.namespace {
+                NamespaceFilter::All => None,
+                NamespaceFilter::One(one) => Some(one.as_str()),
+            };
+            let select = sqlx::query(statement.sql())
+                .bind(after.map_or("", |after| after.namespace.as_str()))
+                .bind(after.map_or("", |after| after.name.as_str()))
+                .bind(request.prefix.as_str())
+                .bind(after_prefix(&request.prefix))
+                .bind(namespace)
+                .bind(request.category.as_ref().map(|category| category.as_str().to_owned()))
+                .bind(i64::from(request.limit) + 1);
+            let rows = select.fetch_all(connection).await?;
+            let mut streams = Vec::with_capacity(rows.len());
+            for row in rows.iter().take(request.limit as usize) {
+                let meta = codec::meta(row, 8)?;
+                let head = codec::head_of(codec::last(row, 0)?.as_ref(), &meta, client.own());
+                streams.push(ListedStream { stream: codec::stream_id(row, 9)?, head });
+            }
+            let more = rows.len() > streams.len();
+            let next = streams.last().filter(|_| more).map(|last: &ListedStream| last.stream.clone());
+            Ok(StreamsPage { streams, next, usage: ONE_REQUEST })
+        })
+        .await
+}
+
+/// The statement of a list, with the clauses that the request needs and no others, so that an index serves them.
+fn streams_sql(request: &ListStreams) -> String {
+    let mut sql = String::from(
+        "SELECT s.key, s.first_retained, h.revision + h.count - 1, h.number, h.recorded_at, h.id, h.marker, h.imported,
+            store.meta, s.namespace, s.name FROM {schema}.store CROSS JOIN {schema}.streams s
+        JOIN LATERAL (SELECT * FROM {schema}.commits c WHERE c.stream = s.key ORDER BY c.revision DESC, c.number DESC LIMIT 1)
+            h ON true
+        WHERE (s.namespace, s.name) > ($1::text, $2::text) AND s.name >= $3::text",
+    );
+    let mut clause = |filters: bool, with: &str, without: &str| sql.push_str(if filters { with } else { without });
+    let bounded = after_prefix(&request.prefix).is_some();
+    clause(bounded, " AND s.name < $4::text", " AND $4::text IS NULL");
+    let one = matches!(request.namespace, NamespaceFilter::One(_));
+    clause(one, " AND s.namespace = $5::text", " AND $5::text IS NULL");
+    clause(request.category.is_some(), " AND s.category = $6::text", " AND $6::text IS NULL");
+    sql.push_str(" ORDER BY s.namespace, s.name LIMIT $7");
+    sql
+}
+
+/// The first text, in the order of bytes, that is above every text that begins with a prefix.
+fn after_prefix(prefix: &str) -> Option<String> {
+    let mut chars: Vec<char> = prefix.chars().collect();
+    while let Some(last) = chars.pop() {
+        // Not every number is a character: the surrogates are left out.
+        if let Some(next) = (last as u32 + 1..=char::MAX as u32).find_map(char::from_u32) {
+            chars.push(next);
+            return Some(chars.into_iter().collect());
+        }
+    }
+    None
+}
+
+/// A page of the feed. Where it would end at the end of the feed, what is not numbered yet is numbered first.
+pub async fn feed(client: &Client, request: &ReadFeed) -> Result<FeedPage> {
+    limits::check_page(client.limits(), request.limit)?;
+    let (page, place) = feed_once(client, request).await?;
+    if !page.end {
+        return Ok(page);
+    }
+    let step = sequencer::step(client, request.deadline).await?;
+    if step.end <= place {
+        return Ok(page);
+    }
+    let (mut page, _) = feed_once(client, request).await?;
+    page.usage.requests += 2;
+    Ok(page)
+}
+
+/// Reads a page, and the end of the feed that it saw.
+async fn feed_once(client: &Client, request: &ReadFeed) -> Result<(FeedPage, Position)> {
+    let after = match &request.from {
+        FeedStart::First => Position(0),
+        // Only the record tells whether the cursor is good; it comes with the first rows.
+        FeedStart::After(cursor) => cursor.position().unwrap_or_default(),
+        FeedStart::AfterPosition(position) => *position,
+    };
+    let after = after.min(Position(evstore_api::number::NUMBER_MAX));
+    let window = match request.filter.is_none() {
+        true => u64::from(request.limit),
+        false => u64::from(request.limit).max(FILTERED_WINDOW_MIN),
+    };
+    let window = window.min(FEED_WINDOW_MAX);
+    client
+        .read(request.deadline, async |connection| {
+            let mut reading = Reading { page: None, at: after, accounted: None, full: false, requests: 0 };
+            loop {
+                let end = reading.window(client, connection, request, window).await?;
+                
+                if reading.full || reading.at >= end.position {
+                    let page = reading.page.take().ok_or_else(missing_record)?;
+                    let usage = Usage { requests: reading.requests, ..Usage::default() };
+                    return Ok((page.finish(end.meta.incarnation(), end.position, usage), end.position));
+                }
+            }
+        })
+        .await
+}
+
+/// The end of the feed, and whose it is.
+struct End {
+    meta: Meta,
+    position: Position,
+}
+
+/// A read of the feed under way.
+struct Reading {
+    page: Option<Assembler>,
+    /// The last position that was looked at.
+    at: Position,
+    accounted: Option<Position>,
+    full: bool,
+    requests: u32,
+}
+
+impl Reading {
+    /// Looks at the next positions.
+    async fn window(
+        &mut self,
+        client: &Client,
+        connection: &mut PgConnection,
+        request: &ReadFeed,
+        window: u64,
+    ) -> Worked<End> {
+        let upto = Position(self.at.0.saturating_add(window).min(evstore_api::number::NUMBER_MAX));
+        let select =
+            sqlx::query(client.statements.feed.sql()).bind(integer(self.at.0)).bind(integer(upto.0));
+        self.requests += 1;
+        let mut rows = select.fetch(connection);
+        let first = rows.try_next().await?.ok_or_else(missing_record)?;
+        let end = End { meta: codec::meta(&first, 12)?, position: Position(codec::number(&first, 13)?) };
+        let start = feed_page::start(&end.meta, &request.from)?;
+        self.page.get_or_insert_with(|| Assembler::new(request, start));
+        let mut removed: Vec<(Position, Position)> = Vec::new();
+        let mut removed_at = 0;
+        while let Some(row) = rows.try_next().await? {
+            let position = Position(codec::number(&row, 13)?);
+            if codec::get::<Option<&str>>(&row, 1)?.is_none() {
+                removed.push((position, Position(codec::number(&row, 2)?)));
+                continue;
+            }
+            while let Some((first, last)) = removed.get(removed_at).copied().filter(|(first, _)| *first <= position) {
+                removed_at += 1;
+                if self.take(first, last, FeedItem::Removed { first, last })?.is_break() {
+                    return Ok(end);
+                }
+            }
+            let commit = feed_commit(request, &row)?;
+            let last = commit.last_position().unwrap_or(position);
+            // A stub may lie in a range that was removed, and is then told of already.
+            if commit.content == Content::Stripped && self.accounted.is_some_and(|accounted| last <= accounted) {
+                continue;
+            }
+            if self.take(position, last, FeedItem::Commit(commit))?.is_break() {
+                return Ok(end);
+            }
+        }
+        for (first, last) in removed.drain(removed_at..) {
+            if self.take(first, last, FeedItem::Removed { first, last })?.is_break() {
+                return Ok(end);
+            }
+        }
+        self.at = self.at.max(upto.min(end.position));
+        Ok(end)
+    }
+
+    /// Hands something to the page. Positions have to follow each other: a hole would be a lost commit.
+    fn take(&mut self, first: Position, last: Position, item: FeedItem) -> Worked<ControlFlow<()>> {
+        let next = self.accounted.unwrap_or(self.at).next();
+        let follows = if self.accounted.is_none() { first <= next } else { first == next };
+        if !follows {
+            return Err(corrupt("the feed does not account for a position").with("position", next).into());
+        }
+        self.accounted = Some(last);
+        self.at = self.at.max(last);
+        let full = self.page.as_mut().map_or(ControlFlow::Break(()), |page| page.push(item));
+        self.full |= full.is_break();
+        Ok(full)
+    }
+}
+
+fn feed_commit(request: &ReadFeed, row: &PgRow) -> Worked<Commit> {
+    let stream = codec::stream_id(row, 0)?;
+    // What a filter by stream drops is not worth decoding; its frame is enough to move on.
+    if request.filter.covers_stream(&stream) { codec::commit(row, 2, stream) } else { codec::frame(row, 2, stream) }
+}
+
+/// Waits until the feed has more. The deadline is an answer here, not an error.
+pub async fn wait(client: &Client, request: &WaitFeed) -> Result<Waited> {
+    // Heard from before the first look, so that nothing happens unheard between a look and a wait.
+    let mut listener = client.sequencer.listen();
+    loop {
+        match has_more(client, &request.after, request.deadline).await {
+            Ok(true) => return Ok(Waited::More),
+            Ok(false) => {}
+            Err(error) if error.kind() == ErrorKind::DeadlineExceeded => return Ok(Waited::DeadlinePassed),
+            Err(error) => return Err(error),
+        }
+        tokio::select! {
+            () = listener.changed() => {}
+            () = client.closing() => return Err(evstore_kit::refusal::closed()),
+            () = tokio::time::sleep_until(request.deadline.0.into()) => return Ok(Waited::DeadlinePassed),
+        }
+    }
+}
+
+async fn has_more(client: &Client, after: &Cursor, deadline: Deadline) -> Result<bool> {
+    let end = client
+        .read(deadline, async |connection| {
+            let rows = sqlx::query(client.statements.end.sql()).fetch_all(connection).await?;
+            let row = rows.first().ok_or_else(missing_record)?;
+            Ok(End { meta: codec::meta(row, 0)?, position: Position(codec::number(row, 1)?) })
+        })
+        .await?;
+    Ok(end.position > end.meta.position_of(after)?)
+}
+
+/// Reads the end of the feed, and how far it is behind.
+pub async fn feed_head(client: &Client, deadline: Deadline) -> Result<FeedHead> {
+    client
+        .read(deadline, async |connection| {
+            let rows = sqlx::query(client.statements.lag.sql()).fetch_all(connection).await?;
+            let row = rows.first().ok_or_else(missing_record)?;
+            let (meta, end) = (codec::meta(row, 0)?, Position(codec::number(row, 1)?));
+            let oldest: Option<i64> = codec::get(row, 3)?;
+            let age = oldest.map_or(0, |oldest| client.now().0.saturating_sub(oldest).max(0));
+            Ok(FeedHead {
+                cursor: Cursor::total(meta.incarnation(), end),
+                position: Some(end),
+                lag: Lag { commits: codec::number(row, 2)?, age: Duration::from_micros(age.unsigned_abs()) },
+                usage: ONE_REQUEST,
+            })
+        })
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_below_the_next_text() {
+        assert_eq!(after_prefix("order-").as_deref(), Some("order."));
+        assert_eq!(after_prefix("a\u{10ffff}").as_deref(), Some("b"));
+        assert_eq!(after_prefix("\u{d7ff}").as_deref(), Some("\u{e000}"));
+        assert_eq!(after_prefix(""), None);
+    }
+}

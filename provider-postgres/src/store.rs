@@ -1,0 +1,393 @@
+//! Both sides of an open store: the connections, and which job does what.
+
+use crate::capabilities::{self, Server};
+use crate::config::{CONNECT_MAX, Config, Missing};
+use crate::error::{self, Result as Worked};
+use crate::lanes::{self, Lanes};
+use crate::sequencer::{self, Sequencer};
+use crate::statements::Statements;
+use crate::transaction::Transaction;
+use crate::{admin, append, codec, read, record, replicate, schema, snapshot};
+use async_trait::async_trait;
+use evstore_api::capabilities::Limits;
+use evstore_api::{
+    AdvanceFeed, Append, Appended, Capabilities, Clock, CommitsPage, Deadline, Delete, DeleteSnapshot, Deleted, Error,
+    ErrorKind, EventStore, FeedAdvanced, FeedHead, FeedPage, FindCommit, Head, ListRecords, ListStreams, Meta,
+    MetaSwapped, OpenStream, PutRecord, PutSnapshot, ReadCommits, ReadFeed, ReadHead, ReadRecord, ReadSnapshot,
+    ReadStream, Record, RecordPut, RecordsPage, Replicate, Replicated, Result, SchemaPlan, SealStream, Snapshot,
+    SnapshotPut, StoreAdmin, StoreName, StreamOpened, StreamPage, StreamSealed, StreamsPage, SwapMeta, Timestamp,
+    Truncate, Truncated, WaitFeed, Waited,
+};
+use evstore_kit::refusal;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, PgConnection, Postgres};
+use std::ops::{AsyncFnOnce, Deref};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How long opening a store may take.
+const OPEN_MAX: Duration = Duration::from_secs(30);
+/// A connection that nobody needed for so long is closed.
+const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(300);
+
+/// What a store's handles and its background task share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The settings.
+    pub config: Config,
+    /// Every statement.
+    pub statements: Arc<Statements>,
+    /// What those who wait for the feed share.
+    pub sequencer: Sequencer,
+    pool: PgPool,
+    clock: Arc<dyn Clock>,
+}
+
+impl Shared {
+    fn new(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
+        let statements = Arc::new(Statements::new(&config.schema));
+        Ok(Self { pool: pool(&config)?, statements, sequencer: Sequencer::new(), clock, config })
+    }
+
+    /// The store's name in markers.
+    pub fn own(&self) -> &StoreName {
+        &self.config.own
+    }
+
+    /// The schema.
+    pub fn schema(&self) -> &str {
+        &self.config.schema
+    }
+
+    /// The bounds of a request.
+    pub fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    /// The present moment.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// A connection of the pool.
+    ///
+    /// # Errors
+    /// `DeadlineExceeded`, `Unavailable`, `Denied`, `Throttled`, `Closed`; nothing was sent.
+    pub async fn connection(&self, deadline: Deadline) -> Result<sqlx::pool::PoolConnection<Postgres>> {
+        let acquired = tokio::time::timeout_at(deadline.0.into(), self.pool.acquire()).await;
+        acquired.map_err(|_| late())?.map_err(error::not_written)
+    }
+
+    /// Runs a read on a connection of the pool.
+    pub async fn read<T>(
+        &self,
+        deadline: Deadline,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Worked<T>,
+    ) -> Result<T> {
+        refusal::check_deadline(deadline)?;
+        let mut connection = self.connection(deadline).await?;
+        if let Ok(worked) = tokio::time::timeout_at(deadline.0.into(), work(&mut connection)).await {
+            return Ok(worked?);
+        }
+        // Its answer is still on the way; nobody else shall get it.
+        connection.close_on_drop();
+        Err(late())
+    }
+
+    /// Runs a write in a transaction, and commits it.
+    pub async fn write<T>(
+        &self,
+        deadline: Deadline,
+        work: impl AsyncFnOnce(&mut Transaction) -> Worked<T>,
+    ) -> Result<T> {
+        refusal::check_deadline(deadline)?;
+        let whole = async {
+            let mut transaction = Transaction::begin(self, deadline).await?;
+            let worked = work(&mut transaction).await;
+            transaction.end(worked).await
+        };
+        // The server's own timeout is the deadline; this one is for a server that does not answer at all.
+        let patience = Deadline::within(deadline.remaining() + Duration::from_secs(1));
+        tokio::time::timeout_at(patience.0.into(), whole).await.unwrap_or_else(|_| Err(error::late()))
+    }
+}
+
+/// Nothing came back in time, and nothing was written.
+pub fn late() -> Error {
+    Error::new(ErrorKind::DeadlineExceeded, "the deadline passed before the server answered")
+}
+
+fn pool(config: &Config) -> Result<PgPool> {
+    let options = PgConnectOptions::from_str(&config.url).map_err(error::not_written)?;
+    let options = options.disable_statement_logging().application_name("evstore");
+    let pool = PgPoolOptions::new()
+        .max_connections(config.pool_max)
+        .acquire_timeout(CONNECT_MAX)
+        .idle_timeout(IDLE_CONNECTION_MAX)
+        // A question before every use would double the round trips; what died shows itself with the first statement.
+        .test_before_acquire(false);
+    Ok(pool.connect_lazy_with(options))
+}
+
+/// One handle's way to the store.
+#[derive(Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+    capabilities: Capabilities,
+    /// Appends on their way.
+    pub lanes: Lanes,
+    closed: watch::Sender<bool>,
+}
+
+impl Deref for Client {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+impl Client {
+    /// Opens the application's side: the schema is verified, and the background task of the sequencer begins.
+    ///
+    /// # Errors
+    /// `Schema` when the schema is missing or not what it should be; `Unavailable`, `Denied`.
+    pub async fn open(config: Config, clock: Arc<dyn Clock>) -> Result<Arc<Self>> {
+        let deadline = Deadline::within(OPEN_MAX);
+        let shared = Arc::new(Shared::new(config, clock)?);
+        if shared.config.missing == Missing::Make {
+            schema::apply(&shared, deadline).await?;
+        }
+        schema::check(&shared, deadline).await?;
+        sequencer::begin_history(&shared, deadline).await.or_else(schema::without_rights)?;
+        let client = Self::with(shared, deadline).await?;
+        tokio::spawn(sequencer::run(client.shared.clone(), client.closed.subscribe()));
+        Ok(client)
+    }
+
+    /// Opens the administrative side, also where there is no schema yet.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Denied`.
+    pub async fn open_admin(config: Config, clock: Arc<dyn Clock>) -> Result<Arc<Self>> {
+        Self::with(Arc::new(Shared::new(config, clock)?), Deadline::within(OPEN_MAX)).await
+    }
+
+    async fn with(shared: Arc<Shared>, deadline: Deadline) -> Result<Arc<Self>> {
+        let server = server(&shared, deadline).await?;
+        let capabilities = capabilities::capabilities(&server, shared.config.limits);
+        let lanes = Lanes::new(shared.config.lanes_max);
+        Ok(Arc::new(Self { shared, capabilities, lanes, closed: watch::Sender::new(false) }))
+    }
+
+    /// What the store promises.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// Refuses once the handle was closed.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub fn check_open(&self) -> Result<()> {
+        if *self.closed.borrow() { Err(refusal::closed()) } else { Ok(()) }
+    }
+
+    /// Resolves when the handle is closed.
+    pub async fn closing(&self) {
+        // An error would mean that the sender is gone, and it is ours.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.closed.send_replace(true);
+        self.lanes.close().await;
+        self.shared.pool.close().await;
+        Ok(())
+    }
+}
+
+async fn server(shared: &Shared, deadline: Deadline) -> Result<Server> {
+    shared
+        .read(deadline, async |connection| {
+            let rows = sqlx::query(shared.statements.server.sql()).fetch_all(connection).await?;
+            let row = rows.first().ok_or_else(|| error::corrupt("the server says nothing of itself"))?;
+            let text = |column| codec::get::<&str>(row, column).map(str::to_owned);
+            let version = text(0)?;
+            let version = version.split(" on ").next().unwrap_or_default().to_owned();
+            Ok(Server {
+                version,
+                fsync: text(1)?,
+                full_page_writes: text(2)?,
+                synchronous_commit: text(3)?,
+                synchronous_standby_names: text(4)?,
+                aurora: codec::get(row, 5)?,
+            })
+        })
+        .await
+}
+
+/// The side of a store that applications hold.
+#[derive(Debug)]
+pub struct PostgresStore(pub Arc<Client>);
+
+#[async_trait]
+impl EventStore for PostgresStore {
+    fn capabilities(&self) -> &Capabilities {
+        self.0.capabilities()
+    }
+
+    async fn append(&self, request: Append) -> Result<Appended> {
+        lanes::append(&self.0, request).await
+    }
+
+    async fn find_commit(&self, request: FindCommit) -> Result<Option<Appended>> {
+        self.0.check_open()?;
+        append::find_commit(&self.0, &request).await
+    }
+
+    async fn head(&self, request: ReadHead) -> Result<Head> {
+        self.0.check_open()?;
+        read::head(&self.0, &request).await
+    }
+
+    async fn read_stream(&self, request: ReadStream) -> Result<StreamPage> {
+        self.0.check_open()?;
+        read::stream(&self.0, &request).await
+    }
+
+    async fn read_feed(&self, request: ReadFeed) -> Result<FeedPage> {
+        self.0.check_open()?;
+        read::feed(&self.0, &request).await
+    }
+
+    async fn wait_feed(&self, request: WaitFeed) -> Result<Waited> {
+        self.0.check_open()?;
+        read::wait(&self.0, &request).await
+    }
+
+    async fn feed_head(&self, deadline: Deadline) -> Result<FeedHead> {
+        self.0.check_open()?;
+        read::feed_head(&self.0, deadline).await
+    }
+
+    async fn list_streams(&self, request: ListStreams) -> Result<StreamsPage> {
+        self.0.check_open()?;
+        read::streams(&self.0, &request).await
+    }
+
+    async fn put_snapshot(&self, request: PutSnapshot) -> Result<SnapshotPut> {
+        self.0.check_open()?;
+        snapshot::put(&self.0, &request).await
+    }
+
+    async fn read_snapshot(&self, request: ReadSnapshot) -> Result<Option<Snapshot>> {
+        self.0.check_open()?;
+        snapshot::read(&self.0, &request).await
+    }
+
+    async fn delete_snapshot(&self, request: DeleteSnapshot) -> Result<()> {
+        self.0.check_open()?;
+        snapshot::delete(&self.0, &request).await
+    }
+
+    async fn put_record(&self, request: PutRecord) -> Result<RecordPut> {
+        self.0.check_open()?;
+        record::put(&self.0, request).await
+    }
+
+    async fn read_record(&self, request: ReadRecord) -> Result<Option<Record>> {
+        self.0.check_open()?;
+        record::read(&self.0, &request).await
+    }
+
+    async fn list_records(&self, request: ListRecords) -> Result<RecordsPage> {
+        self.0.check_open()?;
+        record::list(&self.0, &request).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.0.close().await
+    }
+}
+
+/// The side of a store that operators and migrations hold.
+#[derive(Debug)]
+pub struct PostgresAdmin(pub Arc<Client>);
+
+#[async_trait]
+impl StoreAdmin for PostgresAdmin {
+    fn capabilities(&self) -> &Capabilities {
+        self.0.capabilities()
+    }
+
+    async fn read_meta(&self, deadline: Deadline) -> Result<Meta> {
+        self.0.check_open()?;
+        admin::read_meta(&self.0, deadline).await
+    }
+
+    async fn swap_meta(&self, request: SwapMeta) -> Result<MetaSwapped> {
+        self.0.check_open()?;
+        admin::swap_meta(&self.0, &request).await
+    }
+
+    async fn seal_stream(&self, request: SealStream) -> Result<StreamSealed> {
+        self.0.check_open()?;
+        refusal::check_deadline(request.deadline)?;
+        Err(refusal::unsupported("seal_stream", "fence", capabilities::FENCE).of_commit(request.commit))
+    }
+
+    async fn open_stream(&self, request: OpenStream) -> Result<StreamOpened> {
+        self.0.check_open()?;
+        refusal::check_deadline(request.deadline)?;
+        Err(refusal::unsupported("open_stream", "fence", capabilities::FENCE).of_commit(request.commit))
+    }
+
+    async fn replicate(&self, request: Replicate) -> Result<Replicated> {
+        self.0.check_open()?;
+        replicate::replicate(&self.0, request).await
+    }
+
+    async fn read_commits(&self, request: ReadCommits) -> Result<CommitsPage> {
+        self.0.check_open()?;
+        read::commits(&self.0, &request).await
+    }
+
+    async fn truncate(&self, request: Truncate) -> Result<Truncated> {
+        self.0.check_open()?;
+        admin::truncate(&self.0, &request).await
+    }
+
+    async fn delete(&self, request: Delete) -> Result<Deleted> {
+        self.0.check_open()?;
+        admin::delete(&self.0, &request).await
+    }
+
+    async fn advance_feed(&self, request: AdvanceFeed) -> Result<FeedAdvanced> {
+        self.0.check_open()?;
+        refusal::check_deadline(request.deadline)?;
+        sequencer::advance(&self.0, request.deadline).await?;
+        Ok(FeedAdvanced { head: read::feed_head(&self.0, request.deadline).await? })
+    }
+
+    async fn plan_schema(&self, deadline: Deadline) -> Result<SchemaPlan> {
+        self.0.check_open()?;
+        schema::plan(&self.0, deadline).await
+    }
+
+    async fn apply_schema(&self, deadline: Deadline) -> Result<SchemaPlan> {
+        self.0.check_open()?;
+        schema::apply(&self.0, deadline).await
+    }
+
+    async fn check_schema(&self, deadline: Deadline) -> Result<()> {
+        self.0.check_open()?;
+        schema::check(&self.0, deadline).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.0.close().await
+    }
+}
