@@ -8,7 +8,7 @@ use evstore_api::{
     Append, Appended, Capabilities, Category, CommitId, Deadline, Epoch, EventStore, EventType, Events, Expected,
     FeedFilter, FeedStart, FindCommit, Head, Meta, MetaSwapped, NewCommit, NewEvent, ReadFeed, ReadHead, ReadStream,
     Result, Revision, Settings, StoreAdmin, StoreState, StreamId, StreamPage, StreamStart, SwapMeta,
-    capabilities::Consistency,
+    capabilities::{Consistency, Positioned},
 };
 use evstore_api::{Cursor, Direction, FeedPage};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// Longest time that one call of a check may take. Far above what any store needs: a check is no benchmark.
 const CALL_MAX: Duration = Duration::from_secs(30);
+/// Longest wait for what the feed of a store whose appends order it does not have yet.
+const IN_FEED_MAX: Duration = Duration::from_millis(500);
 /// Events in a page, where a check does not care.
 pub(crate) const PAGE: u32 = 500;
 /// Bytes in a page, where a check does not care.
@@ -376,7 +378,11 @@ impl Context {
         filter: FeedFilter,
         count: usize,
     ) -> Result<Vec<FeedPage>> {
-        let deadline = self.deadline();
+        let deadline = match self.capabilities().positioned {
+            // It is there before the receipt is given: what is waited for are appends that are still under way.
+            Positioned::ByAppend => Deadline::within(IN_FEED_MAX),
+            Positioned::BySequencer { .. } | Positioned::Never { .. } => self.deadline(),
+        };
         let (mut pages, mut found, mut from) = (Vec::new(), 0, from);
         loop {
             let page = store.read_feed(self.feed_request(from, filter.clone())).await?;

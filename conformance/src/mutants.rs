@@ -4,9 +4,17 @@
 //! same way. The repository that decides before it looks up the commit id is not a store; it is beside the repository's
 //! tests, in `store/`.
 
+mod append;
 mod concurrency;
 mod defect;
+mod idempotency;
+mod listing;
+mod payload;
+mod reads;
 mod serial;
+mod snapshots;
+mod tenancy;
+mod whole;
 
 use evstore_api::{Opener, Provider};
 use std::fmt;
@@ -40,7 +48,21 @@ impl fmt::Debug for Mutant {
 }
 
 /// Every file's mutants.
-const ALL: &[&[Mutant]] = &[concurrency::MUTANTS, serial::MUTANTS];
+const ALL: &[&[Mutant]] = &[
+    append::MUTANTS,
+    concurrency::MUTANTS,
+    idempotency::MUTANTS,
+    listing::MUTANTS,
+    payload::MUTANTS,
+    reads::MUTANTS,
+    serial::MUTANTS,
+    snapshots::MUTANTS,
+    tenancy::MUTANTS,
+    whole::MUTANTS,
+];
+
+/// Name of the store that answers every call and does nothing: every check that wants something done has to notice it.
+pub const DOES_NOTHING: &str = whole::DOES_NOTHING;
 
 /// Every mutant. Names are unique.
 pub fn mutants() -> impl Iterator<Item = &'static Mutant> {

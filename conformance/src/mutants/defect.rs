@@ -3,14 +3,15 @@
 use super::Mutant;
 use async_trait::async_trait;
 use evstore_api::{
-    AdvanceFeed, Append, Appended, Capabilities, CommitsPage, Deadline, Delete, DeleteSnapshot, Deleted, EventStore,
-    FeedAdvanced, FeedHead, FeedPage, FindCommit, Head, ListRecords, ListStreams, Meta, MetaSwapped, OpenStream,
-    Opener, PutRecord, PutSnapshot, ReadCommits, ReadFeed, ReadHead, ReadRecord, ReadSnapshot, ReadStream, Record,
-    RecordPut, RecordsPage, Replicate, Replicated, Result, SchemaPlan, SealStream, Settings, Snapshot, SnapshotPut,
-    StoreAdmin, StreamOpened, StreamPage, StreamSealed, StreamsPage, SwapMeta, Truncate, Truncated, WaitFeed, Waited,
+    AdvanceFeed, Append, Appended, Capabilities, CommitId, CommitsPage, Deadline, Delete, DeleteSnapshot, Deleted,
+    EventStore, Events, FeedAdvanced, FeedHead, FeedPage, FindCommit, Head, ListRecords, ListStreams, Meta,
+    MetaSwapped, NewEvent, OpenStream, Opener, PutRecord, PutSnapshot, ReadCommits, ReadFeed, ReadHead, ReadRecord,
+    ReadSnapshot, ReadStream, Record, RecordPut, RecordsPage, Replicate, Replicated, Result, SchemaPlan, SealStream,
+    Settings, Snapshot, SnapshotPut, StoreAdmin, StreamId, StreamOpened, StreamPage, StreamSealed, StreamsPage,
+    SwapMeta, Truncate, Truncated, WaitFeed, Waited,
 };
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What a mutant does instead of forwarding a call. There is one value for each store, shared by all of its handles.
 #[async_trait]
@@ -322,4 +323,34 @@ impl<D: Defect> StoreAdmin for Admin<D> {
     async fn close(&self) -> Result<()> {
         self.defect.close_admin(&*self.inner).await
     }
+}
+
+/// The head of a stream.
+pub(super) async fn head(store: &dyn EventStore, stream: &StreamId, deadline: Deadline) -> Result<Head> {
+    store.head(ReadHead { stream: stream.clone(), deadline }).await
+}
+
+/// The commit of an append, if it is there already.
+pub(super) async fn find(store: &dyn EventStore, request: &Append) -> Result<Option<Appended>> {
+    let (stream, commit, deadline) = (request.stream.clone(), request.commit.id, request.deadline);
+    store.find_commit(FindCommit { stream, commit, deadline }).await
+}
+
+/// The same append as somebody takes it who does not know its id.
+pub(super) fn forgotten(mut request: Append) -> Append {
+    request.commit.id = CommitId::generate();
+    request
+}
+
+/// The same append with its events changed.
+pub(super) fn with_events(mut request: Append, change: impl FnOnce(&mut Vec<NewEvent>)) -> Result<Append> {
+    let mut events = request.commit.events.as_slice().to_vec();
+    change(&mut events);
+    request.commit.events = Events::new(events)?;
+    Ok(request)
+}
+
+/// What several calls of one mutant share.
+pub(super) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
