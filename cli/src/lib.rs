@@ -13,6 +13,7 @@ mod line;
 mod moment;
 mod output;
 mod progress;
+mod scratch;
 mod session;
 mod view;
 mod walk;

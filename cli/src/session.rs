@@ -3,6 +3,7 @@
 use crate::args::Globals;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
+use crate::scratch::Scratch;
 use evstore::config::Sources;
 use evstore::{Config, Configured, Registry};
 use evstore_api::{
@@ -33,6 +34,7 @@ pub struct Session {
     store: Option<Arc<dyn EventStore>>,
     admin: Option<Arc<dyn StoreAdmin>>,
     commit: Option<CommitId>,
+    scratch: Scratch,
 }
 
 impl Session {
@@ -40,7 +42,8 @@ impl Session {
     #[must_use]
     pub fn new(globals: Globals, registry: Registry) -> Self {
         let output = Output::new(globals.output, globals.quiet);
-        Self { globals, registry, output, config: None, selected: None, store: None, admin: None, commit: None }
+        let (config, selected, store, admin, commit) = (None, None, None, None, None);
+        Self { globals, registry, output, config, selected, store, admin, commit, scratch: Scratch::default() }
     }
 
     /// Where to print.
@@ -140,6 +143,12 @@ impl Session {
         Ok((configured.provider, configured.settings))
     }
 
+    /// The same provider, with the scratch stores that it makes dropped at the end, whatever ends the command.
+    #[must_use]
+    pub fn watch_scratch(&self, provider: &Provider) -> Provider {
+        self.scratch.watch(provider)
+    }
+
     /// Opens the store that is worked on, once.
     ///
     /// # Errors
@@ -166,6 +175,7 @@ impl Session {
 
     /// Lets go of the stores: what they took is answered first.
     pub async fn close(&mut self) {
+        self.scratch.clear().await;
         // The command has ended and told what it had to tell: there is nothing more to do about a store that does not
         // close.
         if let Some(store) = self.store.take() {

@@ -1,5 +1,7 @@
 //! Ctrl-C: a command that follows, and one that waits for its input, stop at once and cleanly.
 #![cfg(unix)]
+// A test may fail by a panic, also in its helpers.
+#![allow(clippy::unwrap_used)]
 
 mod evstore;
 
@@ -27,4 +29,18 @@ fn following_the_feed_shows_what_comes_and_stops_at_ctrl_c() {
     assert_eq!(output.status.code(), Some(130));
     let error: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
     assert_eq!((&error["kind"], &error["written"]), (&"interrupted".into(), &"no".into()));
+}
+
+#[test]
+fn an_interrupted_catalog_leaves_no_scratch_store() {
+    let folder = Folder::new();
+    let names = || std::fs::read_dir(folder.path("")).unwrap().map(|entry| entry.unwrap().file_name());
+    let scratch = || names().any(|name| name.to_string_lossy().contains("scratch"));
+    let mut child = folder.command("conformance -q").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !scratch() && child.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    interrupt(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(!scratch());
 }

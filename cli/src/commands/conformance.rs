@@ -42,6 +42,9 @@ pub struct Args {
     /// Repeat the random choices of an earlier run.
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
+    /// Rounds of the checks that repeat themselves, in percent of an ordinary run's.
+    #[arg(long, value_name = "PERCENT", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    effort: u64,
     /// Run only what reads, on the store itself.
     #[arg(long)]
     in_place: bool,
@@ -107,6 +110,7 @@ fn list(args: &Args, session: &mut Session) -> Result {
 
 async fn run_store(args: &Args, session: &mut Session) -> Result<Report> {
     let (provider, settings) = session.settings()?;
+    let provider = session.watch_scratch(&provider);
     let target = match &args.mutant {
         // Another process would open the store without the defect.
         Some(name) => Target::new(find_mutant(name)?.provider(&provider), settings),
@@ -115,6 +119,7 @@ async fn run_store(args: &Args, session: &mut Session) -> Result<Report> {
     let mut runner = Runner::new(target, args.seed.unwrap_or_else(fresh_seed));
     runner.only.clone_from(&args.only);
     runner.budget = args.budget;
+    runner.effort = args.effort;
     run_shown(&runner, session).await
 }
 

@@ -228,6 +228,7 @@ impl Tour<'_> {
         let typed = format!("evstore conformance --budget {}s", CATALOG_BUDGET.as_secs());
         self.begin("What a store promises is proved on a scratch store beside it, the live one untouched.", &typed)?;
         let (provider, settings) = self.session.settings()?;
+        let provider = self.session.watch_scratch(&provider);
         let mut runner = Runner::new(conformance::target(provider, settings), fresh_seed());
         runner.budget = Some(CATALOG_BUDGET);
         let report = conformance::run_shown(&runner, self.session).await?;
@@ -245,6 +246,7 @@ impl Tour<'_> {
                    catalog shows an event that a reader never gets:";
         self.begin(why, &typed)?;
         let (provider, settings) = self.session.settings()?;
+        let provider = self.session.watch_scratch(&provider);
         let mut runner = Runner::new(Target::new(mutant.provider(&provider), settings), fresh_seed());
         runner.only = mutant.killed_by.iter().map(|name| (*name).to_owned()).collect();
         let mut report = conformance::run_shown(&runner, self.session).await?;
