@@ -4,12 +4,14 @@ use crate::check::Check;
 
 mod append;
 mod concurrency;
+mod copies;
 mod deletion;
 mod feed;
 mod filters;
 mod idempotency;
 mod lifecycle;
 mod listing;
+mod ownership;
 mod payload;
 mod records;
 mod snapshots;
@@ -33,4 +35,6 @@ pub(crate) const ALL: &[&[Check]] = &[
     time::CHECKS,
     tenancy::CHECKS,
     lifecycle::CHECKS,
+    ownership::CHECKS,
+    copies::CHECKS,
 ];
