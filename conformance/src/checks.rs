@@ -8,6 +8,7 @@ mod copies;
 mod deletion;
 mod feed;
 mod filters;
+mod honesty;
 mod idempotency;
 mod lifecycle;
 mod listing;
@@ -35,6 +36,7 @@ pub(crate) const ALL: &[&[Check]] = &[
     time::CHECKS,
     tenancy::CHECKS,
     lifecycle::CHECKS,
+    honesty::CHECKS,
     ownership::CHECKS,
     copies::CHECKS,
 ];
