@@ -18,7 +18,7 @@ use evstore_api::{
 use evstore_kit::copy::{self, Claimed, CommitFate, Fate};
 use evstore_kit::{limits, refusal};
 use redis::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Tries of one request: each but the first met another writer.
@@ -116,6 +116,8 @@ struct Draft<'a> {
     /// The places that are touched: as they are, and as they will be.
     standing: BTreeMap<Position, Place>,
     places: BTreeMap<Position, Place>,
+    /// Commits that stand stripped where a range is said to be without content.
+    stubs: HashSet<(StreamId, CommitNumber)>,
     records: HashMap<RecordKey, RecordDraft>,
 }
 
@@ -194,6 +196,7 @@ impl<'a> Draft<'a> {
             numbered,
             standing: BTreeMap::new(),
             places: BTreeMap::new(),
+            stubs: HashSet::new(),
             records: HashMap::new(),
         };
         draft.take(items, answers)?;
@@ -247,26 +250,16 @@ impl<'a> Draft<'a> {
         };
         let slots: Vec<_> =
             self.standing.values().filter(|place| claimed(place)).filter_map(|place| place.commit.clone()).collect();
-        for commit in read::fetch(self.client, 0, slots, request.deadline).await? {
-            let stream = commit.stream.clone();
-            if !self.numbered.contains_key(&stream) {
-                continue;
-            }
-            self.stream(&stream).commits.insert(commit.number, commit);
-        }
+        let found = read::fetch(self.client, 0, slots, request.deadline).await?;
+        let stubs = found.into_iter().filter(read::is_stub);
+        self.stubs.extend(stubs.map(|commit| (commit.stream, commit.number)));
         Ok(())
     }
 
+    /// A stream that an item is about: all of those were loaded.
     fn stream(&mut self, stream: &StreamId) -> &mut StreamDraft {
-        let at = match self.numbered.get(stream) {
-            Some(at) => *at,
-            None => {
-                self.numbered.insert(stream.clone(), self.streams.len());
-                self.streams.push(StreamDraft::new(stream));
-                self.streams.len() - 1
-            }
-        };
-        &mut self.streams[at]
+        let at = self.numbered.get(stream).expect("the streams of all items were loaded");
+        &mut self.streams[*at]
     }
 
     fn add(&mut self, item: &Item) -> Result<Fate> {
@@ -347,9 +340,10 @@ impl<'a> Draft<'a> {
         let mut claimed = self.places.values().filter(|place| place.first <= given && place.last >= first);
         claimed.all(|place| match &place.commit {
             None => true,
-            Some((stream, number)) => {
+            Some(slot @ (stream, number)) => {
                 let draft = self.numbered.get(stream).map(|at| &self.streams[*at]);
-                draft.and_then(|draft| draft.commits.get(number)).is_some_and(read::is_stub)
+                self.stubs.contains(slot)
+                    || draft.and_then(|draft| draft.commits.get(number)).is_some_and(read::is_stub)
             }
         })
     }
