@@ -8,6 +8,7 @@ mod copies;
 mod deletion;
 mod feed;
 mod filters;
+mod health;
 mod honesty;
 mod idempotency;
 mod lifecycle;
@@ -28,6 +29,7 @@ pub(crate) const ALL: &[&[Check]] = &[
     stream_reads::CHECKS,
     feed::CHECKS,
     filters::CHECKS,
+    health::CHECKS,
     listing::CHECKS,
     records::CHECKS,
     deletion::CHECKS,

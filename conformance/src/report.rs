@@ -45,7 +45,8 @@ impl Report {
     /// The command that runs one check again with the same seed.
     #[must_use]
     pub fn replay(&self, check: &Check) -> String {
-        format!("evstore conformance {} --only {} --seed {}", self.store, check.name, self.seed)
+        let in_place = if check.name.starts_with("in-place.") { "--in-place " } else { "" };
+        format!("evstore conformance {} {in_place}--only {} --seed {}", self.store, check.name, self.seed)
     }
 
     /// For people: a line for each check that is not held, the history of each broken one, and the counts.
@@ -158,5 +159,78 @@ impl Report {
         let mut report = quick_junit::Report::new("evstore conformance");
         report.add_test_suite(suite);
         report.to_string().expect("a report of text is XML")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::catalog;
+    use crate::check::Broken;
+    use evstore_api::capabilities::{
+        Consistency, Durability, EventIds, Failover, FeedOrder, Fence, Limit, Limits, Positioned, Positions, Processes,
+        RealTime, Support, Window,
+    };
+
+    fn capabilities() -> Capabilities {
+        Capabilities {
+            contract: evstore_api::CONTRACT,
+            provider: "none",
+            engine: "none 0".into(),
+            durability: Durability::Memory,
+            failover: Failover::None,
+            order: FeedOrder::Total,
+            real_time: RealTime::Kept,
+            positions: Positions::Contiguous,
+            positioned: Positioned::ByAppend,
+            reads: Consistency::Strong,
+            lists: Consistency::Strong,
+            idempotency: Window::Forever,
+            event_ids: EventIds::PerCommit,
+            processes: Processes::One,
+            fence: Fence::Store,
+            deletion: Support::Refused,
+            replication: Support::Refused,
+            time_precision: Duration::from_micros(1),
+            limits: Limits {
+                stream_name_bytes: 1,
+                event_type_bytes: 1,
+                event_bytes: Limit::None,
+                commit_bytes: Limit::None,
+                commit_events: Limit::None,
+                snapshot_bytes: Limit::None,
+                record_bytes: Limit::None,
+                page_items: 1,
+            },
+        }
+    }
+
+    #[test]
+    fn verdicts_are_never_shown_as_one_another() {
+        let verdicts = [
+            Verdict::Held,
+            Verdict::Broken(Broken::shown_by("an event is lost", vec!["append a-1".into()])),
+            Verdict::Refused("not promised".into()),
+            Verdict::NotRun("no process".into()),
+        ];
+        let findings = catalog().zip(verdicts).map(|(check, verdict)| Finding { check, verdict, took: Duration::ZERO });
+        let store = StoreName::new("main").unwrap();
+        let report = Report { store, capabilities: capabilities(), seed: 7, findings: findings.collect() };
+        let text = report.text();
+        for line in
+            ["BROKEN   ", "refused  ", "not run  ", "           append a-1", "1 held, 1 BROKEN, 1 refused, 1 not run"]
+        {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+        let json = report.json();
+        let named: Vec<_> = json["findings"].as_array().unwrap().iter().map(|one| one["verdict"].clone()).collect();
+        assert_eq!(named, ["held", "BROKEN", "refused", "not run"]);
+        assert_eq!((&json["seed"], &json["findings"][1]["history"][0]), (&json!(7), &json!("append a-1")));
+        let junit = report.junit();
+        for part in
+            ["<failure message=\"an event is lost\"", "<skipped message=\"no process\"", "refused: not promised"]
+        {
+            assert!(junit.contains(part), "{part} in\n{junit}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use evstore_api::{Settings, StoreName};
 use evstore_conformance::check::Verdict;
-use evstore_conformance::mutants::{Mutant, mutants};
+use evstore_conformance::mutants::{DOES_NOTHING, Mutant, mutants};
 use evstore_conformance::{Check, Report, Runner, Target, catalog};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::process::ExitCode;
@@ -13,6 +13,9 @@ use tokio::runtime::Runtime;
 /// Checks that only processes of their own can break. They are held against broken stores in `provider-sqlite`.
 const NEED_PROCESSES: &[&str] =
     &["concurrency.histories-of-processes-are-serial", "concurrency.killed-processes-lose-nothing-acknowledged"];
+
+/// Checks that a store may pass that does nothing at all: they look for what must not be done.
+const WANT_NOTHING_DONE: &[&str] = &[];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -26,6 +29,10 @@ fn main() -> ExitCode {
         .collect();
     trials.push(Trial::test("names_are_unique", names_are_unique));
     trials.push(Trial::test("every_check_is_named_by_a_mutant", every_check_is_named_by_a_mutant));
+    let shared = runtime.clone();
+    trials.push(Trial::test("a_store_that_does_nothing_breaks_every_check_that_wants_something", move || {
+        a_store_that_does_nothing_breaks_every_check_that_wants_something(&shared)
+    }));
     trials.push(Trial::test("a_healthy_store_breaks_no_check", move || a_healthy_store_breaks_no_check(&runtime)));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -75,6 +82,19 @@ fn every_check_is_named_by_a_mutant() -> Result<(), Failed> {
     let unnamed: Vec<_> =
         catalog().filter(|check| !named(check) && !NEED_PROCESSES.contains(&check.name)).map(|one| one.name).collect();
     if unnamed.is_empty() { Ok(()) } else { Err(format!("no mutant names\n{}", unnamed.join("\n")).into()) }
+}
+
+fn a_store_that_does_nothing_breaks_every_check_that_wants_something(runtime: &Runtime) -> Result<(), Failed> {
+    let mutant = mutants().find(|mutant| mutant.name == DOES_NOTHING).ok_or("there is no such mutant")?;
+    let report = run(runtime, Some(mutant), &[])?;
+    let content = |name: &str| !NEED_PROCESSES.contains(&name) && !WANT_NOTHING_DONE.contains(&name);
+    let fooled: Vec<_> = report
+        .findings
+        .iter()
+        .filter(|finding| content(finding.check.name) && !matches!(finding.verdict, Verdict::Broken(_)))
+        .map(|finding| format!("{} says {}", finding.check.name, finding.verdict.name()))
+        .collect();
+    if fooled.is_empty() { Ok(()) } else { Err(format!("content with nothing\n{}", fooled.join("\n")).into()) }
 }
 
 fn a_healthy_store_breaks_no_check(runtime: &Runtime) -> Result<(), Failed> {

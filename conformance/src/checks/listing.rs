@@ -27,6 +27,12 @@ pub(crate) const CHECKS: &[Check] = &[
         heads_are_those_of_the_streams
     ),
     check!(
+        "listing.a-new-stream-is-listed-as-declared",
+        "a new stream and a new head are in the list at once, or within the declared staleness",
+        [110],
+        a_new_stream_is_listed_as_declared
+    ),
+    check!(
         "listing.streams-made-meanwhile-disturb-nothing",
         "a list that is read page by page while streams are made has every stream that was there at the start once",
         [108],
@@ -173,6 +179,26 @@ async fn heads_are_those_of_the_streams(context: Context) -> Result<Outcome, Bro
         ensure_eq!(head, context.head(&stream).await?, "head in the list, and by reading it");
         ensure_eq!(context.read(&stream).await?.events().count() as u64, head.revision.0, "events and head");
     }
+    Ok(Outcome::Held)
+}
+
+async fn a_new_stream_is_listed_as_declared(context: Context) -> Result<Outcome, Broken> {
+    let other = context.another_client().await?;
+    let mut made = Vec::new();
+    for round in 1..=context.rounds(10) {
+        let stream = context.stream();
+        context.append(&stream, Expected::Any, 1).await?;
+        context.append(&stream, Expected::Any, 1).await?;
+        made.push((stream, 2));
+        made.sort();
+        for (client, name) in [(context.store(), "the same client"), (&other, "another client")] {
+            context.settle_lists().await;
+            let listed = list(&context, &**client, &context.own_streams()).await?;
+            let listed: Vec<_> = listed.into_iter().map(|one| (one.stream, one.head.revision.0)).collect();
+            ensure_eq!(listed, made, "streams and heads that {name} lists after {round} were made");
+        }
+    }
+    other.close().await?;
     Ok(Outcome::Held)
 }
 

@@ -175,14 +175,18 @@ fn fold(state: Bytes, page: &StreamPage) -> Bytes {
 async fn snapshot_and_tail_equal_a_replay(context: Context) -> Result<Outcome, Broken> {
     let stream = context.stream();
     let mut seed = context.seed();
+    let mut commits = 0;
     for _ in 0..context.rounds(12) {
         let receipt = context.append(&stream, Expected::Any, 1 + seed.below(4) as u32).await?;
-        if seed.chance(40) {
+        commits += 1;
+        // One is there from the first commit on.
+        if commits == 1 || seed.chance(40) {
             let state = fold(Bytes::new(), &context.read(&stream).await?);
             context.put_snapshot(after(&stream, &receipt, state)).await?;
         }
         let replayed = fold(Bytes::new(), &context.read(&stream).await?);
-        let Some(snapshot) = context.snapshot(&stream).await? else { continue };
+        let snapshot = context.snapshot(&stream).await?;
+        let snapshot = snapshot.ok_or_else(|| Broken::new("a snapshot that was kept is not there"))?;
         let head = context.head(&stream).await?.revision;
         ensure!(snapshot.revision <= head, "a snapshot of revision {} at head {head}", snapshot.revision);
         // As a repository loads it: from the commit that the snapshot names, whose id has to be the same.

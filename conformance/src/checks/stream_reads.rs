@@ -450,7 +450,9 @@ async fn a_read_costs_its_own_size(context: Context) -> Result<Outcome, Broken> 
         append(stream.clone()).await?;
     }
     let read = || fresh.store.read_stream(context.read_request(&stream, StreamStart::First));
-    let alone: Usage = read().await?.usage;
+    let page = read().await?;
+    ensure_eq!(page.events().count(), 5, "events of the stream");
+    let alone: Usage = page.usage;
     let others = context.rounds(100);
     for _ in 0..others {
         append(context.stream()).await?;

@@ -70,6 +70,7 @@ async fn recorded_times_never_fall(context: Context) -> Result<Outcome, Broken> 
     }
     other.close().await?;
     let page = context.read(&stream).await?;
+    ensure_eq!(page.commits.len() as u64, context.rounds(20), "commits of the stream");
     let times: Vec<_> = page.commits.iter().map(|commit| commit.recorded_at).collect();
     ensure!(times.is_sorted(), "recorded times of a stream fall: {times:?}");
     ensure_eq!(page.head.recorded_at, times.last().copied(), "time of the head");

@@ -3,7 +3,7 @@
 use super::Mutant;
 use super::defect::{Defect, lock, mutant};
 use async_trait::async_trait;
-use evstore_api::{EventStore, ListStreams, Result, StreamId, StreamState, StreamsPage};
+use evstore_api::{Append, Appended, EventStore, ListStreams, Result, StreamId, StreamState, StreamsPage};
 use std::collections::HashMap;
 use std::sync::Mutex;
 
@@ -22,6 +22,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "listing.heads-of-the-first-commit",
         "a listed stream has commit number 1",
         &["listing.heads-are-those-of-the-streams"],
+    ),
+    mutant::<ListsLate>(
+        "listing.lists-late",
+        "the first list after an append does not see it, and lists are declared strong",
+        &["listing.a-new-stream-is-listed-as-declared"],
     ),
     mutant::<CountsPlaces>(
         "listing.counts-places",
@@ -85,6 +90,25 @@ impl Defect for OldHeads {
         for one in &mut page.streams {
             one.head.number = evstore_api::CommitNumber(1);
         }
+        Ok(page)
+    }
+}
+
+/// Streams that were appended to since the last list.
+#[derive(Debug, Default)]
+struct ListsLate(Mutex<Vec<StreamId>>);
+
+#[async_trait]
+impl Defect for ListsLate {
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        lock(&self.0).push(request.stream.clone());
+        store.append(request).await
+    }
+
+    async fn list_streams(&self, store: &dyn EventStore, request: ListStreams) -> Result<StreamsPage> {
+        let late = std::mem::take(&mut *lock(&self.0));
+        let mut page = store.list_streams(request).await?;
+        page.streams.retain(|one| !late.contains(&one.stream));
         Ok(page)
     }
 }

@@ -11,8 +11,8 @@ use evstore_api::{
     StoreAdmin, StreamId, StreamPage, StreamsPage, Timestamp, Usage,
 };
 use std::collections::HashMap;
-use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 pub(super) const MUTANTS: &[Mutant] = &[
     mutant::<DoesNothing>(
@@ -32,12 +32,22 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant::<FeedDropsEveryThird>(
         "feed.drops-every-third",
         "commits at every third position are not in the feed",
-        &["feed.every-event-appears-once", "append.every-name-is-its-own-stream", "filters.any-of-several-passes"],
+        &["feed.every-event-appears-once", "append.every-name-is-its-own-stream"],
     ),
     mutant::<FeedRepeats>(
         "feed.repeats",
         "the first commit of a page of the feed is there twice",
         &["feed.every-event-appears-once", "append.a-receipt-has-a-position-as-declared"],
+    ),
+    mutant::<StuckFeed>(
+        "feed.stuck-unnoticed",
+        "the feed ends after the third commit and says that it is not behind",
+        &["health.a-stuck-feed-is-told-from-an-idle-one", "feed.lag-is-reported"],
+    ),
+    mutant::<IdleGrowsOld>(
+        "feed.idle-grows-old",
+        "the age of what a feed is behind is the age of its last commit",
+        &["health.a-stuck-feed-is-told-from-an-idle-one"],
     ),
     mutant::<FeedReorders>(
         "feed.reorders-across-streams",
@@ -199,5 +209,33 @@ impl Defect for FeedReorders {
             }
         }
         Ok(page)
+    }
+}
+
+#[derive(Debug, Default)]
+struct StuckFeed;
+
+#[async_trait]
+impl Defect for StuckFeed {
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let mut page = store.read_feed(request).await?;
+        page.items.retain(|item| match item {
+            FeedItem::Commit(commit) => commit.first_position.is_none_or(|first| first.0 <= 3),
+            FeedItem::Removed { .. } => true,
+        });
+        Ok(page)
+    }
+}
+
+/// When the store was asked first.
+#[derive(Debug, Default)]
+struct IdleGrowsOld(OnceLock<Instant>);
+
+#[async_trait]
+impl Defect for IdleGrowsOld {
+    async fn feed_head(&self, store: &dyn EventStore, deadline: Deadline) -> Result<FeedHead> {
+        let since = self.0.get_or_init(Instant::now).elapsed();
+        let head = store.feed_head(deadline).await?;
+        Ok(FeedHead { lag: Lag { age: since, ..head.lag }, ..head })
     }
 }
