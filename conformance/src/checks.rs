@@ -11,6 +11,7 @@ mod filters;
 mod health;
 mod honesty;
 mod idempotency;
+mod in_place;
 mod lifecycle;
 mod listing;
 mod ownership;
@@ -42,3 +43,6 @@ pub(crate) const ALL: &[&[Check]] = &[
     ownership::CHECKS,
     copies::CHECKS,
 ];
+
+/// Checks that only read. They run on a store itself and belong to no scratch store's run.
+pub(crate) const IN_PLACE: &[Check] = in_place::CHECKS;

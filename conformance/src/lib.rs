@@ -26,10 +26,10 @@ mod trace;
 mod trial;
 pub mod worker;
 
-pub use catalog::catalog;
+pub use catalog::{catalog, in_place};
 pub use check::{Broken, Check, Outcome, Verdict};
 pub use context::Context;
 pub use report::Report;
-pub use runner::Runner;
+pub use runner::{Place, Runner};
 pub use target::Target;
 pub use trial::test_main;

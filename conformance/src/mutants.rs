@@ -5,6 +5,7 @@
 //! tests, in `store/`.
 
 mod append;
+mod backward;
 mod concurrency;
 mod defect;
 mod idempotency;
@@ -50,6 +51,7 @@ impl fmt::Debug for Mutant {
 /// Every file's mutants.
 const ALL: &[&[Mutant]] = &[
     append::MUTANTS,
+    backward::MUTANTS,
     concurrency::MUTANTS,
     idempotency::MUTANTS,
     listing::MUTANTS,

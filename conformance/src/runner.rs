@@ -1,6 +1,6 @@
 //! Runs checks on scratch stores and collects verdicts.
 
-use crate::catalog::catalog;
+use crate::catalog::{catalog, in_place};
 use crate::check::{Broken, Check, Verdict};
 use crate::context::Context;
 use crate::report::{Finding, Report};
@@ -27,9 +27,20 @@ pub struct Runner {
     pub seed: u64,
     /// Rounds, in hundredths of an ordinary run's.
     pub effort: u64,
+    /// Where the checks run, and so which.
+    pub place: Place,
 }
 
-/// A scratch store that several checks share.
+/// Where checks run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The whole catalog, on scratch stores that are dropped.
+    Scratch,
+    /// The checks that only read, on the store itself.
+    InPlace,
+}
+
+/// The store that several checks share.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     settings: Settings,
@@ -41,12 +52,15 @@ impl Runner {
     /// Every check, an ordinary run's rounds, no bound.
     #[must_use]
     pub fn new(target: Target, seed: u64) -> Self {
-        Self { target, only: Vec::new(), budget: None, seed, effort: 100 }
+        Self { target, only: Vec::new(), budget: None, seed, effort: 100, place: Place::Scratch }
     }
 
     /// The checks that would run, in order.
     pub fn checks(&self) -> impl Iterator<Item = &'static Check> {
-        catalog()
+        let of_scratch = (self.place == Place::Scratch).then(catalog).into_iter().flatten();
+        let reading = (self.place == Place::InPlace).then(in_place).into_iter().flatten();
+        of_scratch
+            .chain(reading)
             .filter(|check| self.only.is_empty() || self.only.iter().any(|prefix| check.name.starts_with(&**prefix)))
     }
 
@@ -56,7 +70,10 @@ impl Runner {
     /// When no scratch store can be made or dropped. Then nothing was found out.
     pub async fn run(&self, mut progress: impl FnMut(Progress<'_>)) -> Result<Report> {
         let started = Instant::now();
-        let scratch = self.open_scratch("shared").await?;
+        let scratch = match self.place {
+            Place::Scratch => self.open_scratch("shared").await?,
+            Place::InPlace => self.open(self.target.settings.clone()).await?,
+        };
         let mut findings = Vec::new();
         for check in self.checks() {
             progress(Progress::Started(check));
@@ -71,7 +88,10 @@ impl Runner {
             progress(Progress::Ended(&findings[findings.len() - 1]));
         }
         let capabilities = scratch.store.capabilities().clone();
-        self.drop_scratch(scratch).await?;
+        match self.place {
+            Place::Scratch => self.drop_scratch(scratch).await?,
+            Place::InPlace => scratch.close().await?,
+        }
         Ok(Report { store: self.target.settings.store().clone(), capabilities, seed: self.seed, findings })
     }
 
@@ -83,6 +103,12 @@ impl Runner {
         let mut unique = Seed(now.as_nanos() as u64 ^ u64::from(std::process::id()) << 32 ^ self.seed);
         let tag = format!("{}{:08x}", &what[..what.len().min(6)], unique.next_u64() as u32);
         let settings = opener.make_scratch(&self.target.settings, &tag).await?;
+        self.open(settings).await
+    }
+
+    /// Opens both sides of a store.
+    async fn open(&self, settings: Settings) -> Result<Scratch> {
+        let opener = &self.target.provider.opener;
         let store = opener.open(&settings).await?;
         let admin = opener.open_admin(&settings).await?;
         Ok(Scratch { settings, store, admin })
@@ -90,8 +116,7 @@ impl Runner {
 
     /// Closes and removes a scratch store.
     pub(crate) async fn drop_scratch(&self, scratch: Scratch) -> Result<()> {
-        scratch.store.close().await?;
-        scratch.admin.close().await?;
+        scratch.close().await?;
         self.target.provider.opener.drop_scratch(&scratch.settings).await
     }
 
@@ -149,5 +174,10 @@ pub enum Progress<'a> {
 impl Scratch {
     pub(crate) fn capabilities(&self) -> evstore_api::Capabilities {
         self.store.capabilities().clone()
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.store.close().await?;
+        self.admin.close().await
     }
 }

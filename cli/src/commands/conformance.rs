@@ -10,7 +10,7 @@ use evstore_api::{Error, ErrorKind, Provider, Settings, StoreName};
 use evstore_conformance::mutants::{self, Mutant};
 use evstore_conformance::runner::Progress;
 use evstore_conformance::target::WorkerCommand;
-use evstore_conformance::{Report, Runner, Target, Verdict, catalog};
+use evstore_conformance::{Check, Place, Report, Runner, Target, Verdict, catalog, in_place};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -75,7 +75,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
         return list(&args, session);
     }
     let write = args.report.as_deref().map(report_writer).transpose()?;
-    if catalog().all(|check| !is_wanted(check.name, &args.only)) {
+    if checks(&args).next().is_none() {
         let message = format!("no check begins with {}", args.only.join(" or "));
         return Err(Failure::usage(message, "evstore conformance --list shows their names"));
     }
@@ -92,13 +92,15 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
     judge(&reports, args.strict)
 }
 
-fn is_wanted(name: &str, only: &[String]) -> bool {
-    only.is_empty() || only.iter().any(|prefix| name.starts_with(&**prefix))
+/// The checks that are wanted.
+fn checks(args: &Args) -> impl Iterator<Item = &'static Check> {
+    let all: Box<dyn Iterator<Item = _>> = if args.in_place { Box::new(in_place()) } else { Box::new(catalog()) };
+    all.filter(|check| args.only.is_empty() || args.only.iter().any(|prefix| check.name.starts_with(&**prefix)))
 }
 
 fn list(args: &Args, session: &mut Session) -> Result {
     let mut list = session.output().list("checks", view::object([]), &["check", "promise", "properties"])?;
-    for check in catalog().filter(|check| is_wanted(check.name, &args.only)) {
+    for check in checks(args) {
         let json = json!({ "check": check.name, "promise": check.promise, "properties": check.properties });
         list.item(&json.to_string(), || {
             let properties: Vec<String> = check.properties.iter().map(ToString::to_string).collect();
@@ -120,6 +122,7 @@ async fn run_store(args: &Args, session: &mut Session) -> Result<Report> {
     runner.only.clone_from(&args.only);
     runner.budget = args.budget;
     runner.effort = args.effort;
+    runner.place = if args.in_place { Place::InPlace } else { Place::Scratch };
     run_shown(&runner, session).await
 }
 
