@@ -20,7 +20,7 @@ pub async fn read_meta(client: &Client, deadline: Deadline) -> Result<Meta> {
                 let kind = evstore_api::ErrorKind::Schema;
                 evstore_api::Error::new(kind, "the store's record is missing")
             };
-            codec::meta(rows.first().ok_or_else(missing)?, 0)
+            codec::any_meta(rows.first().ok_or_else(missing)?, 0)
         })
         .await
 }
@@ -31,13 +31,13 @@ pub async fn swap_meta(client: &Client, request: &SwapMeta) -> Result<MetaSwappe
     let swapped = client
         .write(request.deadline, async |transaction| {
             transaction.run(|statements| &statements.lock_store).await?;
-            let meta = transaction.meta().await?;
+            let meta = transaction.any_meta().await?;
             if let Some(answer) = decide::swap_meta(&meta, request)? {
                 return Ok(answer);
             }
             let update = sqlx::query(transaction.statements().put_meta.sql())
                 .bind(format::encode_meta(&request.new))
-                .bind(access(&request.new.state));
+                .bind(access(&request.new));
             transaction.execute(update).await?;
             Ok(MetaSwapped::Done)
         })
@@ -47,9 +47,12 @@ pub async fn swap_meta(client: &Client, request: &SwapMeta) -> Result<MetaSwappe
     Ok(swapped)
 }
 
-/// What a state means to the append function.
-pub fn access(state: &StoreState) -> i16 {
-    match state {
+/// What the store's record means to the append function, which reads no more of it.
+pub fn access(meta: &Meta) -> i16 {
+    if meta.format.check().is_err() {
+        return 2;
+    }
+    match meta.state {
         StoreState::Open => 0,
         StoreState::Leaving { .. } => 1,
         StoreState::Fenced { .. }

@@ -109,8 +109,7 @@ impl Batch {
             .bind(wanted().map(|wanted| Id(wanted.commit.0)).collect::<Vec<_>>())
             .bind(wanted().map(|wanted| Id(wanted.digest.0)).collect::<Vec<_>>())
             .bind(wanted().map(|wanted| expected(wanted.expected)).collect::<Vec<_>>())
-            // `commit_events` is declared, and far below what an integer holds.
-            .bind(wanted().map(|wanted| wanted.events as i32).collect::<Vec<_>>())
+            .bind(wanted().map(|wanted| i64::from(wanted.events)).collect::<Vec<_>>())
             .bind(jobs.iter().map(|job| &job.encoded[..]).collect::<Vec<_>>())
     }
 

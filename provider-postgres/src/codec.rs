@@ -84,10 +84,15 @@ fn blob(row: &PgRow, column: usize) -> Worked<Option<Bytes>> {
 
 /// The store's record in a column; one that a newer release made unwritable for this one is refused.
 pub fn meta(row: &PgRow, column: usize) -> Worked<Meta> {
-    let encoded = blob(row, column)?.ok_or_else(|| corrupt("the store's record is missing"))?;
-    let meta = format::decode_meta(&encoded)?;
+    let meta = any_meta(row, column)?;
     meta.format.check()?;
     Ok(meta)
+}
+
+/// The store's record in a column, whichever release may write the store.
+pub fn any_meta(row: &PgRow, column: usize) -> Worked<Meta> {
+    let encoded = blob(row, column)?.ok_or_else(|| corrupt("the store's record is missing"))?;
+    Ok(format::decode_meta(&encoded)?)
 }
 
 /// What stands last in a stream. What can be done with it also hangs on the store's record.
@@ -217,7 +222,7 @@ pub fn commit(row: &PgRow, at: usize, stream: StreamId) -> Worked<Commit> {
 pub fn frame(row: &PgRow, at: usize, stream: StreamId) -> Worked<Commit> {
     let kind = kind(row, at + 6)?;
     let has_events = get::<Option<&[u8]>>(row, at + EVENTS)?.is_some();
-    let count: i32 = get(row, at + 2)?;
+    let count = number(row, at + 2)?;
     Ok(Commit {
         stream,
         id: CommitId(get::<Id>(row, at + 4)?.0),
@@ -252,12 +257,12 @@ pub fn stream_id(row: &PgRow, at: usize) -> Worked<StreamId> {
 pub fn receipt(row: &PgRow, at: [usize; 6], commit: CommitId) -> Worked<Option<Appended>> {
     let Some(slot) = number_if_any(row, at[0])? else { return Ok(None) };
     let first = number(row, at[1])?;
-    let count: i32 = get(row, at[2])?;
+    let count = number(row, at[2])?;
     Ok(Some(Appended {
         commit,
         number: CommitNumber(slot),
         first: Revision(first),
-        last: Revision((first + u64::from(count.unsigned_abs())).saturating_sub(1)),
+        last: Revision((first + count).saturating_sub(1)),
         position: number_if_any(row, at[5])?.map(Position),
         recorded_at: Timestamp(get(row, at[3])?),
         digest: ContentDigest(get::<Id>(row, at[4])?.0),

@@ -373,7 +373,7 @@ impl Copy {
         for number in [key, integer(commit.number.0), integer(commit.first_revision.0), commit.recorded_at.0, order] {
             self.field(Some(&number.to_be_bytes()));
         }
-        self.field(Some(&commit.count.to_be_bytes()));
+        self.field(Some(&i64::from(commit.count).to_be_bytes()));
         self.field(Some(&kind.to_be_bytes()));
         self.field(Some(&commit.id.0));
         self.field(Some(&commit.digest.0));
@@ -390,8 +390,7 @@ impl Copy {
         for (at, number) in numbers.into_iter().enumerate() {
             self.field(Some(&if at == 1 { key } else { number }.to_be_bytes()));
         }
-        // A commit's count fits an integer, and so do its places.
-        self.field(Some(&(row.commit.positions() as i32).to_be_bytes()));
+        self.field(Some(&integer(row.commit.positions()).to_be_bytes()));
     }
 
     fn row(&mut self, fields: i16) {

@@ -235,7 +235,7 @@ pub async fn apply(shared: &Shared, deadline: Deadline) -> Result<SchemaPlan> {
             }
             let first_rows = FIRST_ROWS.map(|statement| Statement::new(statement, schema));
             let [store, sequencer] = &first_rows;
-            let access = admin::access(&meta.state);
+            let access = admin::access(&meta);
             transaction.execute(sqlx::query(store.sql()).bind(format::encode_meta(&meta)).bind(access)).await?;
             transaction.execute(sqlx::query(sequencer.sql())).await?;
             Ok(plan)

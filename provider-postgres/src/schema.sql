@@ -48,7 +48,7 @@ CREATE TABLE {schema}.commits (
     -- The transaction that wrote it, for the sequencer. NULL where a copy brought its position along.
     xid bigint,
     ordering bigint NOT NULL,
-    count integer NOT NULL,
+    count bigint NOT NULL,
     kind smallint NOT NULL DEFAULT 0,
     id uuid NOT NULL,
     digest uuid NOT NULL,
@@ -74,7 +74,7 @@ CREATE TABLE {schema}.feed (
     stream bigint NOT NULL,
     revision bigint NOT NULL,
     number bigint NOT NULL,
-    places integer NOT NULL
+    places bigint NOT NULL
 );
 
 --; find the position of a commit
@@ -115,11 +115,11 @@ CREATE TABLE {schema}.records (
 CREATE OR REPLACE FUNCTION {schema}.append(
     now bigint, locks bigint[], rounds integer,
     round integer[], namespace text[], name text[], category text[],
-    id uuid[], digest uuid[], expected bigint[], count integer[], events bytea[]
+    id uuid[], digest uuid[], expected bigint[], count bigint[], events bytea[]
 ) RETURNS TABLE (
     ordinal bigint, written bigint, first bigint, taken_at bigint, access smallint, meta bytea, first_retained bigint,
     head_number bigint, head_revision bigint, head_at bigint, head_id uuid, head_marker bytea, head_imported bigint,
-    found_number bigint, found_revision bigint, found_count integer, found_at bigint, found_digest uuid, found_position bigint
+    found_number bigint, found_revision bigint, found_count bigint, found_at bigint, found_digest uuid, found_position bigint
 ) LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = {schema}, pg_temp
 SET plan_cache_mode = force_generic_plan

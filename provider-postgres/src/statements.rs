@@ -87,7 +87,7 @@ macro_rules! page_of_stream {
             "WITH p AS MATERIALIZED (SELECT *, ", $low, " AS low, ", $high, " AS high FROM (
                 SELECT ", head_columns!(), ", store.meta FROM {schema}.store LEFT JOIN ({schema}.streams s", last_commit!(), ")
                 ON s.namespace = $1 AND s.name = $2) p)
-            SELECT p.revision, p.number, NULL::integer AS count, p.recorded_at, p.id, NULL::uuid, p.marker, p.imported, NULL::uuid,
+            SELECT p.revision, p.number, NULL::bigint AS count, p.recorded_at, p.id, NULL::uuid, p.marker, p.imported, NULL::uuid,
                 NULL::bytea, p.meta, p.first_retained FROM p
             UNION ALL (SELECT ", commit_columns!("f.position"), " FROM {schema}.commits c", placed!(), "
                 WHERE c.stream = (SELECT key FROM p) AND c.events IS NOT NULL AND c.revision <= (SELECT high FROM p)
@@ -147,7 +147,7 @@ statements! {
     );
     /// The end of the feed, ranges that were removed, then commits after a position.
     feed = concat!(
-        "SELECT NULL::text AS namespace, NULL::text AS name, NULL::bigint AS revision, 0::bigint AS number, NULL::integer,
+        "SELECT NULL::text AS namespace, NULL::text AS name, NULL::bigint AS revision, 0::bigint AS number, NULL::bigint,
             NULL::bigint, NULL::uuid, NULL::uuid, NULL::bytea, NULL::bigint, NULL::uuid, NULL::bytea, store.meta, q.position
             FROM {schema}.store CROSS JOIN {schema}.sequencer q
         UNION ALL (SELECT NULL, NULL, r.last, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, r.first

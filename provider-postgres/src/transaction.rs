@@ -104,6 +104,13 @@ impl Transaction {
         codec::meta(&row, 0)
     }
 
+    /// Reads the store's record, whichever release may write the store.
+    pub async fn any_meta(&mut self) -> Worked<Meta> {
+        let meta = sqlx::query(self.statements.meta.sql());
+        let row = self.row(meta).await?.ok_or_else(missing_record)?;
+        codec::any_meta(&row, 0)
+    }
+
     /// What a decision hangs on.
     pub fn situation<'a>(&'a self, found: &'a Found) -> Situation<'a> {
         Situation { meta: &found.meta, own: &self.own, head: &found.head, last_position: None, now: self.now }
