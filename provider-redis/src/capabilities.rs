@@ -12,6 +12,9 @@ use std::time::Duration;
 /// Every partition has the record, and every write looks at it in the script that writes.
 pub const FENCE: Fence = Fence::Partition;
 
+/// With partitions a commit is in the feed before it is acknowledged; the contract has no shorter time than one that is.
+const SETTLING: Duration = Duration::from_millis(1);
+
 /// What a store of this config promises on this server.
 ///
 /// # Errors
@@ -29,7 +32,7 @@ pub fn of(config: &Config, facts: &Facts) -> Result<Capabilities> {
         // A primary runs one script at a time: https://redis.io/docs/latest/develop/programmability/, 2026-11-20.
         real_time: if one { RealTime::Kept } else { RealTime::NotKept },
         positions: if one { Positions::Contiguous } else { Positions::Opaque },
-        positioned: if one { Positioned::ByAppend } else { Positioned::Never { settling: Duration::ZERO } },
+        positioned: if one { Positioned::ByAppend } else { Positioned::Never { settling: SETTLING } },
         // Reads go to the primary.
         reads: Consistency::Strong,
         lists: Consistency::Strong,

@@ -382,11 +382,11 @@ async fn read_partitions(client: &Client, request: &ReadFeed, requests: &mut u32
     let (mut items, mut end): (Vec<FeedItem>, bool) = (Vec::new(), true);
     let mut left = request.clone();
     for partition in (0..partitions).map(|at| (first + at) % partitions) {
-        if left.limit == 0 {
-            end = false;
-            break;
-        }
         let after = Position(marks[partition as usize]);
+        if left.limit == 0 {
+            end &= feed_end(client, partition, request.deadline).await?.position <= after;
+            continue;
+        }
         let mut page = Assembler::new(&left, after);
         let seen = assemble(client, partition, &left, after, &mut page, requests).await?;
         let part = page.finish(known.meta.incarnation(), seen.position, Usage::default());
