@@ -7,11 +7,18 @@
 mod append;
 mod backward;
 mod concurrency;
+mod copies;
 mod defect;
+mod deletion;
+mod feed;
+mod honesty;
 mod idempotency;
+mod lifecycle;
 mod listing;
+mod ownership;
 mod payload;
 mod reads;
+mod records;
 mod serial;
 mod snapshots;
 mod tenancy;
@@ -56,6 +63,13 @@ const ALL: &[&[Mutant]] = &[
     idempotency::MUTANTS,
     listing::MUTANTS,
     payload::MUTANTS,
+    feed::MUTANTS,
+    records::MUTANTS,
+    deletion::MUTANTS,
+    lifecycle::MUTANTS,
+    honesty::MUTANTS,
+    ownership::MUTANTS,
+    copies::MUTANTS,
     reads::MUTANTS,
     serial::MUTANTS,
     snapshots::MUTANTS,

@@ -649,7 +649,7 @@ async fn races_with_appends_lose_nothing(context: Context) -> Result<Outcome, Br
                 let (context, stream) = (context.clone(), stream.clone());
                 let mut seed = Seed(context.seed().0 ^ caller as u64);
                 async move {
-                    let mut acknowledged = 0;
+                    let (mut acknowledged, mut latest) = (0, Revision(1));
                     for _ in 0..5 {
                         if caller < 4 {
                             let count = 1 + seed.below(3) as u32;
@@ -660,17 +660,21 @@ async fn races_with_appends_lose_nothing(context: Context) -> Result<Outcome, Br
                             let head = context.store().head(ReadHead { stream: stream.clone(), deadline }).await?;
                             let before = 2 + seed.below(head.revision.0 - 1);
                             truncate(&context, &**context.admin(), &stream, before).await?;
+                            latest = latest.max(Revision(before));
                         }
                     }
-                    Ok::<u64, Error>(acknowledged)
+                    Ok::<_, Error>((acknowledged, latest))
                 }
             })
             .await?;
-        let acknowledged: u64 = 2 + answers.into_iter().sum::<Result<u64, Error>>()?;
+        let answers = answers.into_iter().collect::<Result<Vec<_>, Error>>()?;
+        let acknowledged = 2 + answers.iter().map(|answer| answer.0).sum::<u64>();
+        let latest = answers.iter().map(|answer| answer.1).max().unwrap_or_default();
         let page = context.read(&stream).await?;
         ensure_eq!(page.head.revision, Revision(acknowledged), "head after appends and truncations");
         ensure_eq!(page.head.number, CommitNumber(1 + 4 * 5 + 2 * 5), "slots after appends and truncations");
         let first = page.head.first_retained.0;
+        ensure!(first <= latest.0, "events up to {first} are gone, and the latest cut was before {latest}");
         ensure_eq!(revisions(&page), (first..=acknowledged).map(Revision).collect::<Vec<_>>(), "what is left");
         let slots = slots(&context, &**context.admin(), &stream).await?;
         let mut last = Revision(0);
@@ -696,23 +700,29 @@ async fn races_with_appends_end_gone(context: Context) -> Result<Outcome, Broken
                 async move {
                     if caller == 0 {
                         tokio::task::yield_now().await;
-                        return delete(&context, &**context.admin(), &stream, Expected::Any).await.map(Some);
+                        let tombstone = delete(&context, &**context.admin(), &stream, Expected::Any).await?;
+                        return Ok((Some(tombstone), Vec::new()));
                     }
+                    let mut receipts = Vec::new();
                     for _ in 0..20 {
                         match context.append(&stream, Expected::Any, 1).await {
-                            Ok(_) => {}
-                            Err(error) if error.kind() == ErrorKind::Gone => return Ok(None),
+                            Ok(receipt) => receipts.push(receipt),
+                            Err(error) if error.kind() == ErrorKind::Gone => break,
                             Err(error) => return Err(error),
                         }
                     }
-                    Ok(None)
+                    Ok((None, receipts))
                 }
             })
             .await?;
         let answers = answers.into_iter().collect::<Result<Vec<_>, Error>>()?;
-        let Some(tombstone) = answers.into_iter().flatten().next() else {
+        let Some(tombstone) = answers.iter().find_map(|answer| answer.0.clone()) else {
             return Err(Broken::new("a deletion has no receipt"));
         };
+        for receipt in answers.iter().flat_map(|answer| &answer.1) {
+            let before = receipt.number < tombstone.number;
+            ensure!(before, "slot {} was acknowledged behind the tombstone in {}", receipt.number, tombstone.number);
+        }
         let slots = slots(&context, &**context.admin(), &stream).await?;
         let last = slots.last().map(|commit| (commit.number, &commit.kind));
         ensure_eq!(last, Some((tombstone.number, &CommitKind::Deleted)), "the last slot of a deleted stream");

@@ -149,6 +149,10 @@ pub(crate) const CHECKS: &[Check] = &[
 const WRITERS: usize = 16;
 /// Streams that they share.
 const STREAMS: usize = 5;
+/// Looks of a watcher once nobody appends any more.
+const LOOKS_MORE: usize = 6;
+/// Longest time that others need while a caller stalls.
+const STALL_MAX: Duration = Duration::from_secs(5);
 
 /// An event as the feed gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -484,8 +488,15 @@ async fn a_stalled_caller_holds_up_nobody(context: Context) -> Result<Outcome, B
         let request = context.request(&slow, Expected::NoStream, context.commit_id(), context.events(2))?;
         let mut stalled = fresh.store.append(request);
         let mut answer = futures::poll!(&mut stalled);
-        for _ in 0..4 {
-            append_to(&context, &*fresh.store, &quick, 1).await?;
+        let others = async {
+            for _ in 0..4 {
+                append_to(&context, &*fresh.store, &quick, 1).await?;
+            }
+            Ok::<(), Error>(())
+        };
+        match tokio::time::timeout(STALL_MAX, others).await {
+            Ok(done) => done?,
+            Err(_) => return Err(Broken::new("an append whose caller stalls holds up appends to another stream")),
         }
         catch_up(&context, &*fresh.admin).await?;
         let none = FeedFilter::none();
@@ -924,13 +935,14 @@ async fn the_head_never_moves_back(context: Context) -> Result<Outcome, Broken> 
     let clients = [fresh.store.clone(), context.open(&fresh.settings).await?];
     // One watcher asks two clients in turns: neither may be behind what the other said.
     let watch = |clients: [Arc<dyn EventStore>; 2], context: Context, quiet: Arc<AtomicBool>| async move {
-        let (mut marks, mut turn) = (Vec::new(), 0);
-        while !quiet.load(Ordering::SeqCst) {
-            let store = &clients[turn % 2];
+        let (mut marks, mut left) = (Vec::new(), LOOKS_MORE);
+        while left > 0 {
+            // A few looks more once nobody appends: then every answer has to be the same.
+            left -= usize::from(quiet.load(Ordering::SeqCst));
+            let store = &clients[marks.len() / 2 % 2];
             marks.push(store.feed_head(context.deadline()).await?.cursor);
             let from = FeedStart::After(marks[marks.len() - 1].clone());
             marks.push(store.read_feed(context.feed_request(from, FeedFilter::none())).await?.next);
-            turn += 1;
             tokio::task::yield_now().await;
         }
         Ok::<_, Error>(marks)
@@ -1051,10 +1063,10 @@ async fn a_wait_ends_with_an_append(context: Context) -> Result<Outcome, Broken>
         fresh.store.read_feed(ReadFeed { limit: 1, ..context.feed_request(FeedStart::First, FeedFilter::none()) });
     let after = first.await?.next;
     let began = Instant::now();
-    let deadline = Deadline::within(Duration::from_secs(20));
+    let deadline = Deadline::within(Duration::from_secs(5));
     let waited = fresh.store.wait_feed(WaitFeed { after, deadline }).await?;
     ensure_eq!(waited, Waited::More, "a wait where there is more already");
-    ensure!(began.elapsed() < Duration::from_secs(10), "a wait where there is more already took {:?}", began.elapsed());
+    ensure!(began.elapsed() < Duration::from_secs(5), "a wait where there is more already took {:?}", began.elapsed());
     let (began, wait) = (Instant::now(), Duration::from_millis(30));
     let waited = fresh.store.wait_feed(WaitFeed { after: end.clone(), deadline: Deadline::within(wait) }).await?;
     ensure_eq!(waited, Waited::DeadlinePassed, "a wait at the end where nothing is appended");
@@ -1062,11 +1074,15 @@ async fn a_wait_ends_with_an_append(context: Context) -> Result<Outcome, Broken>
     for writer in [&fresh.store, &other] {
         let after = fresh.store.feed_head(context.deadline()).await?.cursor;
         let store = fresh.store.clone();
-        let waiting = tokio::spawn(async move { wait_for_more(&*store, after).await });
-        tokio::task::yield_now().await;
+        let mut waiting = std::pin::pin!(wait_for_more(&*store, after));
+        // It has begun before the append; it may say too early that there is more.
+        let early = futures::poll!(&mut waiting);
         append_to(&context, &**writer, &streams[0], 1).await?;
         catch_up(&context, &*fresh.admin).await?;
-        let waited = waiting.await.map_err(|panic| Broken::new(format!("a wait panicked: {panic}")))?;
+        let waited = match early {
+            std::task::Poll::Ready(waited) => waited,
+            std::task::Poll::Pending => waiting.await,
+        };
         ensure_eq!(waited?, Waited::More, "a wait during which a client appended");
     }
     other.close().await?;

@@ -532,25 +532,24 @@ async fn waiting_readers_starve_nobody(context: Context) -> Result<Outcome, Brok
     append_to(&context, &*fresh.store, &stream, 1).await?;
     catch_up(&context, &*fresh.admin).await?;
     let after = fresh.store.feed_head(context.deadline()).await?.cursor;
-    let answers = context
-        .together(READERS + 1, |reader| {
-            let (context, store, after, stream) = (context.clone(), fresh.store.clone(), after.clone(), stream.clone());
-            let admin = fresh.admin.clone();
-            async move {
-                if reader == READERS {
-                    append_to(&context, &*store, &stream, 1).await?;
-                    catch_up(&context, &*admin).await?;
-                    return Ok(Waited::More);
-                }
-                let deadline = Deadline::within(Duration::from_secs(5));
-                let waited = store.wait_feed(WaitFeed { after: after.clone(), deadline }).await?;
-                let from = FeedStart::After(after);
-                store.read_feed(context.feed_request(from, FeedFilter::none())).await?;
-                append_to(&context, &*store, &context.stream(), 1).await?;
-                Ok::<_, Error>(waited)
-            }
-        })
-        .await?;
+    let reader = async || {
+        let deadline = Deadline::within(Duration::from_secs(5));
+        let waited = fresh.store.wait_feed(WaitFeed { after: after.clone(), deadline }).await?;
+        let from = FeedStart::After(after.clone());
+        fresh.store.read_feed(context.feed_request(from, FeedFilter::none())).await?;
+        append_to(&context, &*fresh.store, &context.stream(), 1).await?;
+        Ok::<_, Error>(waited)
+    };
+    let mut readers = std::pin::pin!(futures::future::join_all((0..READERS).map(|_| reader())));
+    // All of them wait before anything is appended.
+    let early = futures::poll!(&mut readers);
+    ensure!(early.is_pending(), "{READERS} waits of five seconds ended at once");
+    let append = async {
+        append_to(&context, &*fresh.store, &stream, 1).await?;
+        catch_up(&context, &*fresh.admin).await
+    };
+    let (answers, appended) = futures::join!(readers, append);
+    appended?;
     let woken = answers.into_iter().collect::<Result<Vec<_>, Error>>()?;
     let late = woken.iter().filter(|waited| **waited == Waited::DeadlinePassed).count();
     ensure_eq!(late, 0, "readers of {READERS} that were not woken within five seconds");

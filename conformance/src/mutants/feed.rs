@@ -1,0 +1,407 @@
+//! What can be wrong with the feed.
+
+use super::Mutant;
+use super::defect::{Defect, lock, mutant};
+use async_trait::async_trait;
+use evstore_api::{
+    Append, Appended, Cursor, Deadline, EventStore, FeedFilter, FeedHead, FeedItem, FeedPage, FeedStart, FindCommit,
+    Lag, Position, ReadFeed, Result, WaitFeed, Waited,
+};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    mutant::<SkipsAhead>(
+        "feed.skips-ahead",
+        "the place of a page that is not the last lies one position behind what it holds",
+        &[
+            "feed.a-tailing-reader-skips-nothing",
+            "feed.readers-at-any-speed-see-the-same",
+            "feed.resumes-from-every-place",
+            "feed.events-of-one-moment-all-come",
+            "feed.every-position-is-accounted-for",
+        ],
+    ),
+    mutant::<FilteredReadsJump>(
+        "feed.filtered-reads-jump",
+        "the place of a filtered page is the end of the feed",
+        &["feed.resumes-from-every-place"],
+    ),
+    mutant::<HoldsWhileStalled>(
+        "feed.a-stalled-caller-holds-a-lock",
+        "an append takes a lock that its caller has to ask it again to let go",
+        &["feed.a-stalled-caller-holds-up-nobody"],
+    ),
+    mutant::<HeadAhead>(
+        "feed.the-head-is-ahead",
+        "the head of the feed is one position behind its last item",
+        &[
+            "feed.cursors-print-parse-and-compare",
+            "feed.an-empty-store-has-a-place",
+            "feed.lag-is-reported",
+            "feed.every-position-is-accounted-for",
+        ],
+    ),
+    mutant::<HeadFlutters>(
+        "feed.the-head-flutters",
+        "every third answer about the head is one position older",
+        &["feed.the-head-never-moves-back"],
+    ),
+    mutant::<AlwaysBehind>(
+        "feed.is-always-behind",
+        "the head says that a commit is missing",
+        &["feed.lag-is-reported"],
+    ),
+    mutant::<PositionIsInclusive>(
+        "feed.a-position-is-inclusive",
+        "a read after a position begins at it",
+        &["feed.resumes-after-every-position"],
+    ),
+    mutant::<CutsCommits>(
+        "feed.cuts-commits",
+        "a page has exactly as many events as its limit, and the rest of a commit comes with the next",
+        &["feed.pages-hold-whole-commits", "feed.the-order-holds-under-load"],
+    ),
+    mutant::<RepeatsAtTheEnd>(
+        "feed.repeats-at-the-end",
+        "a read at the end gives the last item once more",
+        &["feed.the-end-is-empty-then-live"],
+    ),
+    mutant::<TakesForeignCursors>(
+        "feed.takes-foreign-cursors",
+        "of a cursor only its position is looked at",
+        &["feed.foreign-cursors-are-refused", "feed.lost-history-stops-a-consumer"],
+    ),
+    mutant::<FindsWithoutPosition>(
+        "feed.a-found-commit-has-no-position",
+        "a commit that is found by its id has no position",
+        &["feed.receipts-agree-with-it"],
+    ),
+    mutant::<AnyLimit>(
+        "feed.takes-any-limit",
+        "a limit of nothing or of more than is declared is moved to what can be given",
+        &["feed.limits-of-a-page-are-kept"],
+    ),
+    mutant::<EqualTimesAreOne>(
+        "feed.equal-times-are-one",
+        "of several commits of one millisecond a page has the first",
+        &["feed.events-of-one-moment-all-come"],
+    ),
+    mutant::<OrderedByClock>(
+        "feed.ordered-by-clock",
+        "the commits of a page are in the order of their times",
+        &["feed.clocks-do-not-order-it"],
+    ),
+    mutant::<HidesRemoved>(
+        "feed.hides-removed-ranges",
+        "removed ranges are left out",
+        &["feed.every-position-is-accounted-for", "deletion.the-feed-shows-what-is-gone"],
+    ),
+    mutant::<BeginsAtZero>(
+        "feed.every-page-begins-at-zero",
+        "every page says that it begins before the first position",
+        &["feed.every-position-is-accounted-for"],
+    ),
+    mutant::<GivesUpEarly>(
+        "feed.a-wait-gives-up-at-once",
+        "a wait with nothing to read ends before its deadline",
+        &["feed.a-wait-ends-with-an-append"],
+    ),
+    mutant::<MissesWakeUps>(
+        "feed.a-wait-misses-appends",
+        "a wait that began is not woken by appends",
+        &["feed.a-wait-ends-with-an-append", "lifecycle.waiting-readers-starve-nobody"],
+    ),
+];
+
+/// Longest time for a look at the feed.
+const LOOK_MAX: Duration = Duration::from_secs(20);
+
+/// The same place so many positions further on; places of partitions stay.
+fn moved(cursor: &Cursor, by: i64) -> Cursor {
+    match cursor.position() {
+        Some(position) => Cursor::total(cursor.incarnation(), Position(position.0.saturating_add_signed(by))),
+        None => cursor.clone(),
+    }
+}
+
+#[derive(Debug, Default)]
+struct SkipsAhead;
+
+#[async_trait]
+impl Defect for SkipsAhead {
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let mut page = store.read_feed(request).await?;
+        if !page.end {
+            page.next = moved(&page.next, 1);
+        }
+        Ok(page)
+    }
+}
+
+#[derive(Debug, Default)]
+struct FilteredReadsJump;
+
+#[async_trait]
+impl Defect for FilteredReadsJump {
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let (filtered, deadline) = (request.filter != FeedFilter::none(), request.deadline);
+        let mut page = store.read_feed(request).await?;
+        if filtered {
+            page.next = store.feed_head(deadline).await?.cursor;
+        }
+        Ok(page)
+    }
+}
+
+#[derive(Debug, Default)]
+struct HoldsWhileStalled(tokio::sync::Mutex<()>);
+
+#[async_trait]
+impl Defect for HoldsWhileStalled {
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        let _held = self.0.lock().await;
+        tokio::task::yield_now().await;
+        store.append(request).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct HeadAhead;
+
+#[async_trait]
+impl Defect for HeadAhead {
+    async fn feed_head(&self, store: &dyn EventStore, deadline: Deadline) -> Result<FeedHead> {
+        let mut head = store.feed_head(deadline).await?;
+        head.cursor = moved(&head.cursor, 1);
+        head.position = head.position.map(Position::next);
+        Ok(head)
+    }
+}
+
+#[derive(Debug, Default)]
+struct HeadFlutters(AtomicU64);
+
+#[async_trait]
+impl Defect for HeadFlutters {
+    async fn feed_head(&self, store: &dyn EventStore, deadline: Deadline) -> Result<FeedHead> {
+        let mut head = store.feed_head(deadline).await?;
+        if self.0.fetch_add(1, Ordering::Relaxed) % 3 == 2 {
+            head.cursor = moved(&head.cursor, -1);
+        }
+        Ok(head)
+    }
+}
+
+#[derive(Debug, Default)]
+struct AlwaysBehind;
+
+#[async_trait]
+impl Defect for AlwaysBehind {
+    async fn feed_head(&self, store: &dyn EventStore, deadline: Deadline) -> Result<FeedHead> {
+        let lag = Lag { commits: 1, age: Duration::from_millis(1) };
+        Ok(FeedHead { lag, ..store.feed_head(deadline).await? })
+    }
+}
+
+#[derive(Debug, Default)]
+struct PositionIsInclusive;
+
+#[async_trait]
+impl Defect for PositionIsInclusive {
+    async fn read_feed(&self, store: &dyn EventStore, mut request: ReadFeed) -> Result<FeedPage> {
+        if let FeedStart::AfterPosition(position) = &mut request.from {
+            position.0 = position.0.saturating_sub(1);
+        }
+        store.read_feed(request).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct CutsCommits;
+
+#[async_trait]
+impl Defect for CutsCommits {
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        // Three at most, whatever is asked for, so that large pages are cut too.
+        let mut left = (request.limit as usize).min(3);
+        let mut page = store.read_feed(request).await?;
+        for at in 0..page.items.len() {
+            let FeedItem::Commit(commit) = &mut page.items[at] else { continue };
+            if commit.events.len() <= left {
+                left -= commit.events.len();
+                continue;
+            }
+            let gone = commit.events.split_off(left);
+            let first = commit.first_position.zip(gone.first());
+            if let Some((position, event)) = first.filter(|(position, _)| position.0 > 0) {
+                let last = Position(position.0 + u64::from(event.ordinal) - 1);
+                page.next = Cursor::total(page.next.incarnation(), last);
+            }
+            let kept = if left == 0 { at } else { at + 1 };
+            page.items.truncate(kept);
+            page.end = false;
+            break;
+        }
+        Ok(page)
+    }
+}
+
+#[derive(Debug, Default)]
+struct RepeatsAtTheEnd(Mutex<Option<FeedItem>>);
+
+#[async_trait]
+impl Defect for RepeatsAtTheEnd {
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let mut page = store.read_feed(request).await?;
+        let mut last = lock(&self.0);
+        match page.items.last() {
+            Some(item) => *last = Some(item.clone()),
+            None => page.items.extend(last.clone()),
+        }
+        Ok(page)
+    }
+
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        let (stream, commit, deadline) = (request.stream.clone(), request.commit.id, request.deadline);
+        let receipt = store.append(request).await?;
+        // What the last item is, also for those who have not read it.
+        let from = FeedStart::AfterPosition(Position(receipt.position.map_or(0, |first| first.0 - 1)));
+        let (filter, limit, max_bytes) = (FeedFilter::none(), 1, u64::MAX);
+        let page = store.read_feed(ReadFeed { from, filter, limit, max_bytes, deadline }).await?;
+        let item = page.items.into_iter().find(|item| match item {
+            FeedItem::Commit(found) => found.stream == stream && found.id == commit,
+            FeedItem::Removed { .. } => false,
+        });
+        *lock(&self.0) = item;
+        Ok(receipt)
+    }
+}
+
+/// The place of a cursor in the present history of a store, whichever it comes from.
+async fn at_home(store: &dyn EventStore, cursor: &Cursor, deadline: Deadline) -> Result<Cursor> {
+    let incarnation = store.feed_head(deadline).await?.cursor.incarnation();
+    Ok(Cursor::total(incarnation, cursor.position().unwrap_or_default()))
+}
+
+#[derive(Debug, Default)]
+struct TakesForeignCursors;
+
+#[async_trait]
+impl Defect for TakesForeignCursors {
+    async fn read_feed(&self, store: &dyn EventStore, mut request: ReadFeed) -> Result<FeedPage> {
+        if let FeedStart::After(cursor) = &request.from {
+            request.from = FeedStart::After(at_home(store, cursor, request.deadline).await?);
+        }
+        store.read_feed(request).await
+    }
+
+    async fn wait_feed(&self, store: &dyn EventStore, mut request: WaitFeed) -> Result<Waited> {
+        request.after = at_home(store, &request.after, request.deadline).await?;
+        store.wait_feed(request).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct FindsWithoutPosition;
+
+#[async_trait]
+impl Defect for FindsWithoutPosition {
+    async fn find_commit(&self, store: &dyn EventStore, request: FindCommit) -> Result<Option<Appended>> {
+        let found = store.find_commit(request).await?;
+        Ok(found.map(|receipt| Appended { position: None, ..receipt }))
+    }
+}
+
+#[derive(Debug, Default)]
+struct AnyLimit;
+
+#[async_trait]
+impl Defect for AnyLimit {
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let limit = request.limit.clamp(1, store.capabilities().limits.page_items);
+        store.read_feed(ReadFeed { limit, ..request }).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct EqualTimesAreOne;
+
+#[async_trait]
+impl Defect for EqualTimesAreOne {
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let mut page = store.read_feed(request).await?;
+        let millisecond = |item: &mut FeedItem| match item {
+            FeedItem::Commit(commit) => Some(commit.recorded_at.0 / 1_000),
+            FeedItem::Removed { .. } => None,
+        };
+        page.items.dedup_by_key(millisecond);
+        Ok(page)
+    }
+}
+
+#[derive(Debug, Default)]
+struct OrderedByClock;
+
+#[async_trait]
+impl Defect for OrderedByClock {
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let mut page = store.read_feed(request).await?;
+        page.items.sort_by_key(|item| match item {
+            FeedItem::Commit(commit) => commit.recorded_at.0,
+            FeedItem::Removed { .. } => 0,
+        });
+        Ok(page)
+    }
+}
+
+#[derive(Debug, Default)]
+struct HidesRemoved;
+
+#[async_trait]
+impl Defect for HidesRemoved {
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let mut page = store.read_feed(request).await?;
+        page.items.retain(|item| matches!(item, FeedItem::Commit(_)));
+        Ok(page)
+    }
+}
+
+#[derive(Debug, Default)]
+struct BeginsAtZero;
+
+#[async_trait]
+impl Defect for BeginsAtZero {
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let page = store.read_feed(request).await?;
+        Ok(FeedPage { before: page.before.map(|_| Position(0)), ..page })
+    }
+}
+
+#[derive(Debug, Default)]
+struct GivesUpEarly;
+
+#[async_trait]
+impl Defect for GivesUpEarly {
+    async fn wait_feed(&self, store: &dyn EventStore, request: WaitFeed) -> Result<Waited> {
+        let deadline = Deadline::within(Duration::ZERO);
+        store.wait_feed(WaitFeed { deadline, ..request }).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct MissesWakeUps;
+
+#[async_trait]
+impl Defect for MissesWakeUps {
+    async fn wait_feed(&self, store: &dyn EventStore, request: WaitFeed) -> Result<Waited> {
+        let (from, filter) = (FeedStart::After(request.after), FeedFilter::none());
+        let look = ReadFeed { from, filter, limit: 1, max_bytes: 1, deadline: Deadline::within(LOOK_MAX) };
+        if !store.read_feed(look).await?.items.is_empty() {
+            return Ok(Waited::More);
+        }
+        tokio::time::sleep(request.deadline.remaining()).await;
+        Ok(Waited::DeadlinePassed)
+    }
+}
