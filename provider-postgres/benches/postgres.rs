@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 const STREAMS: u64 = 1_000;
 const PAYLOAD_BYTES: usize = 256;
 const CALLERS: [u64; 3] = [1, 8, 32];
-const POOL: u32 = 10;
+const POOL: u32 = 16;
 /// 1, 8 and 32 callers, from the project's bars.
 const BARS: [f64; 3] = [0.75, 1.2, 1.5];
 
@@ -39,7 +39,9 @@ async fn main() {
     let (version, commit): (String, String) =
         sqlx::query_as("SELECT version(), current_setting('synchronous_commit')").fetch_one(&bench.pool).await.unwrap();
     let version = version.split(" on ").next().unwrap();
-    println!("{version}, synchronous_commit {commit}, fsync p50 {p50:?}, p99 {p99:?}, {PAYLOAD_BYTES} bytes, {STREAMS} streams");
+    println!(
+        "{version}, synchronous_commit {commit}, fsync p50 {p50:?}, p99 {p99:?}, {PAYLOAD_BYTES} bytes, {STREAMS} streams"
+    );
     let runs = |part: &str| bench.options.only.as_deref().is_none_or(|only| only == part);
     if runs("appends") {
         bench.appends(1).await;
@@ -130,7 +132,8 @@ struct Store {
 
 impl Bench {
     async fn new(options: Options) -> Self {
-        let pool = PgPoolOptions::new().max_connections(POOL).test_before_acquire(false).connect(&options.url).await.unwrap();
+        let pool =
+            PgPoolOptions::new().max_connections(POOL).test_before_acquire(false).connect(&options.url).await.unwrap();
         let provider = evstore_postgres::provider();
         let schema = format!("bench_{}", std::process::id());
         let mut given = vec![("url".to_owned(), options.url.clone()), ("schema".to_owned(), schema)];
@@ -173,7 +176,9 @@ impl Bench {
                 self.drop(store).await;
             }
         }
-        println!("\n{events} events a commit\ncallers  floor commits/s          store commits/s          ratio   bar   feed lag p99");
+        println!(
+            "\n{events} events a commit\ncallers  floor commits/s          store commits/s          ratio   bar   feed lag p99"
+        );
         for ((callers, (floors, stores, lags)), bar) in CALLERS.iter().zip(&cells).zip(BARS) {
             let ratio = median(stores) / median(floors);
             let verdict = if ratio >= bar { "held" } else { "MISSED" };
@@ -227,7 +232,8 @@ impl Bench {
     async fn called(&self, store: &Store, callers: u64, events: usize) -> (f64, f64) {
         let end = Instant::now() + Duration::from_secs_f64(self.options.seconds);
         let begin = Instant::now();
-        let tasks: Vec<_> = (0..callers).map(|caller| tokio::spawn(call(store.store.clone(), caller, callers, events, end))).collect();
+        let tasks: Vec<_> =
+            (0..callers).map(|caller| tokio::spawn(call(store.store.clone(), caller, callers, events, end))).collect();
         let lag = tokio::spawn(lag(store.store.clone(), end));
         let mut commits = 0;
         for task in tasks {
@@ -268,13 +274,18 @@ impl Bench {
         }
         let (feed, load) = (median(&feeds) / median(&scans), median(&loads) / median(&selects));
         println!("\nplain scan {} events/s, feed {}: {feed:.2} (bar 0.8)", spread(&scans), spread(&feeds));
-        println!("plain select {} /s, load of about 100 events {}: {load:.2} (bar 0.95)", spread(&selects), spread(&loads));
+        println!(
+            "plain select {} /s, load of about 100 events {}: {load:.2} (bar 0.95)",
+            spread(&selects),
+            spread(&loads)
+        );
         self.drop(store).await;
     }
 
     /// The same rows in one go, in no order, their bytes copied.
     async fn scan(&self, schema: &str) -> f64 {
-        let sql = format!("SELECT ordering, stream, number, revision, recorded_at, count, id, events FROM {schema}.commits");
+        let sql =
+            format!("SELECT ordering, stream, number, revision, recorded_at, count, id, events FROM {schema}.commits");
         let begin = Instant::now();
         let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&self.pool).await.unwrap();
         let bytes: usize = rows.iter().map(|row| row.get::<Vec<u8>, _>(7).len()).sum();
@@ -322,8 +333,10 @@ impl Bench {
             }
             copy.send(text.as_bytes()).await.unwrap();
             copy.finish().await.unwrap();
-            let mut copy =
-                connection.copy_in_raw(&format!("COPY {schema}.feed (position, stream, revision, number, places) FROM STDIN")).await.unwrap();
+            let mut copy = connection
+                .copy_in_raw(&format!("COPY {schema}.feed (position, stream, revision, number, places) FROM STDIN"))
+                .await
+                .unwrap();
             let places: String = (0..COMMITS)
                 .map(|n| format!("{}\t{}\t{}\t{}\t1\n", n + 1, n % STREAMS, n / STREAMS + 1, n / STREAMS + 1))
                 .collect();
@@ -346,7 +359,8 @@ impl Bench {
         let commits: Vec<Replica> = (0..commits).map(|n| Replica::Commit(recorded(n))).collect();
         let begin = Instant::now();
         for items in commits.chunks(1_000) {
-            let request = Replicate { epoch: Epoch(1), origin: Origin::Restore, items: items.to_vec(), deadline: soon() };
+            let request =
+                Replicate { epoch: Epoch(1), origin: Origin::Restore, items: items.to_vec(), deadline: soon() };
             admin.replicate(request).await.unwrap();
         }
         let rate = commits.len() as f64 / begin.elapsed().as_secs_f64();

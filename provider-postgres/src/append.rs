@@ -188,7 +188,9 @@ fn verdict(client: &Client, now: Timestamp, job: &Job, row: &PgRow) -> Worked<Ap
     let situation = Situation { meta: &meta, own: client.own(), head: &head, last_position: None, now };
     match decide::append(&situation, &job.wanted, found)? {
         Decision::Repeated(receipt) => Ok(receipt),
-        Decision::Write(_) => Err(Error::new(ErrorKind::Schema, "the server's append function is of another release").into()),
+        Decision::Write(_) => {
+            Err(Error::new(ErrorKind::Schema, "the server's append function is of another release").into())
+        }
     }
 }
 

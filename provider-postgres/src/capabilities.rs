@@ -69,7 +69,7 @@ pub fn capabilities(server: &Server, limits: Limits) -> Capabilities {
         durability: server.durability(),
         failover: server.failover(),
         // A later commit is never visible without the earlier one of its stream or of its client, and a step numbers what is
-        // visible: docs/decisions/0010-postgres-feed.md.
+        // visible: docs/decisions/0020-postgres-feed.md.
         order: FeedOrder::Total,
         real_time: RealTime::Kept,
         positions: Positions::Contiguous,

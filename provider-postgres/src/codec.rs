@@ -210,9 +210,7 @@ pub fn commit(row: &PgRow, at: usize, stream: StreamId) -> Worked<Commit> {
     if let Some(encoded) = blob(row, at + EVENTS)? {
         commit.events = format::decode_events(commit.id, &encoded)?;
         if !commit.is_whole() {
-            return Err(
-                corrupt("a commit's events are not as many as its row says").with("commit", commit.id).into()
-            );
+            return Err(corrupt("a commit's events are not as many as its row says").with("commit", commit.id).into());
         }
     }
     Ok(commit)

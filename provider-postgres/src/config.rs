@@ -40,14 +40,14 @@ pub const KEYS: &[ConfigKey] = &[
     ConfigKey {
         name: "pool_max",
         kind: KeyKind::Count,
-        default: KeyDefault::Value("10"),
+        default: KeyDefault::Value("16"),
         secrecy: Secrecy::Plain,
         sentence: "Connections of this process at most, 2 to 1000.",
     },
     ConfigKey {
         name: "append_lanes_max",
         kind: KeyKind::Count,
-        default: KeyDefault::Value("2"),
+        default: KeyDefault::Value("8"),
         secrecy: Secrecy::Plain,
         sentence: "Batches of appends that are under way at a time, each on a connection of its own, 1 to 64.",
     },

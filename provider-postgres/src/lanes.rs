@@ -109,8 +109,7 @@ impl Lanes {
         state.jobs += 1;
         let number = state.jobs;
         let wanted = Wanted::append(&prepared);
-        let job =
-            Job { number, wanted, encoded: prepared.encoded, lock, deadline: prepared.deadline, caller };
+        let job = Job { number, wanted, encoded: prepared.encoded, lock, deadline: prepared.deadline, caller };
         state.waiting.push_back(job);
         let begin = state.lanes < self.lanes_max;
         if begin {
@@ -129,7 +128,8 @@ impl Lanes {
             let mut passed: HashSet<i64> = HashSet::new();
             let (mut taken, mut left, mut bytes) = (Vec::new(), VecDeque::new(), 0);
             while let Some(job) = state.waiting.pop_front() {
-                let full = taken.len() >= BATCH_JOBS_MAX || (bytes + job.encoded.len() > BATCH_BYTES_MAX && !taken.is_empty());
+                let full =
+                    taken.len() >= BATCH_JOBS_MAX || (bytes + job.encoded.len() > BATCH_BYTES_MAX && !taken.is_empty());
                 if full {
                     left.push_back(job);
                     break;

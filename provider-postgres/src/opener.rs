@@ -65,7 +65,9 @@ impl Opener for Servers {
         let config = Config::new(scratch)?;
         let tag = config.schema.rsplit_once(SCRATCH).map(|(_, tag)| tag);
         if tag.is_none_or(|tag| keys::check_scratch_tag(tag).is_err()) {
-            return Err(Error::new(ErrorKind::Invalid, "the schema is not a scratch store").with("schema", config.schema));
+            return Err(
+                Error::new(ErrorKind::Invalid, "the schema is not a scratch store").with("schema", config.schema)
+            );
         }
         let admin = PostgresAdmin(self.admin(scratch).await?);
         let dropped = schema::remove(&admin.0, Deadline::within(SCRATCH_MAX)).await;

@@ -7,9 +7,9 @@ use crate::sequencer;
 use crate::statements::Statement;
 use crate::store::Client;
 use evstore_api::{
-    Commit, CommitNumber, CommitsPage, Content, Cursor, Deadline, Direction, Error, ErrorKind, FeedHead, FeedItem, FeedPage,
-    FeedStart, Head, Lag, ListStreams, ListedStream, Meta, NamespaceFilter, Position, ReadCommits, ReadFeed, ReadHead,
-    ReadStream, Result, StreamPage, StreamStart, StreamsPage, Usage, WaitFeed, Waited,
+    Commit, CommitNumber, CommitsPage, Content, Cursor, Deadline, Direction, Error, ErrorKind, FeedHead, FeedItem,
+    FeedPage, FeedStart, Head, Lag, ListStreams, ListedStream, Meta, NamespaceFilter, Position, ReadCommits, ReadFeed,
+    ReadHead, ReadStream, Result, StreamPage, StreamStart, StreamsPage, Usage, WaitFeed, Waited,
 };
 use evstore_kit::feed_page::{self, Assembler};
 use evstore_kit::limits;
@@ -227,7 +227,7 @@ async fn feed_once(client: &Client, request: &ReadFeed) -> Result<(FeedPage, Pos
             let mut reading = Reading { page: None, at: after, accounted: None, full: false, requests: 0 };
             loop {
                 let end = reading.window(client, connection, request, window).await?;
-                
+
                 if reading.full || reading.at >= end.position {
                     let page = reading.page.take().ok_or_else(missing_record)?;
                     let usage = Usage { requests: reading.requests, ..Usage::default() };
@@ -264,8 +264,7 @@ impl Reading {
         window: u64,
     ) -> Worked<End> {
         let upto = Position(self.at.0.saturating_add(window).min(evstore_api::number::NUMBER_MAX));
-        let select =
-            sqlx::query(client.statements.feed.sql()).bind(integer(self.at.0)).bind(integer(upto.0));
+        let select = sqlx::query(client.statements.feed.sql()).bind(integer(self.at.0)).bind(integer(upto.0));
         self.requests += 1;
         let mut rows = select.fetch(connection);
         let first = rows.try_next().await?.ok_or_else(missing_record)?;

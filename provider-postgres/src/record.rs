@@ -4,7 +4,9 @@ use crate::codec::{self, ONE_REQUEST, integer};
 use crate::error::{Result as Worked, corrupt};
 use crate::store::Client;
 use crate::transaction::Transaction;
-use evstore_api::{ListRecords, PutRecord, ReadRecord, Record, RecordKey, RecordName, RecordPut, RecordsPage, Result, StreamId};
+use evstore_api::{
+    ListRecords, PutRecord, ReadRecord, Record, RecordKey, RecordName, RecordPut, RecordsPage, Result, StreamId,
+};
 use evstore_kit::{decide, limits};
 
 /// Changes a record if it is as expected.
@@ -35,8 +37,9 @@ async fn lock(transaction: &mut Transaction, schema: &str, key: &RecordKey) -> W
 
 /// Reads a record inside a transaction.
 pub async fn read_in(transaction: &mut Transaction, key: &RecordKey) -> Worked<Option<Record>> {
-    let select =
-        sqlx::query(transaction.statements().read_record.sql()).bind(key.kind.name()).bind(key.name.as_str().to_owned());
+    let select = sqlx::query(transaction.statements().read_record.sql())
+        .bind(key.kind.name())
+        .bind(key.name.as_str().to_owned());
     let row = transaction.row(select).await?;
     row.map(|row| codec::record(&row, key.clone())).transpose()
 }

@@ -237,7 +237,9 @@ impl Draft {
 
     /// What stands at the positions that a copied commit claims.
     async fn claimed(&mut self, transaction: &mut Transaction, commit: &Commit) -> Worked<Claimed> {
-        let (Some(first), Some(last)) = (commit.first_position, commit.last_position()) else { return Ok(Claimed::Next) };
+        let (Some(first), Some(last)) = (commit.first_position, commit.last_position()) else {
+            return Ok(Claimed::Next);
+        };
         if first.0 == self.last_position.0 + 1 {
             return Ok(Claimed::Next);
         }
@@ -316,8 +318,13 @@ impl Draft {
 
     async fn make_streams(&mut self, transaction: &mut Transaction, rows: &[Row]) -> Worked<()> {
         let is_new = |stream: &StreamId| matches!(self.streams.get(stream), Some(Some(last)) if last.key == 0);
-        let new: Vec<&StreamId> =
-            rows.iter().map(|row| &row.commit.stream).filter(|stream| is_new(stream)).collect::<BTreeSet<_>>().into_iter().collect();
+        let new: Vec<&StreamId> = rows
+            .iter()
+            .map(|row| &row.commit.stream)
+            .filter(|stream| is_new(stream))
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
         if new.is_empty() {
             return Ok(());
         }

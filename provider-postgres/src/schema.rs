@@ -4,10 +4,10 @@
 //! the release before wrote, and a later one takes away what nobody needs any more.
 
 use crate::admin;
+use crate::codec;
 use crate::error::{self, Result as Worked};
 use crate::statements::Statement;
 use crate::store::Shared;
-use crate::codec;
 use evstore_api::{Deadline, Error, ErrorKind, Meta, Result, SchemaChange, SchemaPlan, format};
 use sqlx::{PgConnection, Row};
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,7 +40,8 @@ enum Made<'a> {
 impl Part {
     fn made(&self) -> Made<'static> {
         let first_line = self.statement.lines().next().unwrap_or_default();
-        let words: Vec<&str> = first_line.split([' ', '(']).filter(|word| !matches!(*word, "OR" | "REPLACE" | "UNIQUE")).collect();
+        let words: Vec<&str> =
+            first_line.split([' ', '(']).filter(|word| !matches!(*word, "OR" | "REPLACE" | "UNIQUE")).collect();
         let name = words.get(2).copied().unwrap_or_default().trim_start_matches("{schema}.");
         match words.get(1).copied() {
             Some("SCHEMA") => Made::Schema,
@@ -95,7 +96,8 @@ enum Soundness {
 
 async fn find(connection: &mut PgConnection, schema: &str) -> Worked<Found> {
     let mut found = Found::default();
-    let rows = sqlx::query("SELECT 1 FROM pg_namespace WHERE nspname = $1").bind(schema).fetch_all(&mut *connection).await?;
+    let rows =
+        sqlx::query("SELECT 1 FROM pg_namespace WHERE nspname = $1").bind(schema).fetch_all(&mut *connection).await?;
     found.schema = !rows.is_empty();
     let rows = sqlx::query(
         "SELECT c.relname::text, i.indexrelid IS NOT NULL, coalesce(i.indisvalid AND i.indisready, true),
@@ -106,7 +108,9 @@ async fn find(connection: &mut PgConnection, schema: &str) -> Worked<Found> {
         let definition: String = row.try_get(3)?;
         let sound = match (row.try_get::<bool, _>(1)?, row.try_get::<bool, _>(2)?) {
             (false, _) => Soundness::NoIndex,
-            (true, true) => Soundness::Index(definition.replace(&format!("{schema}."), "").replace(&format!("\"{schema}\"."), "")),
+            (true, true) => {
+                Soundness::Index(definition.replace(&format!("{schema}."), "").replace(&format!("\"{schema}\"."), ""))
+            }
             (true, false) => Soundness::Invalid,
         };
         found.relations.insert(row.try_get(0)?, sound);
@@ -119,7 +123,8 @@ async fn find(connection: &mut PgConnection, schema: &str) -> Worked<Found> {
     for row in rows.bind(schema).fetch_all(&mut *connection).await? {
         found.columns.insert(row.try_get(0)?, row.try_get(1)?);
     }
-    let rows = sqlx::query("SELECT proname::text, prosrc FROM pg_proc WHERE pronamespace = to_regnamespace(quote_ident($1))");
+    let rows =
+        sqlx::query("SELECT proname::text, prosrc FROM pg_proc WHERE pronamespace = to_regnamespace(quote_ident($1))");
     for row in rows.bind(schema).fetch_all(&mut *connection).await? {
         found.functions.insert(row.try_get(0)?, row.try_get(1)?);
     }
@@ -132,7 +137,8 @@ impl Found {
     /// # Errors
     /// `Schema` where something is there that is another thing.
     fn has(&self, part: &Part) -> Result<Presence> {
-        let different = |name: &str| Err(Error::new(ErrorKind::Schema, "a part of the schema is different").with("name", name));
+        let different =
+            |name: &str| Err(Error::new(ErrorKind::Schema, "a part of the schema is different").with("name", name));
         match part.made() {
             Made::Schema if self.schema => Ok(Presence::Same),
             Made::Schema => Ok(Presence::Missing),
@@ -261,7 +267,9 @@ pub async fn check(shared: &Shared, deadline: Deadline) -> Result<()> {
     shared
         .read(deadline, async |connection| {
             let found = find(connection, schema).await?;
-            let refused = |message, name: &str| Err(Error::new(ErrorKind::Schema, message).with("schema", schema).with("name", name));
+            let refused = |message, name: &str| {
+                Err(Error::new(ErrorKind::Schema, message).with("schema", schema).with("name", name))
+            };
             if !found.schema || !found.relations.contains_key("store") {
                 return Ok(refused("the store has no schema yet; apply it", schema)?);
             }

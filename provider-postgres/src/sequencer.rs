@@ -161,6 +161,17 @@ async fn once(shared: &Shared, connection: &mut PgConnection) -> Worked<Outcome>
 /// # Errors
 /// `Denied` for credentials that may not: an operator opens the store once then.
 pub async fn begin_history(shared: &Shared, deadline: Deadline) -> Result<()> {
+    // Looked at without a lock first: nearly always there is nothing to write, and opening a store must not wait for appends.
+    let differs = shared
+        .read(deadline, async |connection| {
+            let rows = sqlx::query(shared.statements.identity.sql()).fetch_all(connection).await?;
+            let row = rows.first().ok_or_else(|| crate::error::corrupt("the store's record is missing"))?;
+            Ok(Identity::read(row)?.differs())
+        })
+        .await?;
+    if !differs {
+        return Ok(());
+    }
     let mut transaction = Transaction::begin(shared, deadline).await?;
     let worked = write_history(&mut transaction).await;
     let changed = transaction.end(worked).await?;
