@@ -130,7 +130,7 @@ async fn every_namespace_is_its_own(context: Context) -> Result<Outcome, Broken>
         let request = ListStreams { namespace, category: None, prefix, ..context.own_streams() };
         let listed = super::listing::list(&context, &**context.store(), &request).await?;
         let listed: Vec<_> = listed.into_iter().map(|one| one.stream).collect();
-        ensure_eq!(listed, [stream.clone()], "list of the namespace {:?}", stream.namespace.as_str());
+        ensure_eq!(listed, std::slice::from_ref(stream), "list of the namespace {:?}", stream.namespace.as_str());
     }
     Ok(Outcome::Held)
 }

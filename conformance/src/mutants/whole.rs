@@ -5,10 +5,11 @@ use super::Mutant;
 use super::defect::{Defect, lock, mutant};
 use async_trait::async_trait;
 use evstore_api::{
-    Append, Appended, CommitNumber, ContentDigest, Cursor, Deadline, Delete, Deleted, EventStore, FeedHead, FeedItem,
-    FeedPage, FindCommit, Head, Lag, ListRecords, ListStreams, PutRecord, PutSnapshot, ReadFeed, ReadHead, ReadRecord,
-    ReadSnapshot, ReadStream, Record, RecordNumber, RecordPut, RecordsPage, Result, Revision, Snapshot, SnapshotPut,
-    StoreAdmin, StreamId, StreamPage, StreamsPage, Timestamp, Usage,
+    Append, Appended, CommitNumber, CommitsPage, ContentDigest, Cursor, Deadline, Delete, Deleted, EventStore,
+    FeedHead, FeedItem, FeedPage, FindCommit, Head, Lag, ListRecords, ListStreams, MetaSwapped, PutRecord, PutSnapshot,
+    ReadCommits, ReadFeed, ReadHead, ReadRecord, ReadSnapshot, ReadStream, Record, RecordNumber, RecordPut,
+    RecordsPage, Replicate, Replicated, Result, Revision, Snapshot, SnapshotPut, StoreAdmin, StreamId, StreamPage,
+    StreamsPage, SwapMeta, Timestamp, Usage, WaitFeed, Waited,
 };
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock};
@@ -96,6 +97,12 @@ impl Defect for DoesNothing {
         Ok(FeedPage { items: Vec::new(), before: None, next, end: true, usage: Usage::default() })
     }
 
+    /// Does not even wait for long, so that trying every check on it takes no time.
+    async fn wait_feed(&self, _: &dyn EventStore, request: WaitFeed) -> Result<Waited> {
+        tokio::time::sleep(request.deadline.remaining().min(Duration::from_millis(200))).await;
+        Ok(Waited::DeadlinePassed)
+    }
+
     async fn feed_head(&self, store: &dyn EventStore, deadline: Deadline) -> Result<FeedHead> {
         let cursor = Cursor::total(store.feed_head(deadline).await?.cursor.incarnation(), evstore_api::Position(0));
         let lag = Lag { commits: 0, age: Duration::ZERO };
@@ -124,6 +131,18 @@ impl Defect for DoesNothing {
 
     async fn list_records(&self, _: &dyn EventStore, _: ListRecords) -> Result<RecordsPage> {
         Ok(RecordsPage { records: Vec::new(), next: None, usage: Usage::default() })
+    }
+
+    async fn swap_meta(&self, _: &dyn StoreAdmin, _: SwapMeta) -> Result<MetaSwapped> {
+        Ok(MetaSwapped::Done)
+    }
+
+    async fn replicate(&self, _: &dyn StoreAdmin, request: Replicate) -> Result<Replicated> {
+        Ok(Replicated { written: request.items.len() as u64, present: 0, usage: Usage::default() })
+    }
+
+    async fn read_commits(&self, _: &dyn StoreAdmin, _: ReadCommits) -> Result<CommitsPage> {
+        Ok(CommitsPage { commits: Vec::new(), next: None, usage: Usage::default() })
     }
 }
 
