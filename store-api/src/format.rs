@@ -237,7 +237,7 @@ pub fn decode_meta(encoded: &Bytes) -> Result<Meta> {
     let lineage = (0..reader.count(17)?)
         .map(|_| {
             let incarnation = Incarnation(reader.raw()?);
-            let ended_at = reader.number()?.checked_sub(1).map(Position);
+            let ended_at = reader.bounded()?.checked_sub(1).map(Position);
             Ok(Lineage { incarnation, ended_at })
         })
         .collect::<Result<Vec<_>>>()?;

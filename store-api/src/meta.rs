@@ -5,7 +5,8 @@ use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Incarnation;
 use crate::name::StoreName;
-use crate::number::{Epoch, Position, Timestamp};
+use crate::number::{Epoch, NUMBER_MAX, Position, Timestamp};
+use std::collections::HashSet;
 
 /// The storage format that this release writes.
 pub const FORMAT: u32 = 1;
@@ -25,19 +26,34 @@ impl Format {
     /// What this release makes.
     pub const CURRENT: Self = Self { format: FORMAT, oldest_reader: FORMAT, oldest_writer: FORMAT };
 
-    /// Refuses a store that this release must not write.
+    /// Refuses a store that this release does not understand.
     ///
     /// # Errors
-    /// `Schema`, naming both formats.
-    pub fn check(self) -> Result<()> {
-        if self.oldest_reader <= FORMAT && self.oldest_writer <= FORMAT {
-            return Ok(());
+    /// `Schema`, naming the formats.
+    pub fn check_read(self) -> Result<()> {
+        if self.oldest_reader <= FORMAT {
+            Ok(())
+        } else {
+            Err(self.newer("the store is of a newer format; upgrade this release"))
         }
-        Err(Error::new(ErrorKind::Schema, "the store was written by a newer release; upgrade this one")
+    }
+
+    /// Refuses a store that this release must not write. It may still be one that it can read.
+    ///
+    /// # Errors
+    /// `Schema`, naming the formats.
+    pub fn check_write(self) -> Result<()> {
+        self.check_read()?;
+        let newer = "the store takes writes of newer releases only; upgrade this one, which may still read";
+        if self.oldest_writer <= FORMAT { Ok(()) } else { Err(self.newer(newer)) }
+    }
+
+    fn newer(self, message: &'static str) -> Error {
+        Error::new(ErrorKind::Schema, message)
             .with("format", self.format)
             .with("oldest_reader", self.oldest_reader)
             .with("oldest_writer", self.oldest_writer)
-            .with("ours", FORMAT))
+            .with("ours", FORMAT)
     }
 }
 
@@ -103,6 +119,17 @@ impl StoreState {
                 Err(Error::new(ErrorKind::Moved, "the store's streams live in another store")
                     .with("to", to)
                     .to_store(to.clone()))
+            }
+        }
+    }
+
+    /// The last position that a store gave which is moved; none for any other.
+    #[must_use]
+    pub fn end(&self) -> Option<Position> {
+        match self {
+            Self::Moved { end, .. } => Some(*end),
+            Self::Open | Self::Fenced { .. } | Self::Importing { .. } | Self::Leaving { .. } | Self::Retired { .. } => {
+                None
             }
         }
     }
@@ -198,6 +225,14 @@ impl Meta {
         if next.epoch < self.epoch {
             return refused("the epoch of a store only grows");
         }
+        let ends = next.lineage.iter().filter_map(|one| one.ended_at).chain(next.state.end());
+        if next.epoch.0 > NUMBER_MAX || ends.into_iter().any(|end| end.0 > NUMBER_MAX) {
+            return refused("an epoch and a position stay below 2^53");
+        }
+        let mut incarnations = HashSet::new();
+        if !next.lineage.iter().all(|one| incarnations.insert(one.incarnation)) {
+            return refused("every history of a store has an identity of its own");
+        }
         if next.state != self.state && next.epoch == self.epoch && self.state == StoreState::Open {
             // Leaving `Open(e)` is the one step that late requests of epoch e must be able to see.
             match next.state {
@@ -278,5 +313,14 @@ mod tests {
         assert!(!with(|next| next.lineage.clear()));
         assert!(!with(|next| next.lineage[0].ended_at = Some(Position(1))));
         assert!(!with(|next| next.state = StoreState::Importing { from: None }));
+        assert!(!with(|next| next.epoch = Epoch(NUMBER_MAX + 1)));
+        assert!(!with(|next| {
+            next.lineage[0].ended_at = Some(Position(NUMBER_MAX + 1));
+            next.lineage.push(Lineage { incarnation: Incarnation([9; 16]), ended_at: None });
+        }));
+        assert!(!with(|next| {
+            next.lineage[0].ended_at = Some(Position(1));
+            next.lineage.push(Lineage { ended_at: None, ..next.lineage[0] });
+        }));
     }
 }
