@@ -49,7 +49,7 @@ pub async fn swap_meta(client: &Client, request: &SwapMeta) -> Result<MetaSwappe
 
 /// What the store's record means to the append function, which reads no more of it.
 pub fn access(meta: &Meta) -> i16 {
-    if meta.format.check().is_err() {
+    if meta.format.check_write().is_err() {
         return 2;
     }
     match meta.state {

@@ -85,7 +85,7 @@ fn blob(row: &PgRow, column: usize) -> Worked<Option<Bytes>> {
 /// The store's record in a column; one that a newer release made unwritable for this one is refused.
 pub fn meta(row: &PgRow, column: usize) -> Worked<Meta> {
     let meta = any_meta(row, column)?;
-    meta.format.check()?;
+    meta.format.check_read()?;
     Ok(meta)
 }
 

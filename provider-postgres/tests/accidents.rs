@@ -1,6 +1,8 @@
 //! What can happen to a store on a Postgres server and to no other: transactions that stay open, are undone late, or are
 //! somebody else's; connections that are ended; a schema that somebody changed. On the server at `EVSTORE_TEST_POSTGRES_URL`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
 use evstore_api::*;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use std::collections::{BTreeMap, HashSet};
@@ -308,4 +310,72 @@ async fn sql_users_see_events_and_their_json() {
     assert_eq!(text(1, 10).as_deref(), Some("1969-12-31 23:59:58.5+00"));
     assert_eq!(text(1, 9), Some(id(1).to_string()));
     fixture.end().await;
+}
+
+/// Runs statements as an operator's tools would.
+async fn by_hand(fixture: &Fixture, sql: &str) {
+    let mut connection = fixture.connection().await;
+    let sql = sql.replace("{schema}", &fixture.schema);
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+}
+
+/// As after a failover to a standby that lacks the last commit: its timeline is another, and the commit is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_that_lost_a_commit_is_told_and_begins_a_new_history() {
+    let fixture = Fixture::new("failover").await;
+    for number in 1..=3 {
+        fixture.store.append(request("a-1", Expected::Any, number)).await.unwrap();
+    }
+    let before = page(&fixture.store, FeedStart::First).await;
+    assert_eq!(before.next.position(), Some(Position(3)));
+    let kept = Cursor::total(before.next.incarnation(), Position(2));
+    let lose = "BEGIN; DELETE FROM {schema}.commits WHERE number = 3; DELETE FROM {schema}.feed WHERE number = 3;
+        UPDATE {schema}.sequencer SET position = 2; UPDATE {schema}.store SET timeline = timeline + 7; COMMIT";
+    by_hand(&fixture, lose).await;
+    fixture.store.append(request("a-1", Expected::At(Revision(2)), 4)).await.unwrap();
+    // The first look finds the other server, and says what was lost.
+    page(&fixture.store, FeedStart::First).await;
+    let lost = ReadFeed {
+        from: FeedStart::After(before.next.clone()),
+        filter: FeedFilter::none(),
+        limit: 10,
+        max_bytes: 1 << 20,
+        deadline: soon(),
+    };
+    let error = fixture.store.read_feed(lost).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::HistoryLost, "{error}");
+    assert!(error.context().iter().any(|(name, value)| *name == "lost_after" && value == "2"), "{error}");
+    let after = page(&fixture.store, FeedStart::After(kept)).await;
+    assert_eq!(
+        after.commits().map(|commit| (commit.id, commit.first_position)).collect::<Vec<_>>(),
+        [(id(4), Some(Position(3)))]
+    );
+    assert_ne!(after.next.incarnation(), before.next.incarnation());
+    fixture.end().await;
+}
+
+/// As after `pg_dump` and a restore: other oids, transaction ids that begin far below the dump's, and a commit that the dump had
+/// and the feed had not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_dump_goes_on_where_it_ended() {
+    let fixture = Fixture::new("restore").await;
+    for number in 1..=3 {
+        fixture.store.append(request("a-1", Expected::Any, number)).await.unwrap();
+    }
+    page(&fixture.store, FeedStart::First).await;
+    fixture.store.close().await.unwrap();
+    let restore =
+        "BEGIN; UPDATE {schema}.store SET commits_oid = 1; UPDATE {schema}.commits SET xid = xid + 3000000000;
+        UPDATE {schema}.sequencer SET snapshot = '3900000000:3900000000:', position = 2;
+        DELETE FROM {schema}.feed WHERE number = 3; COMMIT";
+    by_hand(&fixture, restore).await;
+    let store = fixture.opener.open(&fixture.settings).await.unwrap();
+    for number in 4..=6 {
+        store.append(request("a-1", Expected::Any, number)).await.unwrap();
+    }
+    let page = page(&store, FeedStart::First).await;
+    let read: Vec<_> = page.commits().map(|commit| (commit.id, commit.first_position.unwrap().0)).collect();
+    assert_eq!(read, (1..=6).map(|number| (id(number), number)).collect::<Vec<_>>());
+    store.close().await.unwrap();
+    fixture.opener.drop_scratch(&fixture.settings).await.unwrap();
 }

@@ -1,5 +1,7 @@
 //! The Postgres provider is held to the whole catalog, on the server at `EVSTORE_TEST_POSTGRES_URL`.
 
+#![allow(clippy::print_stderr, reason = "says how it is run")]
+
 use evstore_api::{Settings, StoreName};
 use evstore_conformance::{Target, test_main};
 use std::process::ExitCode;

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "a chore talks to the person who started it")]
 
 mod docs;
+mod engines;
 mod licences;
 mod plan;
 mod readme;

@@ -1,5 +1,6 @@
 //! What there is to test, as data: steps, the lane that each belongs to, and the engines that each needs.
 
+use crate::engines::postgres::{Postgres, Release};
 use crate::run::{cargo, evstore, evstore_release, root, run, target};
 use anyhow::{Result, ensure};
 use std::process::Command;
@@ -27,6 +28,8 @@ pub struct Step {
 pub const STEPS: &[Step] = &[
     Step { name: "unit, integration and catalog tests", lane: Lane::Always, run: |_| tests() },
     Step { name: "examples in the documentation", lane: Lane::Always, run: |_| doc_tests() },
+    Step { name: "Postgres 18, the catalog and accidents", lane: Lane::Always, run: |_| postgres(Release::Newest) },
+    Step { name: "Postgres 15, the same", lane: Lane::All, run: |_| postgres(Release::Distribution) },
     Step { name: "the catalog from the command line", lane: Lane::Always, run: |seed| catalog(seed, 100) },
     Step { name: "a third party's provider, from outside", lane: Lane::Always, run: |_| own_provider() },
     Step { name: "the catalog with ten times the rounds", lane: Lane::All, run: |seed| catalog(seed, 1000) },
@@ -47,6 +50,18 @@ fn tests() -> Result<()> {
 
 fn doc_tests() -> Result<()> {
     run("examples in the documentation", &mut cargo(&["test", "--workspace", "--doc", "--quiet"]))
+}
+
+/// The Postgres provider on a server of its own, or on the one that `EVSTORE_TEST_POSTGRES_URL` names.
+fn postgres(release: Release) -> Result<()> {
+    const URL: &str = "EVSTORE_TEST_POSTGRES_URL";
+    let mut command = cargo(&["test", "--no-fail-fast", "-p", "evstore-postgres", "--features", "engine-tests"]);
+    if std::env::var_os(URL).is_some() {
+        return run("Postgres", &mut command);
+    }
+    // Orphan prepared transactions are among the accidents.
+    let server = Postgres::start(release, &["max_prepared_transactions=10"])?;
+    run("Postgres", command.env(URL, server.url()))
 }
 
 /// Both embedded stores held to the catalog by the command that a user types. What was not run is listed by it.
