@@ -87,7 +87,7 @@ pub async fn plan(client: &Client, deadline: Deadline) -> Result<SchemaPlan> {
                 summary: format!("make the record of partition {partition}"),
                 statement: format!("HSET {} record ... layout {LAYOUT} position 0", client.keys().meta(partition)),
             }),
-            (Some(record), Some(LAYOUT)) => Known::new(Some(record))?.meta.format.check()?,
+            (Some(record), Some(LAYOUT)) => Known::new(Some(record))?.meta.format.check_read()?,
             (_, layout) => return Err(other_layout(layout)),
         }
     }
@@ -127,7 +127,7 @@ pub async fn check(client: &Client, deadline: Deadline) -> Result<()> {
         }
         (layout, _) => return Err(other_layout(layout)),
     }
-    read_meta(client, deadline).await?.meta.format.check()
+    read_meta(client, deadline).await?.meta.format.check_read()
 }
 
 fn other_layout(found: Option<&str>) -> Error {

@@ -1,5 +1,7 @@
 //! Servers of a test's own: started on free ports in temporary folders, killed and waited for on drop.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
 use evstore_api::{
     Append, Appended, CommitId, Deadline, EventStore, EventType, Events, Expected, FindCommit, NewCommit, NewEvent,
     Result, Settings, StoreAdmin, StoreName, StreamId,

@@ -1,0 +1,191 @@
+//! `EVSTORE_TEST_REDIS_URL=… EVSTORE_TEST_REDIS_BENCHMARK=/path/to/redis-benchmark cargo bench -p evstore-redis --features
+//! engine-tests -- [--rounds N] [--seconds S]`
+//!
+//! Appends of 256 bytes by several callers, beside the rate at which the server's own benchmark tool drives the same script
+//! with the same arguments: over as many connections, and over one connection with as many calls in flight, which is how
+//! callers share ours. Then the feed, one stream, and stored bytes per event. Prints what it measured; asserts nothing.
+
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on stops")]
+
+use evstore_api::*;
+use redis::{Connection, Value};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const WRITE: &str =
+    concat!("#!lua\n", include_str!("../src/scripts/commits.lua"), include_str!("../src/scripts/write.lua"));
+const CALLERS: [usize; 3] = [1, 8, 32];
+const PAYLOAD_BYTES: usize = 256;
+
+fn main() {
+    let (mut rounds, mut seconds) = (3, 3.0);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--rounds" => rounds = arguments.next().unwrap().parse().unwrap(),
+            "--seconds" => seconds = arguments.next().unwrap().parse().unwrap(),
+            _ => {}
+        }
+    }
+    let url = std::env::var("EVSTORE_TEST_REDIS_URL").unwrap();
+    let mut server = redis::Client::open(url.as_str()).unwrap().get_connection().unwrap();
+    server.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for callers in CALLERS {
+        for round in 1..=rounds {
+            let ours = runtime.block_on(ours(&url, callers, seconds));
+            let wide = tool(&url, &mut server, callers, 1, seconds);
+            let deep = tool(&url, &mut server, 1, callers, seconds);
+            println!(
+                "{callers} callers, round {round}: ours {:.0}/s p50 {:?} p99 {:?}; tool over {callers} connections {:.0}/s \
+                 (ratio {:.2}), p99 {:.3} ms; {callers} in flight over one {:.0}/s (ratio {:.2}), p99 {:.3} ms",
+                ours.rate,
+                ours.p50,
+                ours.p99,
+                wide.rate,
+                ours.rate / wide.rate,
+                wide.p99_ms,
+                deep.rate,
+                ours.rate / deep.rate,
+                deep.p99_ms
+            );
+        }
+    }
+    runtime.block_on(reads(&url, &mut server));
+}
+
+struct Ours {
+    rate: f64,
+    p50: Duration,
+    p99: Duration,
+}
+
+fn settings(url: &str) -> Settings {
+    let given = [("url", url), ("prefix", "bench"), ("durability", "server")];
+    let given = given.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    Settings::new(StoreName::new("bench").unwrap(), evstore_redis::KEYS, given).unwrap()
+}
+
+/// A scratch store, removed behind the work.
+async fn with_store<R>(url: &str, tag: &str, work: impl AsyncFnOnce(Arc<dyn EventStore>) -> R) -> R {
+    let opener = evstore_redis::provider().opener;
+    let scratch = opener.make_scratch(&settings(url), tag).await.unwrap();
+    let answer = work(opener.open(&scratch).await.unwrap()).await;
+    opener.drop_scratch(&scratch).await.unwrap();
+    answer
+}
+
+async fn ours(url: &str, callers: usize, seconds: f64) -> Ours {
+    let tag = format!("ours{callers}");
+    with_store(url, &tag, async |store| {
+        let end = Instant::now() + Duration::from_secs_f64(seconds);
+        let begun = Instant::now();
+        let tasks: Vec<_> = (0..callers).map(|_| tokio::spawn(caller(store.clone(), end))).collect();
+        let mut times = Vec::new();
+        for task in tasks {
+            times.extend(task.await.unwrap());
+        }
+        let elapsed = begun.elapsed().as_secs_f64();
+        times.sort();
+        let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+        Ours { rate: times.len() as f64 / elapsed, p50: at(50), p99: at(99) }
+    })
+    .await
+}
+
+async fn caller(store: Arc<dyn EventStore>, end: Instant) -> Vec<Duration> {
+    let mut times = Vec::new();
+    while Instant::now() < end {
+        let begun = Instant::now();
+        append(&store, "stream-1", 1).await;
+        times.push(begun.elapsed());
+    }
+    times
+}
+
+async fn append(store: &Arc<dyn EventStore>, name: &str, events: usize) {
+    let event = NewEvent::new(EventType::new("happened").unwrap(), vec![b'x'; PAYLOAD_BYTES]);
+    let commit = NewCommit { id: CommitId::generate(), events: Events::new(vec![event; events]).unwrap() };
+    let deadline = Deadline::within(Duration::from_secs(20));
+    let request = Append { stream: StreamId::new(name).unwrap(), expected: Expected::Any, commit, deadline };
+    store.append(request).await.unwrap();
+}
+
+struct Tool {
+    rate: f64,
+    p99_ms: f64,
+}
+
+/// The same script with arguments of the same sizes, to one stream, each call with an id of its own.
+fn tool(url: &str, server: &mut Connection, connections: usize, in_flight: usize, seconds: f64) -> Tool {
+    let key = |kind: &str| format!("{{evs:tool:0}}:{kind}");
+    let keys = [key("meta"), key("s::stream-1"), key("feed"), key("streams")];
+    redis::cmd("UNLINK").arg(&keys).query::<()>(server).unwrap();
+    redis::cmd("HSET").arg(&keys[0]).arg(&["token", "t", "position", "0", "record", "r"]).query::<()>(server).unwrap();
+    let hash: String = redis::cmd("SCRIPT").arg("LOAD").arg(WRITE).query(server).unwrap();
+    let info: redis::ConnectionInfo = redis::IntoConnectionInfo::into_connection_info(url).unwrap();
+    let redis::ConnectionAddr::Tcp(host, port) = info.addr() else { panic!("the tool wants a host and a port") };
+    // As many calls as the slowest set-up makes in the time that is given.
+    let calls = (seconds * if connections * in_flight == 1 { 8_000.0 } else { 30_000.0 }) as usize;
+    let mut command = Command::new(std::env::var_os("EVSTORE_TEST_REDIS_BENCHMARK").unwrap());
+    command.args(["-h", host, "-p", &port.to_string(), "--csv", "-r", "999999999999"]);
+    command.args(["-n", &calls.to_string(), "-c", &connections.to_string(), "-P", &in_flight.to_string()]);
+    command.arg("EVALSHA").arg(hash).arg("4").args(&keys).args(["t", "i____rand_int__", &"a".repeat(32)]);
+    command.args(["any", "1", "e", "1", "1790000000000000", &"s".repeat(72), &"x".repeat(PAYLOAD_BYTES + 27), ""]);
+    command.args([" stream-1", "9007199254740991"]);
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let written: Value = redis::cmd("HGET").arg(&keys[0]).arg("position").query(server).unwrap();
+    let written: usize = redis::from_redis_value(written).unwrap();
+    assert!(written + written / 100 + 50 >= calls, "the tool wrote {written} of {calls}");
+    redis::cmd("UNLINK").arg(&keys).query::<()>(server).unwrap();
+    // "name","requests per second","average","min","p50","p95","p99","max", in milliseconds.
+    let last = text.lines().last().unwrap();
+    let fields: Vec<&str> = last.rsplit("\",\"").collect();
+    Tool { rate: fields[6].parse().unwrap(), p99_ms: fields[1].parse().unwrap() }
+}
+
+async fn reads(url: &str, server: &mut Connection) {
+    const STREAMS: usize = 500;
+    const EVENTS: usize = 100;
+    with_store(url, "reads", async |store| {
+        let before = used(server);
+        for stream in 0..STREAMS {
+            for _ in 0..EVENTS / 2 {
+                append(&store, &format!("stream-{stream}"), 2).await;
+            }
+        }
+        let events = (STREAMS * EVENTS) as f64;
+        println!("stored bytes per event of {PAYLOAD_BYTES}, two to a commit: {:.0}", (used(server) - before) / events);
+        let begun = Instant::now();
+        let (mut from, mut count) = (FeedStart::First, 0);
+        loop {
+            let (filter, deadline) = (FeedFilter::none(), Deadline::within(Duration::from_secs(20)));
+            let page = ReadFeed { from, filter, limit: 1_000, max_bytes: 16 << 20, deadline };
+            let page = store.read_feed(page).await.unwrap();
+            count += page.events().count();
+            if page.end {
+                break;
+            }
+            from = FeedStart::After(page.next);
+        }
+        println!("feed: {:.0} events/s", count as f64 / begun.elapsed().as_secs_f64());
+        let begun = Instant::now();
+        for stream in 0..STREAMS {
+            let (stream, deadline) =
+                (StreamId::new(format!("stream-{stream}")).unwrap(), Deadline::within(Duration::from_secs(20)));
+            let (from, direction) = (StreamStart::First, Direction::Forward);
+            let request = ReadStream { stream, from, direction, limit: 1_000, max_bytes: 16 << 20, deadline };
+            assert_eq!(store.read_stream(request).await.unwrap().events().count(), EVENTS);
+        }
+        println!("a stream of {EVENTS} events: {:?}", begun.elapsed() / STREAMS as u32);
+    })
+    .await;
+}
+
+fn used(server: &mut Connection) -> f64 {
+    let info: String = redis::cmd("INFO").arg("memory").query(server).unwrap();
+    info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().trim().parse().unwrap()
+}
