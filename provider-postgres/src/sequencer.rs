@@ -3,7 +3,7 @@
 
 use crate::codec;
 use crate::error::Result as Worked;
-use crate::store::{Client, Shared};
+use crate::store::Shared;
 use crate::transaction::Transaction;
 use evstore_api::{Deadline, Incarnation, Lineage, Meta, Position, Result, format};
 use sqlx::PgConnection;
@@ -18,6 +18,8 @@ const STEP_SPACING: Duration = Duration::from_millis(15);
 const WAITING_POLL: Duration = Duration::from_millis(20);
 /// The same while nobody does.
 const IDLE_POLL: Duration = Duration::from_secs(1);
+/// Pause before another try of someone who waits while another node makes a step.
+const BUSY_PAUSE: Duration = Duration::from_millis(2);
 /// Longest time that a step of the background task may take.
 const STEP_MAX: Duration = Duration::from_secs(30);
 
@@ -233,13 +235,14 @@ fn next_history(mut meta: Meta, end: Position) -> Meta {
     meta
 }
 
-/// Makes a step for a reader or an operator who waits for it: another node's counts too, once it has ended.
-pub async fn advance(client: &Client, deadline: Deadline) -> Result<Position> {
+/// Makes a step for a reader or an operator who waits for it, after that of another node where there is one. What was acknowledged
+/// before the call is in the feed after it.
+pub async fn advance(shared: &Shared, deadline: Deadline) -> Result<Position> {
     loop {
-        let done = step(client, deadline).await?;
+        let done = step(shared, deadline).await?;
         if !done.busy {
             return Ok(done.end);
         }
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        tokio::time::sleep(BUSY_PAUSE).await;
     }
 }
