@@ -385,6 +385,8 @@ impl Context {
         };
         let (mut pages, mut found, mut from) = (Vec::new(), 0, from);
         loop {
+            // Others run between two pages, and the check can be ended, also when a feed never does.
+            tokio::task::yield_now().await;
             let page = store.read_feed(self.feed_request(from, filter.clone())).await?;
             found += page.events().count();
             let (next, end) = (page.next.clone(), page.end);

@@ -149,6 +149,8 @@ pub(crate) const CHECKS: &[Check] = &[
 const WRITERS: usize = 16;
 /// Streams that they share.
 const STREAMS: usize = 5;
+/// Pages with nothing in them that a reader takes before the end, once nobody appends any more.
+const IDLE_MAX: u32 = 1_000;
 /// Looks of a watcher once nobody appends any more.
 const LOOKS_MORE: usize = 6;
 /// Longest time that others need while a caller stalls.
@@ -389,9 +391,11 @@ async fn follow(
     store: Arc<dyn EventStore>,
     reader: Reader,
     quiet: Arc<AtomicBool>,
-) -> Result<Vec<Seen>, Error> {
-    let (mut from, mut given) = (FeedStart::First, Vec::new());
+) -> Result<Vec<Seen>, Broken> {
+    let (mut from, mut given, mut idle) = (FeedStart::First, Vec::new(), 0);
     loop {
+        // Others run between two pages, whatever the store does.
+        tokio::task::yield_now().await;
         // Read before the page: what was appended before it was set is in a page that comes after.
         let was_quiet = quiet.load(Ordering::SeqCst);
         let (limit, next) = match reader {
@@ -402,6 +406,8 @@ async fn follow(
         if page.end && was_quiet {
             return Ok(given);
         }
+        idle = if page.items.is_empty() && was_quiet { idle + 1 } else { 0 };
+        ensure!(idle <= IDLE_MAX, "a reader is given nothing in {IDLE_MAX} pages, and is not at the end");
         if page.end {
             let deadline = Deadline::within(Duration::from_millis(5));
             store.wait_feed(WaitFeed { after: page.next.clone(), deadline }).await?;

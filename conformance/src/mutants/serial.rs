@@ -17,7 +17,11 @@ use std::time::Duration;
 pub(super) const MUTANTS: &[Mutant] = &[mutant::<SerialFeed>(
     "feed.serial-positions",
     "an append takes its position first and is seen late, so that a reader who resumes after the last position passes it over",
-    &["concurrency.histories-of-threads-are-serial"],
+    &[
+        "concurrency.histories-of-threads-are-serial",
+        "feed.a-tailing-reader-skips-nothing",
+        "feed.a-stalled-caller-holds-up-nobody",
+    ],
 )];
 
 /// Longest time, in microseconds, between taking a position and being seen.
