@@ -197,7 +197,7 @@ fn repeat(wanted: &Wanted, found: Option<Appended>) -> Result<Option<Appended>> 
 /// # Errors
 /// `Moved`, `Fenced`, `Gone`.
 fn check_states(situation: &Situation<'_>) -> Result<()> {
-    situation.meta.state.check_append()?;
+    check_writable(situation.meta)?;
     match (&situation.head.state, &situation.meta.state) {
         (StreamState::Missing, StoreState::Leaving { to }) => {
             Err(Error::new(ErrorKind::Moved, "new streams are made in another store")
@@ -276,6 +276,12 @@ pub fn swap_meta(found: &Meta, request: &SwapMeta) -> Result<Option<MetaSwapped>
     Ok(None)
 }
 
+/// Refuses a store that this release must not write, or that takes no writes now.
+fn check_writable(meta: &Meta) -> Result<()> {
+    meta.format.check_write()?;
+    meta.state.check_append()
+}
+
 /// Refuses to keep a snapshot of a stream that is missing or closed.
 ///
 /// # Errors
@@ -291,7 +297,7 @@ pub fn put_snapshot(situation: &Situation<'_>) -> Result<()> {
 /// `Moved` and `Fenced` as for an append.
 pub fn delete_snapshot(situation: &Situation<'_>) -> Result<()> {
     match situation.head.state {
-        StreamState::Missing | StreamState::Deleted => situation.meta.state.check_append(),
+        StreamState::Missing | StreamState::Deleted => check_writable(situation.meta),
         StreamState::Open | StreamState::Sealed { .. } => check_states(situation),
     }
 }
@@ -303,9 +309,9 @@ pub fn delete_snapshot(situation: &Situation<'_>) -> Result<()> {
 /// number. Nothing may be written.
 pub fn put_record(meta: &Meta, found: Option<&Record>, request: PutRecord, now: Timestamp) -> Result<Record> {
     match request.key.kind {
-        RecordKind::Checkpoint => meta.state.check_append()?,
+        RecordKind::Checkpoint => check_writable(meta)?,
         // What a node says of itself is no part of the log: a migration reads it in every state.
-        RecordKind::Presence => {}
+        RecordKind::Presence => meta.format.check_write()?,
     }
     let number = found.map_or(RecordNumber(0), |record| record.number);
     if !request.expected.holds(found) {

@@ -77,7 +77,7 @@ impl StoreAdmin for MemoryAdmin {
     }
 
     async fn check_schema(&self, deadline: Deadline) -> Result<()> {
-        self.0.enter(deadline)?.meta.format.check()
+        self.0.enter(deadline)?.meta.format.check_write()
     }
 
     async fn close(&self) -> Result<()> {

@@ -382,39 +382,39 @@ async fn a_missing_store_is_refused(context: Context) -> Result<Outcome, Broken>
 }
 
 async fn a_newer_store_is_refused(context: Context) -> Result<Outcome, Broken> {
-    let (fresh, stream) = with_a_stream(&context).await?;
     let ours = evstore_api::meta::FORMAT;
-    let opener = &context.target().provider.opener;
     // A newer release has been here, and left it so that this one can go on.
+    let (fresh, stream) = with_a_stream(&context).await?;
     fresh.swap_meta(&context, |meta| meta.format = Format { format: ours + 1, ..Format::CURRENT }).await?;
     let store = context.open(&fresh.settings).await?;
     append_to(&context, &*store, &stream, 1).await?;
     store.close().await?;
-    for format in [
-        Format { format: ours + 1, oldest_reader: ours, oldest_writer: ours + 1 },
-        Format { format: ours + 1, oldest_reader: ours + 1, oldest_writer: ours + 1 },
-    ] {
-        fresh.swap_meta(&context, |meta| meta.format = format).await?;
-        ensure_kind!(context.open(&fresh.settings).await, Schema, "opening a store of {format:?}");
-        let admin = opener.open_admin(&fresh.settings).await?;
-        ensure_kind!(
-            admin.check_schema(context.deadline()).await,
-            Schema,
-            "checking the schema of a store of {format:?}"
-        );
-        ensure_kind!(
-            admin.plan_schema(context.deadline()).await,
-            Schema,
-            "planning the schema of a store of {format:?}"
-        );
-        ensure_kind!(
-            admin.apply_schema(context.deadline()).await,
-            Schema,
-            "applying the schema to a store of {format:?}"
-        );
-        admin.close().await?;
-    }
+    // It left it so that this one can read, and must not write: half of a fleet is still of this release.
+    let (fresh, stream) = with_a_stream(&context).await?;
+    let readable = Format { format: ours + 1, oldest_reader: ours, oldest_writer: ours + 1 };
+    fresh.swap_meta(&context, |meta| meta.format = readable).await?;
+    let store = context.open(&fresh.settings).await?;
+    ensure!(context.read_from(&*store, &stream).await?.head.revision.0 > 0, "nothing was read of a readable store");
+    ensure_kind!(append_to(&context, &*store, &stream, 1).await, Schema, "an append to a store of {readable:?}");
+    store.close().await?;
+    newer_schema_is_refused(&context, &fresh, readable).await?;
+    // It left nothing that this one understands.
+    let (fresh, _) = with_a_stream(&context).await?;
+    let unreadable = Format { format: ours + 1, oldest_reader: ours + 1, oldest_writer: ours + 1 };
+    fresh.swap_meta(&context, |meta| meta.format = unreadable).await?;
+    ensure_kind!(context.open(&fresh.settings).await, Schema, "opening a store of {unreadable:?}");
+    newer_schema_is_refused(&context, &fresh, unreadable).await?;
     Ok(Outcome::Held)
+}
+
+async fn newer_schema_is_refused(context: &Context, fresh: &Fresh, format: Format) -> Result<(), Broken> {
+    let admin = context.target().provider.opener.open_admin(&fresh.settings).await?;
+    let deadline = context.deadline();
+    ensure_kind!(admin.check_schema(deadline).await, Schema, "checking the schema of a store of {format:?}");
+    ensure_kind!(admin.plan_schema(deadline).await, Schema, "planning the schema of a store of {format:?}");
+    ensure_kind!(admin.apply_schema(deadline).await, Schema, "applying the schema to a store of {format:?}");
+    admin.close().await?;
+    Ok(())
 }
 
 async fn a_passed_deadline_writes_nothing(context: Context) -> Result<Outcome, Broken> {
