@@ -78,7 +78,9 @@ impl Stores {
 #[async_trait]
 impl Opener for Stores {
     async fn open(&self, settings: &Settings) -> Result<Arc<dyn EventStore>> {
-        Ok(Arc::new(MemoryStore(self.client(settings)?)))
+        let client = self.client(settings)?;
+        client.tables()?.meta.format.check_read()?;
+        Ok(Arc::new(MemoryStore(client)))
     }
 
     async fn open_admin(&self, settings: &Settings) -> Result<Arc<dyn StoreAdmin>> {
