@@ -130,7 +130,7 @@ fn tool(url: &str, server: &mut Connection, connections: usize, in_flight: usize
     // As many calls as the slowest set-up makes in the time that is given.
     let calls = (seconds * if connections * in_flight == 1 { 8_000.0 } else { 30_000.0 }) as usize;
     let mut command = Command::new(std::env::var_os("EVSTORE_TEST_REDIS_BENCHMARK").unwrap());
-    command.args(["-h", host, "-p", &port.to_string(), "--csv", "-r", "999999999999"]);
+    command.args(["-h", host, "-p", &port.to_string(), "--csv", "-r", "2000000000"]);
     command.args(["-n", &calls.to_string(), "-c", &connections.to_string(), "-P", &in_flight.to_string()]);
     command.arg("EVALSHA").arg(hash).arg("4").args(&keys).args(["t", "i____rand_int__", &"a".repeat(32)]);
     command.args(["any", "1", "e", "1", "1790000000000000", &"s".repeat(72), &"x".repeat(PAYLOAD_BYTES + 27), ""]);

@@ -72,7 +72,7 @@ impl StoreAdmin for RedisAdmin {
 
     async fn check_schema(&self, deadline: Deadline) -> Result<()> {
         let _open = self.0.enter(deadline).await?;
-        schema::check(&self.0, deadline).await
+        schema::check(&self.0, deadline).await?.check_write()
     }
 
     async fn close(&self) -> Result<()> {

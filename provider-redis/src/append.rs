@@ -85,7 +85,8 @@ async fn write(
     for _ in 0..TRIES_MAX {
         let known = client.known(deadline).await?;
         // A record that allows no append is never the one that the script compares with: it gives back what it found.
-        let token = if known.meta.state.check_append().is_ok() { known.token.as_str() } else { "" };
+        let writable = known.meta.format.check_write().and_then(|()| known.meta.state.check_append());
+        let token = if writable.is_ok() { known.token.as_str() } else { "" };
         let creates = known.meta.state == StoreState::Open;
         let call = call(client, wanted, token, creates, &stub, events, before);
         requests += 1;

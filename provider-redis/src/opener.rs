@@ -56,10 +56,11 @@ impl Opener for RedisOpener {
         let makes = config.auto_create && config.scratch_tag().is_none();
         let client = Client::open(config, self.clock.clone()).await?;
         let deadline = Deadline::within(PATIENCE);
-        if makes {
+        // Only where it is missing: one that newer releases write may still be read.
+        if makes && !schema::is_there(&client, deadline).await? {
             schema::apply(&client, deadline).await?;
         }
-        schema::check(&client, deadline).await?;
+        schema::check(&client, deadline).await?.check_read()?;
         Ok(Arc::new(RedisStore(client)))
     }
 

@@ -5,7 +5,9 @@ use crate::link::Step;
 use crate::script;
 use crate::server::text;
 use crate::store::{Client, array, bytes_of};
-use evstore_api::{Deadline, Error, ErrorKind, Meta, MetaSwapped, Result, SchemaChange, SchemaPlan, SwapMeta, format};
+use evstore_api::{
+    Deadline, Error, ErrorKind, Format, Meta, MetaSwapped, Result, SchemaChange, SchemaPlan, SwapMeta, format,
+};
 use evstore_kit::decide;
 use redis::Value;
 use std::sync::Arc;
@@ -87,7 +89,7 @@ pub async fn plan(client: &Client, deadline: Deadline) -> Result<SchemaPlan> {
                 summary: format!("make the record of partition {partition}"),
                 statement: format!("HSET {} record ... layout {LAYOUT} position 0", client.keys().meta(partition)),
             }),
-            (Some(record), Some(LAYOUT)) => Known::new(Some(record))?.meta.format.check_read()?,
+            (Some(record), Some(LAYOUT)) => Known::new(Some(record))?.meta.format.check_write()?,
             (_, layout) => return Err(other_layout(layout)),
         }
     }
@@ -110,8 +112,13 @@ pub async fn apply(client: &Client, deadline: Deadline) -> Result<SchemaPlan> {
     Ok(planned)
 }
 
-/// Verifies that the store is there, in a layout and format that this release may write, and with as many partitions.
-pub async fn check(client: &Client, deadline: Deadline) -> Result<()> {
+/// Whether the store was made.
+pub async fn is_there(client: &Client, deadline: Deadline) -> Result<bool> {
+    Ok(stored(client, 0, deadline).await?.record.is_some())
+}
+
+/// Verifies that the store is there, in a layout that this release knows, and with as many partitions; gives its format.
+pub async fn check(client: &Client, deadline: Deadline) -> Result<Format> {
     let partitions = client.keys().partitions();
     let fields = Step::Command(command("HMGET", client.keys().meta(0), &["layout", "partitions"]));
     let answer = client.run(0, &fields, deadline, Purpose::Read).await?;
@@ -127,7 +134,7 @@ pub async fn check(client: &Client, deadline: Deadline) -> Result<()> {
         }
         (layout, _) => return Err(other_layout(layout)),
     }
-    read_meta(client, deadline).await?.meta.format.check_read()
+    Ok(read_meta(client, deadline).await?.meta.format)
 }
 
 fn other_layout(found: Option<&str>) -> Error {

@@ -216,6 +216,7 @@ impl Client {
             (Some(known), Some(record)) if known.record == record => Ok(known),
             (_, record) => {
                 let new = Known::new(record.map(<[u8]>::to_vec))?;
+                new.meta.format.check_read()?;
                 self.learn(new.clone());
                 Ok(new)
             }
