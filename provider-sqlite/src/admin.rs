@@ -6,6 +6,7 @@ use crate::append::{
 use crate::codec::{self, COMMIT_COLUMNS, StreamRow};
 use crate::error::Result as Worked;
 use crate::writer::Transaction;
+use crate::read::start_of_commit;
 use crate::{record, snapshot};
 use evstore_api::capabilities::Limits;
 use evstore_api::{
@@ -64,17 +65,28 @@ pub fn delete(transaction: &mut Transaction<'_>, request: &Delete) -> Worked<Del
     }
 }
 
-/// Takes the events away from the commits that lie wholly before a revision.
+/// Takes the events away from the commits that lie wholly before a revision. What lies before the first retained event is
+/// not looked at again, so that all strippings of a stream together visit each of its commits once.
 fn strip(connection: &Connection, found: &mut StreamRow, before: Revision) -> Worked<()> {
     const STRIP: &str = "UPDATE commits SET events = NULL
-        WHERE stream = ?1 AND revision < ?2 AND revision + count <= ?2 AND events IS NOT NULL";
-    const LEFT: &str = "SELECT min(revision) FROM commits WHERE stream = ?1 AND revision >= ?2 AND events IS NOT NULL";
-    connection.prepare_cached(STRIP)?.execute(params![found.key, codec::integer(before.0)?])?;
-    let mut left = connection.prepare_cached(LEFT)?;
-    let bounds = params![found.key, codec::integer(found.first_retained.0)?];
-    let first = left.query_row(bounds, |row| row.get::<_, Option<i64>>(0))?;
-    found.first_retained = first.map_or(found.revision.next(), |first| Revision(first.unsigned_abs()));
+        WHERE stream = ?1 AND revision >= ?2 AND revision < ?3 AND events IS NOT NULL";
+    let first = first_retained(connection, found, before)?;
+    if first <= found.first_retained {
+        return Ok(());
+    }
+    let bounds = params![found.key, codec::integer(found.first_retained.0)?, codec::integer(first.0)?];
+    connection.prepare_cached(STRIP)?.execute(bounds)?;
+    found.first_retained = first;
     Ok(())
+}
+
+/// Where the commit begins that holds a revision: all before it lie wholly before. One above the head past the head.
+fn first_retained(connection: &Connection, found: &StreamRow, before: Revision) -> Worked<Revision> {
+    if before > found.revision || found.key == NO_KEY {
+        return Ok(found.revision.next());
+    }
+    // Above its first retained event a stream is whole, so that what begins last before a revision holds it.
+    start_of_commit(connection, found.key, before)
 }
 
 fn strip_all(connection: &Connection, found: &mut StreamRow) -> Worked<()> {

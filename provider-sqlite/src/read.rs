@@ -52,7 +52,7 @@ pub fn stream(connection: &Connection, own: &StoreName, request: &ReadStream) ->
 }
 
 /// Revision at which the commit begins that holds this one.
-fn start_of_commit(connection: &Connection, key: i64, revision: Revision) -> Worked<Revision> {
+pub fn start_of_commit(connection: &Connection, key: i64, revision: Revision) -> Worked<Revision> {
     const SELECT: &str = "SELECT max(revision) FROM commits WHERE stream = ?1 AND revision <= ?2";
     let mut select = connection.prepare_cached(SELECT)?;
     let start = select.query_row(params![key, codec::integer(revision.0)?], |row| codec::number(row, 0))?;
@@ -117,7 +117,7 @@ pub fn store(connection: &Connection) -> Worked<(Meta, Position)> {
         return Err(Error::new(ErrorKind::Schema, "the store's record is missing").into());
     };
     let meta = format::decode_meta(&Bytes::from(encoded))?;
-    meta.format.check()?;
+    meta.format.check_read()?;
     Ok((meta, Position(position)))
 }
 
