@@ -1,6 +1,8 @@
 //! What happens to servers while they are used: forgotten scripts, crashes, full memory, stalled replicas, failovers, slots
 //! that move. `EVSTORE_TEST_REDIS_SERVER` is the path of the server that is started, `valkey-server` or `redis-server`.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
 mod server;
 
 use evstore_api::capabilities::{Durability, Failover};
