@@ -30,7 +30,7 @@ pub(crate) const CHECKS: &[Check] = &[
     check!(
         "deletion.truncated-slots-stay-as-stubs",
         "the slots of truncated commits keep their number, id, digest, time and place, and the marker takes the next one",
-        [144, 150],
+        [144],
         truncated_slots_stay_as_stubs
     ),
     check!(
@@ -658,7 +658,8 @@ async fn races_with_appends_lose_nothing(context: Context) -> Result<Outcome, Br
                         } else {
                             let deadline = context.deadline();
                             let head = context.store().head(ReadHead { stream: stream.clone(), deadline }).await?;
-                            let before = 2 + seed.below(head.revision.0 - 1);
+                            // The older half at most: what a cut was not asked for has to stay.
+                            let before = 2 + seed.below(head.revision.0.div_ceil(2));
                             truncate(&context, &**context.admin(), &stream, before).await?;
                             latest = latest.max(Revision(before));
                         }
@@ -689,6 +690,9 @@ async fn races_with_appends_lose_nothing(context: Context) -> Result<Outcome, Br
     Ok(Outcome::Held)
 }
 
+/// Most appends of one writer that races with a deletion, which comes long before.
+const APPENDS_MAX: usize = 1_000;
+
 async fn races_with_appends_end_gone(context: Context) -> Result<Outcome, Broken> {
     deleting!(context);
     for _ in 0..context.rounds(5) {
@@ -704,12 +708,13 @@ async fn races_with_appends_end_gone(context: Context) -> Result<Outcome, Broken
                         return Ok((Some(tombstone), Vec::new()));
                     }
                     let mut receipts = Vec::new();
-                    for _ in 0..20 {
+                    while receipts.len() < APPENDS_MAX {
                         match context.append(&stream, Expected::Any, 1).await {
                             Ok(receipt) => receipts.push(receipt),
                             Err(error) if error.kind() == ErrorKind::Gone => break,
                             Err(error) => return Err(error),
                         }
+                        tokio::task::yield_now().await;
                     }
                     Ok((None, receipts))
                 }
