@@ -2,6 +2,8 @@
 
 use evstore_api::{Error, ErrorKind};
 use rusqlite::ErrorCode;
+use std::io;
+use std::path::Path;
 
 /// Why a piece of work inside a transaction ended early.
 #[derive(Debug)]
@@ -40,6 +42,42 @@ impl From<Stop> for Error {
 pub fn not_written(error: &rusqlite::Error) -> Error {
     let (kind, message) = meaning(error);
     Error::new(kind, message).caused_by(error.to_string())
+}
+
+/// A file or folder that the system refused. What is hidden or read-only is for the operator to mend.
+pub fn of_file(message: &'static str, path: &Path, cause: io::Error) -> Error {
+    let error = match cause.kind() {
+        io::ErrorKind::PermissionDenied => Error::new(
+            ErrorKind::Denied,
+            "this user may not use the path; let it read and write the file and its folder",
+        ),
+        io::ErrorKind::ReadOnlyFilesystem => Error::new(
+            ErrorKind::Denied,
+            "the path is on a read-only file system; mount it for writing, or move the file",
+        ),
+        _ => Error::new(ErrorKind::Unavailable, message),
+    };
+    error.with("path", path.display()).caused_by(cause)
+}
+
+/// A connection that could not be opened.
+pub fn not_opened(error: &rusqlite::Error, path: &Path) -> Error {
+    let denied =
+        error.sqlite_error_code() == Some(ErrorCode::CannotOpen) && path.is_file() && files_can_be_opened(path);
+    if denied {
+        let message = "this user may not open the store's file; let it read and write the file and its folder";
+        return Error::new(ErrorKind::Denied, message).with("path", path.display()).caused_by(error.to_string());
+    }
+    not_written(error).with("path", path.display())
+}
+
+/// Whether the process has a file left to open: SQLite does not tell a refusal from a lack of them. Looked at by the folder:
+/// closing the file itself would drop the locks that other connections of this process have on it.
+fn files_can_be_opened(path: &Path) -> bool {
+    match path.parent().map(std::fs::read_dir) {
+        Some(Err(cause)) => cause.kind() == io::ErrorKind::PermissionDenied,
+        Some(Ok(_)) | None => true,
+    }
 }
 
 /// Carries an error of ours through code that fails with SQLite's.
@@ -84,7 +122,7 @@ fn of_code(code: ErrorCode) -> (ErrorKind, &'static str) {
         ErrorCode::DatabaseCorrupt => (ErrorKind::Corrupt, "the store's file is damaged"),
         ErrorCode::NotADatabase => (ErrorKind::Schema, "the file is not a SQLite database"),
         ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::AuthorizationForStatementDenied => {
-            (ErrorKind::Denied, "the store's file may not be written")
+            (ErrorKind::Denied, "the store's file may not be written; let this user write it and its folder")
         }
         ErrorCode::TooBig => (ErrorKind::TooLarge, "a value is larger than SQLite takes"),
         ErrorCode::ConstraintViolation => (ErrorKind::Corrupt, "the store's rows contradict each other"),

@@ -1,6 +1,7 @@
 //! The provider as a value, and scratch stores: files beside the file.
 
 use crate::config::{Config, KEYS};
+use crate::error;
 use crate::schema::{self, Use};
 use crate::store::Sqlite;
 use async_trait::async_trait;
@@ -127,5 +128,5 @@ fn list_scratch(path: &Path) -> Result<Vec<String>> {
 }
 
 fn unusable(path: &Path, cause: std::io::Error) -> Error {
-    Error::new(ErrorKind::Unavailable, "a file could not be used").with("path", path.display()).caused_by(cause)
+    error::of_file("a file could not be used", path, cause)
 }

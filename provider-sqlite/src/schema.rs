@@ -25,6 +25,8 @@ const WAL_BYTES_KEPT: u32 = 64 << 20;
 const WRITER_CACHE_KIB: u32 = 16 << 10;
 /// Page cache of a reader, in KiB. Any commit empties it, and more was not faster, as it leaves the processor's own cache.
 const READER_CACHE_KIB: u32 = 2 << 10;
+/// Longest wait for a lock that another process holds for a moment, while it opens the file or makes the tables.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// Prepared statements that one connection keeps; there are fewer.
 const STATEMENTS_CACHED: usize = 64;
 
@@ -33,51 +35,87 @@ const STATEMENTS_CACHED: usize = 64;
 pub enum Use {
     /// Writing: the file is made where it is missing.
     Make,
-    /// Writing to a file that is there.
+    /// Writing to a store that is there.
     Write,
     /// Reading.
     Read,
 }
 
-/// Opens a connection with our settings. Does not look at the tables.
+/// Opens a connection with our settings, to nothing or to a store of ours: any other file stays as it is.
 ///
 /// # Errors
-/// `Unavailable`, `Denied`, or `Schema` when the file is something else.
+/// `Unavailable`, `Denied`, or `Schema` when the file is missing or something else.
 pub fn connect(path: &Path, purpose: Use) -> Result<Connection> {
-    if rusqlite::version_number() < SQLITE_VERSION_MIN {
-        return Err(Error::new(ErrorKind::Schema, "this SQLite is too old to be safe with a WAL")
-            .with("sqlite", rusqlite::version()));
-    }
-    match purpose {
-        Use::Make => make_folder(path)?,
-        Use::Write | Use::Read if !path.exists() => {
+    match (look(path)?, purpose) {
+        (Found::Ours, _) => {}
+        (Found::Missing, Use::Make) => make_folder(path)?,
+        (Found::Empty, Use::Make) => {}
+        (Found::Missing, Use::Write | Use::Read) => {
             let error =
                 Error::new(ErrorKind::Schema, "the store's file is missing; apply the schema, or set auto_create");
             return Err(error.with("path", path.display()));
         }
-        Use::Write | Use::Read => {}
+        (Found::Empty, Use::Write | Use::Read) => return Err(no_tables().with("path", path.display())),
     }
     let make = if purpose == Use::Make { OpenFlags::SQLITE_OPEN_CREATE } else { OpenFlags::empty() };
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | make;
-    let refused = |error: rusqlite::Error| error::not_written(&error).with("path", path.display());
-    let connection = Connection::open_with_flags(path, flags).map_err(refused)?;
+    let refused = |error: rusqlite::Error| error::not_opened(&error, path);
+    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | make)?;
+    switch_to_wal(&connection, path)?;
     configure(&connection, purpose).map_err(refused)?;
     Ok(connection)
 }
 
+fn open(path: &Path, flags: OpenFlags) -> Result<Connection> {
+    if rusqlite::version_number() < SQLITE_VERSION_MIN {
+        return Err(Error::new(ErrorKind::Schema, "this SQLite is too old to be safe with a WAL")
+            .with("sqlite", rusqlite::version()));
+    }
+    let opened = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX);
+    opened.map_err(|error| error::not_opened(&error, path))
+}
+
 fn make_folder(path: &Path) -> Result<()> {
     let Some(folder) = path.parent() else { return Ok(()) };
-    std::fs::create_dir_all(folder).map_err(|cause| {
-        let error = Error::new(ErrorKind::Unavailable, "the store's folder could not be made");
-        error.with("path", folder.display()).caused_by(cause)
-    })
+    std::fs::create_dir_all(folder)
+        .map_err(|cause| error::of_file("the store's folder could not be made", folder, cause))
+}
+
+/// What is there, seen through a connection that cannot write: what is not ours is not touched.
+fn look(path: &Path) -> Result<Found> {
+    let there =
+        path.try_exists().map_err(|cause| error::of_file("the store's file could not be looked at", path, cause))?;
+    if !there {
+        return Ok(Found::Missing);
+    }
+    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    connection.busy_timeout(LOCK_WAIT).map_err(|error| error::not_opened(&error, path))?;
+    found(&connection).map_err(|error| error.with("path", path.display()))
+}
+
+/// Whether there is neither a file nor anything in it.
+///
+/// # Errors
+/// As [`connect`].
+pub fn is_missing(path: &Path) -> Result<bool> {
+    Ok(look(path)? != Found::Ours)
+}
+
+/// A file that cannot have a WAL has neither our durability nor readers beside the writer.
+fn switch_to_wal(connection: &Connection, path: &Path) -> Result<()> {
+    let refused = |error: rusqlite::Error| error::not_opened(&error, path);
+    // Switching takes a lock for a moment, which another process that opens the file may hold.
+    connection.busy_timeout(LOCK_WAIT).map_err(refused)?;
+    let mode = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
+    let mode = mode.map_err(refused)?;
+    if mode.eq_ignore_ascii_case("wal") {
+        return Ok(());
+    }
+    let message = "the file cannot have a write-ahead log here; put it into a folder on a local disk";
+    Err(Error::new(ErrorKind::Invalid, message).with("path", path.display()).with("journal_mode", mode))
 }
 
 fn configure(connection: &Connection, purpose: Use) -> rusqlite::Result<()> {
     let cache_kib = if purpose == Use::Read { READER_CACHE_KIB } else { WRITER_CACHE_KIB };
-    // Switching to WAL takes a lock for a moment, which another process that opens the file may hold.
-    connection.busy_timeout(Duration::from_secs(5))?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
     connection.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT)?;
@@ -89,20 +127,20 @@ fn configure(connection: &Connection, purpose: Use) -> rusqlite::Result<()> {
     connection.busy_timeout(Duration::ZERO)
 }
 
-/// What [`apply`] would do to what is there.
+/// What [`apply`] would do to what is there, which stays as it is.
 ///
 /// # Errors
 /// `Schema` when the file is something else or was made by a newer release.
-pub fn plan(connection: &Connection) -> Result<SchemaPlan> {
-    let changes = match found(connection)? {
-        Found::Nothing => return Ok(plan_new()),
-        Found::Ours => Vec::new(),
-    };
-    Ok(SchemaPlan { changes })
+pub fn plan(path: &Path) -> Result<SchemaPlan> {
+    if is_missing(path)? {
+        return Ok(plan_new());
+    }
+    read_meta(&connect(path, Use::Read)?)?.format.check_write()?;
+    Ok(SchemaPlan { changes: Vec::new() })
 }
 
-/// What [`apply`] would do where there is no file.
-pub fn plan_new() -> SchemaPlan {
+/// What [`apply`] would do where there is nothing.
+fn plan_new() -> SchemaPlan {
     SchemaPlan { changes: statements().map(change).collect() }
 }
 
@@ -112,28 +150,35 @@ pub fn plan_new() -> SchemaPlan {
 /// As [`plan`].
 pub fn apply(connection: &mut Connection, meta: &Meta) -> Result<SchemaPlan> {
     let native = |error: rusqlite::Error| error::not_written(&error);
-    connection.busy_timeout(Duration::from_secs(5)).map_err(native)?;
+    connection.busy_timeout(LOCK_WAIT).map_err(native)?;
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(native)?;
-    let plan = plan(&transaction)?;
-    if !plan.changes.is_empty() {
-        transaction.execute_batch(STATEMENTS).map_err(native)?;
-        let meta = format::encode_meta(meta);
-        transaction.execute("INSERT INTO store (id, meta, position) VALUES (1, ?1, 0)", [meta]).map_err(native)?;
-        transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(native)?;
-        transaction.pragma_update(None, "user_version", TABLES).map_err(native)?;
-    }
+    let plan = match found(&transaction)? {
+        Found::Ours => {
+            read_meta(&transaction)?.format.check_write()?;
+            SchemaPlan { changes: Vec::new() }
+        }
+        Found::Missing | Found::Empty => {
+            transaction.execute_batch(STATEMENTS).map_err(native)?;
+            let meta = format::encode_meta(meta);
+            transaction.execute("INSERT INTO store (id, meta, position) VALUES (1, ?1, 0)", [meta]).map_err(native)?;
+            transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(native)?;
+            transaction.pragma_update(None, "user_version", TABLES).map_err(native)?;
+            plan_new()
+        }
+    };
     transaction.commit().map_err(native)?;
     connection.busy_timeout(Duration::ZERO).map_err(native)?;
     Ok(plan)
 }
 
-/// Verifies that every table and index is there exactly as this release makes it, and that it may write the format.
+/// Verifies that every table and index is there exactly as this release makes it, and that it may read the format.
 ///
 /// # Errors
 /// `Schema`, naming what is missing or different.
-pub fn check(connection: &Connection) -> Result<()> {
-    if found(connection)? == Found::Nothing {
-        return Err(Error::new(ErrorKind::Schema, "the store has no tables yet; apply the schema"));
+pub fn check(connection: &Connection) -> Result<Meta> {
+    match found(connection)? {
+        Found::Ours => {}
+        Found::Missing | Found::Empty => return Err(no_tables()),
     }
     for statement in statements() {
         let name = object_name(statement);
@@ -143,11 +188,20 @@ pub fn check(connection: &Connection) -> Result<()> {
             None => return Err(Error::new(ErrorKind::Schema, "a table or index is missing").with("name", name)),
         }
     }
-    read_meta(connection)?.format.check()
+    let meta = read_meta(connection)?;
+    meta.format.check_read()?;
+    Ok(meta)
 }
 
-/// The store's record, outside of any transaction.
-fn read_meta(connection: &Connection) -> Result<Meta> {
+fn no_tables() -> Error {
+    Error::new(ErrorKind::Schema, "the store has no tables yet; apply the schema")
+}
+
+/// The store's record, of whatever format it is.
+///
+/// # Errors
+/// `Schema` when there is none, `Corrupt`.
+pub fn read_meta(connection: &Connection) -> Result<Meta> {
     let row =
         connection.query_row("SELECT meta FROM store WHERE id = 1", [], |row| row.get::<_, Vec<u8>>(0)).optional();
     match row.map_err(|error| error::not_written(&error))? {
@@ -158,7 +212,11 @@ fn read_meta(connection: &Connection) -> Result<Meta> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
-    Nothing,
+    /// No file.
+    Missing,
+    /// A file with nothing in it.
+    Empty,
+    /// A store.
     Ours,
 }
 
@@ -170,7 +228,7 @@ fn found(connection: &Connection) -> Result<Found> {
         Ok((header("application_id")?, header("user_version")?, objects))
     };
     match read().map_err(|error| error::not_written(&error))? {
-        (0, 0, 0) => Ok(Found::Nothing),
+        (0, 0, 0) => Ok(Found::Empty),
         (APPLICATION_ID, TABLES, _) => Ok(Found::Ours),
         (APPLICATION_ID, tables, _) => Err(Error::new(ErrorKind::Schema, "the tables are of another release")
             .with("tables", tables)

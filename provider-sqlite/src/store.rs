@@ -18,6 +18,7 @@ use evstore_api::{
 };
 use evstore_kit::decide::Wanted;
 use evstore_kit::{limits, refusal, stream_page};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,15 +43,10 @@ impl Sqlite {
     /// # Errors
     /// `Schema` when the tables are missing or not what they should be; `Unavailable`, `Denied`.
     pub fn open(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
-        let purpose = match config.missing {
-            Missing::Make => Use::Make,
-            Missing::Refuse => Use::Write,
-        };
-        let mut connection = schema::connect(&config.path, purpose)?;
-        if config.missing == Missing::Make && !schema::plan(&connection)?.changes.is_empty() {
-            schema::apply(&mut connection, &Meta::new(clock.now()))?;
+        if config.missing == Missing::Make && schema::is_missing(&config.path)? {
+            schema::apply(&mut schema::connect(&config.path, Use::Make)?, &Meta::new(clock.now()))?;
         }
-        schema::check(&connection)?;
+        schema::check(&schema::connect(&config.path, Use::Write)?)?;
         Self::start(config, clock)
     }
 
@@ -76,16 +72,14 @@ impl Sqlite {
     async fn with_schema<R: Send + 'static>(
         &self,
         deadline: Deadline,
-        purpose: Use,
-        work: impl FnOnce(&mut rusqlite::Connection, Meta) -> Result<R> + Send + 'static,
+        work: impl FnOnce(&Path, Meta) -> Result<R> + Send + 'static,
     ) -> Result<R> {
         self.writer.check_open()?;
         refusal::check_deadline(deadline)?;
-        let (config, meta) = (self.config.clone(), Meta::new(self.clock.now()));
-        let run = move || work(&mut schema::connect(&config.path, purpose)?, meta);
+        let (path, meta) = (self.config.path.clone(), Meta::new(self.clock.now()));
         let gone =
             |cause| Err(Error::new(ErrorKind::Unavailable, "the schema could not be looked at").caused_by(cause));
-        tokio::task::spawn_blocking(run).await.unwrap_or_else(gone)
+        tokio::task::spawn_blocking(move || work(&path, meta)).await.unwrap_or_else(gone)
     }
 
     async fn read_feed_end(&self, deadline: Deadline) -> Result<FeedHead> {
@@ -264,19 +258,16 @@ impl StoreAdmin for Sqlite {
     }
 
     async fn plan_schema(&self, deadline: Deadline) -> Result<SchemaPlan> {
-        if !self.config.path.exists() {
-            self.writer.check_open()?;
-            return Ok(schema::plan_new());
-        }
-        self.with_schema(deadline, Use::Write, |connection, _| schema::plan(connection)).await
+        self.with_schema(deadline, |path, _| schema::plan(path)).await
     }
 
     async fn apply_schema(&self, deadline: Deadline) -> Result<SchemaPlan> {
-        self.with_schema(deadline, Use::Make, |connection, meta| schema::apply(connection, &meta)).await
+        self.with_schema(deadline, |path, meta| schema::apply(&mut schema::connect(path, Use::Make)?, &meta)).await
     }
 
     async fn check_schema(&self, deadline: Deadline) -> Result<()> {
-        self.with_schema(deadline, Use::Write, |connection, _| schema::check(connection)).await
+        let check = |path: &Path, _| schema::check(&schema::connect(path, Use::Read)?)?.format.check_write();
+        self.with_schema(deadline, check).await
     }
 
     async fn close(&self) -> Result<()> {

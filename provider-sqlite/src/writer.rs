@@ -312,7 +312,7 @@ impl Open {
 /// Decodes the record and refuses one that a newer release made unwritable for this one.
 fn decode_meta(encoded: &[u8]) -> rusqlite::Result<Meta> {
     let decoded =
-        format::decode_meta(&Bytes::copy_from_slice(encoded)).and_then(|meta| meta.format.check().map(|()| meta));
+        format::decode_meta(&Bytes::copy_from_slice(encoded)).and_then(|meta| meta.format.check_write().map(|()| meta));
     decoded.map_err(error::carried)
 }
 

@@ -371,3 +371,40 @@ async fn scratch_stores_stand_beside_the_file_and_go_away() {
     assert!(opener.list_scratch(&fixture.settings).await.unwrap().is_empty());
     assert!(!fixture.path().exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_applications_database_stays_as_it_is() {
+    let fixture = Fixture::new();
+    let other = rusqlite::Connection::open(fixture.path()).unwrap();
+    other.execute_batch("CREATE TABLE theirs (id INTEGER)").unwrap();
+    drop(other);
+    let before = std::fs::read(fixture.path()).unwrap();
+    let opened = fixture.provider.opener.open(&fixture.settings).await;
+    assert_eq!(opened.unwrap_err().kind(), ErrorKind::Schema);
+    let admin = fixture.admin().await;
+    assert_eq!(admin.plan_schema(soon()).await.unwrap_err().kind(), ErrorKind::Schema);
+    assert_eq!(admin.check_schema(soon()).await.unwrap_err().kind(), ErrorKind::Schema);
+    assert_eq!(admin.apply_schema(soon()).await.unwrap_err().kind(), ErrorKind::Schema);
+    assert_eq!(admin.read_meta(soon()).await.unwrap_err().kind(), ErrorKind::Schema);
+    assert_eq!(std::fs::read(fixture.path()).unwrap(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn planning_on_an_empty_file_leaves_it_empty() {
+    let fixture = Fixture::new();
+    std::fs::write(fixture.path(), "").unwrap();
+    let admin = fixture.admin().await;
+    assert!(!admin.plan_schema(soon()).await.unwrap().changes.is_empty());
+    assert_eq!(admin.check_schema(soon()).await.unwrap_err().kind(), ErrorKind::Schema);
+    assert_eq!(std::fs::metadata(fixture.path()).unwrap().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_through_a_file_is_not_a_missing_store() {
+    let fixture = Fixture::new();
+    std::fs::write(fixture.path(), "").unwrap();
+    let below = fixture.path().join("events.db").display().to_string();
+    let settings = fixture.settings.clone().with("path", below).unwrap();
+    let opened = fixture.provider.opener.open(&settings).await;
+    assert_eq!(opened.unwrap_err().kind(), ErrorKind::Unavailable);
+}
