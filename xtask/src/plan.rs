@@ -28,7 +28,8 @@ pub struct Step {
 pub const STEPS: &[Step] = &[
     Step { name: "unit, integration and catalog tests", lane: Lane::Always, run: |_| tests() },
     Step { name: "examples in the documentation", lane: Lane::Always, run: |_| doc_tests() },
-    Step { name: "Postgres 18, the catalog and accidents", lane: Lane::Always, run: |_| postgres(Release::Newest) },
+    // Postgres and Redis are being built: until they hold the whole catalog they stop nobody's change.
+    Step { name: "Postgres 18, the catalog and accidents", lane: Lane::All, run: |_| postgres(Release::Newest) },
     Step { name: "Postgres 15, the same", lane: Lane::All, run: |_| postgres(Release::Distribution) },
     Step { name: "the catalog from the command line", lane: Lane::Always, run: |seed| catalog(seed, 100) },
     Step { name: "a third party's provider, from outside", lane: Lane::Always, run: |_| own_provider() },
