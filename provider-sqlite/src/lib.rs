@@ -11,6 +11,7 @@ mod codec;
 mod config;
 mod error;
 mod opener;
+mod place;
 mod read;
 mod reader;
 mod record;

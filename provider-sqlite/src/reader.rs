@@ -4,13 +4,13 @@
 use crate::codec;
 use crate::config::Config;
 use crate::error::Result as Worked;
-use crate::schema::{self, Use};
+use crate::place::Place;
+use crate::schema::Use;
 use crate::writer::execute;
 use evstore_api::{Deadline, Error, ErrorKind, Result, StreamId};
 use evstore_kit::refusal;
 use rusqlite::{CachedStatement, Connection};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -24,7 +24,7 @@ const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 /// The connections for reading.
 #[derive(Debug)]
 pub struct Readers {
-    path: PathBuf,
+    place: Place,
     /// One permit for each connection that may be in use at a time; callers wait for them in order.
     permits: Arc<Semaphore>,
     permits_max: u32,
@@ -34,9 +34,9 @@ pub struct Readers {
 
 impl Readers {
     /// Opens nothing yet: each connection is made by the first read that needs it.
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, place: Place) -> Self {
         Self {
-            path: config.path.clone(),
+            place,
             permits: Arc::new(Semaphore::new(config.readers_max as usize)),
             permits_max: config.readers_max,
             resting: Arc::default(),
@@ -57,10 +57,11 @@ impl Readers {
     {
         refusal::check_deadline(deadline)?;
         let permit = self.permit(deadline).await?;
-        let (path, resting) = (self.path.clone(), self.resting.clone());
+        let (place, resting) = (self.place.clone(), self.resting.clone());
         let run = move || {
+            place.check()?;
             let rested = lock(&resting).pop();
-            let mut reader = rested.map_or_else(|| Reader::open(&path), Ok)?;
+            let mut reader = rested.map_or_else(|| Reader::open(&place), Ok)?;
             let answer = reader.transact(deadline, read);
             // A connection whose transaction could not be ended is not used again.
             if reader.connection.is_autocommit() {
@@ -134,8 +135,8 @@ impl Names {
 }
 
 impl Reader {
-    fn open(path: &Path) -> Result<Self> {
-        Ok(Self { connection: schema::connect(path, Use::Read)?, names: Names::default() })
+    fn open(place: &Place) -> Result<Self> {
+        Ok(Self { connection: place.connect(Use::Read)?, names: Names::default() })
     }
 
     fn transact<R>(&mut self, deadline: Deadline, read: impl FnOnce(&mut Self) -> Worked<R>) -> Result<R> {

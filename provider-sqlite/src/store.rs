@@ -3,6 +3,7 @@
 use crate::append::{self, find_commit, find_stream};
 use crate::capabilities::capabilities;
 use crate::config::{Config, Missing};
+use crate::place::Place;
 use crate::reader::{Reader, Readers};
 use crate::schema::{self, Use};
 use crate::writer::{Transaction, Writer};
@@ -18,7 +19,6 @@ use evstore_api::{
 };
 use evstore_kit::decide::Wanted;
 use evstore_kit::{limits, refusal, stream_page};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ const SMALL_BYTES: usize = 256;
 #[derive(Debug)]
 pub struct Sqlite {
     config: Config,
+    place: Place,
     capabilities: Capabilities,
     clock: Arc<dyn Clock>,
     writer: Writer,
@@ -46,8 +47,9 @@ impl Sqlite {
         if config.missing == Missing::Make && schema::is_missing(&config.path)? {
             schema::apply(&mut schema::connect(&config.path, Use::Make)?, &Meta::new(clock.now()))?;
         }
-        schema::check(&schema::connect(&config.path, Use::Write)?)?;
-        Self::start(config, clock)
+        let place = Place::new(config.path.clone());
+        schema::check(&place.connect(Use::Write)?)?;
+        Self::start(config, place, clock)
     }
 
     /// Opens the administrative side; the tables may still be missing.
@@ -55,14 +57,16 @@ impl Sqlite {
     /// # Errors
     /// `Unavailable` when there is no thread to be had.
     pub fn open_admin(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
-        Self::start(config, clock)
+        let place = Place::new(config.path.clone());
+        Self::start(config, place, clock)
     }
 
-    fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
+    fn start(config: Config, place: Place, clock: Arc<dyn Clock>) -> Result<Self> {
         Ok(Self {
             capabilities: capabilities(config.limits),
-            writer: Writer::start(&config, clock.clone())?,
-            readers: Readers::new(&config),
+            writer: Writer::start(&config, place.clone(), clock.clone())?,
+            readers: Readers::new(&config, place.clone()),
+            place,
             config,
             clock,
         })
@@ -72,14 +76,19 @@ impl Sqlite {
     async fn with_schema<R: Send + 'static>(
         &self,
         deadline: Deadline,
-        work: impl FnOnce(&Path, Meta) -> Result<R> + Send + 'static,
+        work: impl FnOnce(&Place, Meta) -> Result<R> + Send + 'static,
     ) -> Result<R> {
         self.writer.check_open()?;
         refusal::check_deadline(deadline)?;
-        let (path, meta) = (self.config.path.clone(), Meta::new(self.clock.now()));
+        let (place, meta) = (self.place.clone(), Meta::new(self.clock.now()));
         let gone =
             |cause| Err(Error::new(ErrorKind::Unavailable, "the schema could not be looked at").caused_by(cause));
-        tokio::task::spawn_blocking(move || work(&path, meta)).await.unwrap_or_else(gone)
+        tokio::task::spawn_blocking(move || {
+            place.check()?;
+            work(&place, meta)
+        })
+        .await
+        .unwrap_or_else(gone)
     }
 
     async fn read_feed_end(&self, deadline: Deadline) -> Result<FeedHead> {
@@ -258,15 +267,15 @@ impl StoreAdmin for Sqlite {
     }
 
     async fn plan_schema(&self, deadline: Deadline) -> Result<SchemaPlan> {
-        self.with_schema(deadline, |path, _| schema::plan(path)).await
+        self.with_schema(deadline, |place, _| schema::plan(place.path())).await
     }
 
     async fn apply_schema(&self, deadline: Deadline) -> Result<SchemaPlan> {
-        self.with_schema(deadline, |path, meta| schema::apply(&mut schema::connect(path, Use::Make)?, &meta)).await
+        self.with_schema(deadline, |place, meta| schema::apply(&mut place.connect(Use::Make)?, &meta)).await
     }
 
     async fn check_schema(&self, deadline: Deadline) -> Result<()> {
-        let check = |path: &Path, _| schema::check(&schema::connect(path, Use::Read)?)?.format.check_write();
+        let check = |place: &Place, _| schema::check(&place.connect(Use::Read)?)?.format.check_write();
         self.with_schema(deadline, check).await
     }
 

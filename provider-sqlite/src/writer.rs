@@ -3,7 +3,8 @@
 use crate::codec;
 use crate::config::Config;
 use crate::error::{self, Result as Worked, Stop};
-use crate::schema::{self, Use};
+use crate::place::Place;
+use crate::schema::Use;
 use bytes::Bytes;
 use evstore_api::{
     Clock, Deadline, Error, ErrorKind, Meta, Position, Result, StoreName, Timestamp, format, number::NUMBER_MAX,
@@ -12,7 +13,6 @@ use evstore_kit::group_commit::{Bounds, Job, Queue, keep_begun};
 use evstore_kit::refusal;
 use rusqlite::Connection;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -43,7 +43,7 @@ impl Writer {
     ///
     /// # Errors
     /// `Unavailable` when there is no thread to be had.
-    pub fn start(config: &Config, clock: Arc<dyn Clock>) -> Result<Self> {
+    pub fn start(config: &Config, place: Place, clock: Arc<dyn Clock>) -> Result<Self> {
         let bounds = Bounds {
             queue_bytes_max: config.queue_bytes_max,
             batch_jobs_max: BATCH_JOBS_MAX,
@@ -52,7 +52,7 @@ impl Writer {
         let queue = Arc::new(Queue::new(bounds));
         let (end, ended) = watch::channel(());
         let (announce, committed) = watch::channel(0);
-        let file = File { path: config.path.clone(), open: None, trust: Trust::NotSynced };
+        let file = File { place, open: None, trust: Trust::NotSynced };
         let thread = Thread { queue: queue.clone(), own: config.own.clone(), clock, announce, file };
         let run = move || {
             let _end = end;
@@ -130,10 +130,14 @@ impl Thread {
     fn write(&mut self, mut batch: Vec<Box<dyn Work>>) {
         let open = match self.file.open() {
             Ok(open) => open,
-            Err(error) => return refuse_all(batch, |_| not_opened(&error)),
+            Err(error) => return refuse_all(batch, |_| copied(&error)),
         };
         match open.transact(&mut batch, &self.queue, &self.own, &*self.clock) {
             Done::Committed(end) => {
+                // Looked at again: a file that lost its name under the COMMIT keeps nothing.
+                if let Err(error) = self.file.place.check() {
+                    return refuse_all(batch, |_| copied(&error));
+                }
                 self.announce.send_if_modified(|known| std::mem::replace(known, end.0) != end.0);
                 batch.into_iter().for_each(|work| work.answer());
             }
@@ -155,8 +159,14 @@ fn refuse_all(batch: Vec<Box<dyn Work>>, error: impl Fn(&dyn Work) -> Error) {
     }
 }
 
-fn not_opened(error: &Error) -> Error {
-    Error::new(error.kind(), "the store could not be opened for writing").caused_by(error.to_string())
+/// The same error for one more caller.
+fn copied(error: &Error) -> Error {
+    let bare = Error::new(error.kind(), error.message());
+    let with_facts = error.context().iter().fold(bare, |error, (name, value)| error.with(name, value));
+    match std::error::Error::source(error) {
+        Some(cause) => with_facts.caused_by(cause.to_string()),
+        None => with_facts,
+    }
 }
 
 /// Closes the queue when the thread ends, however it ends.
@@ -170,7 +180,7 @@ impl Drop for CloseAtEnd {
 
 /// The file, and the connection to it while there is one that can be trusted.
 struct File {
-    path: PathBuf,
+    place: Place,
     open: Option<Open>,
     trust: Trust,
 }
@@ -187,9 +197,12 @@ enum Trust {
 impl File {
     fn open(&mut self) -> Result<&mut Open> {
         let open = match self.open.take() {
-            Some(open) => open,
+            Some(open) => {
+                self.place.check()?;
+                open
+            }
             None => {
-                let connection = schema::connect(&self.path, Use::Write)?;
+                let connection = self.place.connect(Use::Write)?;
                 settle(&connection, self.trust)?;
                 self.trust = Trust::NotSynced;
                 Open { connection, known_meta: None }
@@ -481,6 +494,7 @@ where
 mod tests {
     use super::*;
     use crate::config::KEYS;
+    use crate::schema;
     use evstore_api::{Settings, SystemClock};
 
     struct Fixture {
@@ -497,7 +511,7 @@ mod tests {
         let mut connection = schema::connect(&config.path, Use::Make).unwrap();
         schema::apply(&mut connection, &Meta::new(Timestamp(0))).unwrap();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let writer = Arc::new(Writer::start(&config, clock).unwrap());
+        let writer = Arc::new(Writer::start(&config, Place::new(config.path.clone()), clock).unwrap());
         Fixture { _folder: folder, config, writer }
     }
 

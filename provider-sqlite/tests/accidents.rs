@@ -408,3 +408,30 @@ async fn a_path_through_a_file_is_not_a_missing_store() {
     let opened = fixture.provider.opener.open(&settings).await;
     assert_eq!(opened.unwrap_err().kind(), ErrorKind::Unavailable);
 }
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_removed_or_replaced_while_open_takes_nothing_more() {
+    let fixture = Fixture::new();
+    let (store, admin) = (fixture.open().await, fixture.admin().await);
+    store.append(append("order-1", 1, Expected::Any, &["a"])).await.unwrap();
+    store.read_stream(read("order-1")).await.unwrap();
+    admin.read_meta(soon()).await.unwrap();
+    let aside = fixture.path().with_extension("aside");
+    std::fs::rename(fixture.path(), &aside).unwrap();
+    let lost = async |id| {
+        let error = store.append(append("order-1", id, Expected::Any, &["b"])).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::HistoryLost);
+        assert!(error.message().contains("replaced or removed"));
+        assert_eq!(store.read_stream(read("order-1")).await.unwrap_err().kind(), ErrorKind::HistoryLost);
+        assert_eq!(admin.apply_schema(soon()).await.unwrap_err().kind(), ErrorKind::HistoryLost);
+        assert_eq!(admin.read_meta(soon()).await.unwrap_err().kind(), ErrorKind::HistoryLost);
+    };
+    lost(2).await;
+    assert!(!fixture.path().exists());
+    std::fs::copy(&aside, fixture.path()).unwrap();
+    lost(3).await;
+    std::fs::rename(&aside, fixture.path()).unwrap();
+    store.append(append("order-1", 4, Expected::Any, &["c"])).await.unwrap();
+    assert_eq!(data(&store.read_stream(read("order-1")).await.unwrap()), ["a", "c"]);
+}
