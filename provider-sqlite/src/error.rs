@@ -118,6 +118,10 @@ fn of_code(code: ErrorCode) -> (ErrorKind, &'static str) {
         ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
             (ErrorKind::Unavailable, "another process holds the store's lock")
         }
+        // Only readers are interrupted, and only past their deadline.
+        ErrorCode::OperationInterrupted => {
+            (ErrorKind::DeadlineExceeded, "the deadline passed while the store was read")
+        }
         ErrorCode::DiskFull => (ErrorKind::Unavailable, "the disk is full"),
         ErrorCode::DatabaseCorrupt => (ErrorKind::Corrupt, "the store's file is damaged"),
         ErrorCode::NotADatabase => (ErrorKind::Schema, "the file is not a SQLite database"),

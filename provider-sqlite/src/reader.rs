@@ -5,9 +5,10 @@ use crate::codec;
 use crate::config::Config;
 use crate::error::Result as Worked;
 use crate::place::Place;
-use crate::schema::Use;
+use crate::schema::{self, Use};
 use crate::writer::execute;
-use evstore_api::{Deadline, Error, ErrorKind, Result, StreamId};
+use bytes::Bytes;
+use evstore_api::{Deadline, Error, ErrorKind, Meta, Result, StreamId, format};
 use evstore_kit::refusal;
 use rusqlite::{CachedStatement, Connection};
 use std::collections::HashMap;
@@ -18,6 +19,8 @@ use tokio::time::timeout_at;
 
 /// Names of streams that one reader remembers; beyond it forgets all.
 const NAMES_MAX: usize = 65_536;
+/// Steps of SQLite's machine between two looks at the deadline: some ten microseconds.
+const LOOK_STEPS: i32 = 1_000;
 /// Longest wait for the moment in which another process recovers the WAL.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -55,14 +58,41 @@ impl Readers {
         R: Send + 'static,
         F: FnOnce(&mut Reader) -> Worked<R> + Send + 'static,
     {
+        self.within(deadline, move |reader| reader.transact(deadline, read)).await
+    }
+
+    /// Reads the store's record, also that of a store whose other content this release does not understand.
+    ///
+    /// # Errors
+    /// As [`Readers::run`].
+    pub async fn read_meta(&self, deadline: Deadline) -> Result<Meta> {
+        self.within(deadline, |reader| schema::read_meta(&reader.connection)).await
+    }
+
+    async fn within<R, F>(&self, deadline: Deadline, read: F) -> Result<R>
+    where
+        R: Send + 'static,
+        F: FnOnce(&mut Reader) -> Result<R> + Send + 'static,
+    {
         refusal::check_deadline(deadline)?;
+        // Also bounds the wait for a thread, of which the application may have taken all.
+        let passed = |_| Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed while the store was read"));
+        timeout_at(deadline.0.into(), self.on_a_thread(deadline, read)).await.unwrap_or_else(passed)
+    }
+
+    async fn on_a_thread<R, F>(&self, deadline: Deadline, read: F) -> Result<R>
+    where
+        R: Send + 'static,
+        F: FnOnce(&mut Reader) -> Result<R> + Send + 'static,
+    {
         let permit = self.permit(deadline).await?;
         let (place, resting) = (self.place.clone(), self.resting.clone());
         let run = move || {
+            refusal::check_deadline(deadline)?;
             place.check()?;
             let rested = lock(&resting).pop();
             let mut reader = rested.map_or_else(|| Reader::open(&place), Ok)?;
-            let answer = reader.transact(deadline, read);
+            let answer = read(&mut reader);
             // A connection whose transaction could not be ended is not used again.
             if reader.connection.is_autocommit() {
                 lock(&resting).push(reader);
@@ -106,6 +136,8 @@ pub struct Reader {
     pub connection: Connection,
     /// Names of streams.
     pub names: Names,
+    /// The store's record that was last found to be readable.
+    readable: Vec<u8>,
 }
 
 /// Names of streams by their keys, which never change.
@@ -136,19 +168,35 @@ impl Names {
 
 impl Reader {
     fn open(place: &Place) -> Result<Self> {
-        Ok(Self { connection: place.connect(Use::Read)?, names: Names::default() })
+        Ok(Self { connection: place.connect(Use::Read)?, names: Names::default(), readable: Vec::new() })
     }
 
     fn transact<R>(&mut self, deadline: Deadline, read: impl FnOnce(&mut Self) -> Worked<R>) -> Result<R> {
         let run = || -> Worked<R> {
             self.connection.busy_timeout(deadline.remaining().min(LOCK_WAIT_MAX))?;
+            self.connection.progress_handler(LOOK_STEPS, Some(move || deadline.has_passed()))?;
             execute(&self.connection, "BEGIN")?;
-            let done = read(self);
+            let done = self.check_format().and_then(|()| read(self));
+            self.connection.progress_handler(0, None::<fn() -> bool>)?;
             let ended = execute(&self.connection, "COMMIT");
             let answer = done?;
             ended?;
             Ok(answer)
         };
         run().map_err(Error::from)
+    }
+
+    /// Refuses to read what only newer releases understand. Inside the transaction: a newer one may have been here.
+    fn check_format(&mut self) -> Worked<()> {
+        let mut select = self.connection.prepare_cached("SELECT meta FROM store WHERE id = 1")?;
+        let mut rows = select.query([])?;
+        let missing = || Error::new(ErrorKind::Schema, "the store's record is missing");
+        let row = rows.next()?.ok_or_else(missing)?;
+        let encoded = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
+        if encoded != self.readable {
+            format::decode_meta(&Bytes::copy_from_slice(encoded))?.format.check_read()?;
+            self.readable = encoded.to_vec();
+        }
+        Ok(())
     }
 }

@@ -146,8 +146,11 @@ impl EventStore for Sqlite {
             let patience = Deadline::within(request.deadline.remaining() + POLL);
             let after = request.after.clone();
             let more = move |reader: &mut Reader| read::has_more(&reader.connection, &after);
-            if self.readers.run(patience, more).await? {
-                return Ok(Waited::More);
+            match self.readers.run(patience, more).await {
+                Ok(true) => return Ok(Waited::More),
+                Ok(false) => {}
+                Err(error) if error.kind() == ErrorKind::DeadlineExceeded => return Ok(Waited::DeadlinePassed),
+                Err(error) => return Err(error),
             }
             if request.deadline.has_passed() {
                 return Ok(Waited::DeadlinePassed);
@@ -221,7 +224,7 @@ impl StoreAdmin for Sqlite {
     }
 
     async fn read_meta(&self, deadline: Deadline) -> Result<Meta> {
-        self.readers.run(deadline, |reader| read::store(&reader.connection).map(|(meta, _)| meta)).await
+        self.readers.read_meta(deadline).await
     }
 
     async fn swap_meta(&self, request: SwapMeta) -> Result<MetaSwapped> {

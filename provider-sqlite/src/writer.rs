@@ -14,9 +14,11 @@ use evstore_kit::refusal;
 use rusqlite::Connection;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
+use tokio::time::timeout_at;
 
 /// Appends of one batch at most: beyond it the share of an fsync is small against their own work.
 const BATCH_JOBS_MAX: usize = 512;
@@ -69,17 +71,29 @@ impl Writer {
     /// neighbour in its batch fails.
     ///
     /// # Errors
-    /// What `work` says; `DeadlineExceeded`, `Unavailable` and `Closed` with nothing written; `Indeterminate` when COMMIT failed.
+    /// What `work` says; `DeadlineExceeded`, `Unavailable` and `Closed` with nothing written; `Indeterminate` when COMMIT
+    /// failed, or the deadline passed once `work` had begun.
     pub async fn run<R, F>(&self, deadline: Deadline, bytes: usize, work: F) -> Result<R>
     where
         R: Send + 'static,
         F: FnMut(&mut Transaction<'_>) -> Worked<R> + Send + 'static,
     {
-        let (caller, answer) = oneshot::channel();
-        let call = Call { deadline, work, verdict: None, caller };
+        let (caller, mut answer) = oneshot::channel();
+        let turn = Arc::new(Turn::default());
+        let call = Call { deadline, work, verdict: None, caller, turn: turn.clone() };
         self.queue.submit(Box::new(call), bytes).await?;
         let gone = |_| Err(Error::new(ErrorKind::Indeterminate, "the store's writer ended without an answer"));
-        answer.await.unwrap_or_else(gone)
+        if let Ok(answered) = timeout_at(deadline.0.into(), &mut answer).await {
+            return answered.unwrap_or_else(gone);
+        }
+        if turn.withdraw() {
+            // Gives its room in the queue to those who wait outside.
+            drop(answer);
+            self.queue.expire();
+            return Err(late());
+        }
+        let unknown = "the deadline passed while the call was being written";
+        answer.try_recv().unwrap_or_else(|_| Err(Error::new(ErrorKind::Indeterminate, unknown)))
     }
 
     /// Resolves when this writer commits something.
@@ -450,8 +464,39 @@ impl Job for Box<dyn Work> {
     }
 }
 
+/// Who has a call: its caller until it begins, the writer from then on.
+#[derive(Debug, Default)]
+struct Turn(AtomicU8);
+
+impl Turn {
+    const WAITING: u8 = 0;
+    const BEGUN: u8 = 1;
+    const WITHDRAWN: u8 = 2;
+
+    /// Whether the writer may run it. It may run it again.
+    fn begin(&self) -> bool {
+        self.take(Self::BEGUN) != Self::WITHDRAWN
+    }
+
+    /// Whether it will never run.
+    fn withdraw(&self) -> bool {
+        self.take(Self::WITHDRAWN) != Self::BEGUN
+    }
+
+    /// Takes it if it still waits; answers what it was.
+    fn take(&self, by: u8) -> u8 {
+        let taken = self.0.compare_exchange(Self::WAITING, by, Ordering::AcqRel, Ordering::Acquire);
+        taken.unwrap_or_else(|held| held)
+    }
+}
+
+fn late() -> Error {
+    Error::new(ErrorKind::DeadlineExceeded, "the deadline passed before the call began")
+}
+
 struct Call<R, F> {
     deadline: Deadline,
+    turn: Arc<Turn>,
     work: F,
     verdict: Option<Result<R>>,
     caller: oneshot::Sender<Result<R>>,
@@ -471,6 +516,10 @@ where
     }
 
     fn work(&mut self, transaction: &mut Transaction<'_>) -> rusqlite::Result<()> {
+        if !self.turn.begin() {
+            self.verdict = Some(Err(late()));
+            return Ok(());
+        }
         self.verdict = match (self.work)(transaction) {
             Ok(receipt) => Some(Ok(receipt)),
             Err(Stop::Verdict(error)) => Some(Err(error)),

@@ -435,3 +435,47 @@ async fn a_file_that_is_removed_or_replaced_while_open_takes_nothing_more() {
     store.append(append("order-1", 4, Expected::Any, &["c"])).await.unwrap();
     assert_eq!(data(&store.read_stream(read("order-1")).await.unwrap()), ["a", "c"]);
 }
+
+#[test]
+fn a_read_that_gets_no_thread_ends_with_its_deadline() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().max_blocking_threads(1).build().unwrap();
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    runtime.block_on(async {
+        let fixture = Fixture::new();
+        let store = fixture.open().await;
+        let cursor = store.feed_head(soon()).await.unwrap().cursor;
+        let blocked = tokio::task::spawn_blocking(move || held.recv());
+        let deadline = || Deadline::within(Duration::from_millis(50));
+        let head = ReadHead { stream: stream("order-1"), deadline: deadline() };
+        assert_eq!(store.head(head).await.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+        let waited = store.wait_feed(WaitFeed { after: cursor, deadline: deadline() }).await.unwrap();
+        assert_eq!(waited, Waited::DeadlinePassed);
+        drop(release);
+        blocked.await.unwrap().unwrap_err();
+    });
+}
+
+#[derive(Debug)]
+struct SlowClock(Duration);
+
+impl Clock for SlowClock {
+    fn now(&self) -> Timestamp {
+        std::thread::sleep(self.0);
+        Timestamp(1)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_that_has_not_begun_by_its_deadline_writes_nothing() {
+    let fixture = Fixture::new();
+    fixture.open().await.close().await.unwrap();
+    let slow = evstore_sqlite::provider_with(Arc::new(SlowClock(Duration::from_millis(400))));
+    let store = slow.opener.open(&fixture.settings).await.unwrap();
+    let begun = std::time::Instant::now();
+    let late =
+        Append { deadline: Deadline::within(Duration::from_millis(50)), ..append("order-1", 1, Expected::Any, &["a"]) };
+    assert_eq!(store.append(late).await.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+    assert!(begun.elapsed() < Duration::from_millis(300));
+    let receipt = store.append(append("order-1", 2, Expected::NoStream, &["b"])).await.unwrap();
+    assert_eq!(receipt.position, Some(Position(1)));
+}
