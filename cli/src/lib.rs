@@ -26,6 +26,7 @@ use crate::session::Session;
 use clap::Parser as _;
 use clap::error::ErrorKind as ClapErrorKind;
 use evstore::Registry;
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -81,22 +82,34 @@ fn end(format: Format, result: Result) -> Exit {
 /// What clap did not take as a command: help and the version, which are answers, or wrong use.
 fn refused(error: &clap::Error) -> Exit {
     let answer = matches!(error.kind(), ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion);
-    let format = format_of(std::env::args());
+    let format = format_of(std::env::args_os());
     if answer || format == Format::Table {
         // Nothing is to be done about a terminal that can't be written.
         let _ = error.print();
         return if answer { Exit::Done } else { Exit::WrongUse };
     }
     let text = error.render().to_string();
-    let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-    end(format, Err(Failure::usage(message, "--help shows what there is")))
+    let (message, hint) = sentences(&text);
+    end(format, Err(Failure::usage(message, hint)))
+}
+
+/// What clap says in paragraphs: the first is what is wrong, the others are what to type instead.
+fn sentences(text: &str) -> (String, String) {
+    let on_one_line = |paragraph: &str| paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut paragraphs = text.split("\n\n").map(on_one_line).filter(|one| !one.is_empty());
+    let message = paragraphs.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let hints: Vec<String> = paragraphs.filter(|one| !one.starts_with("For more information")).collect();
+    let hint = if hints.is_empty() { "--help shows what there is".to_owned() } else { hints.join("; ") };
+    (message, hint)
 }
 
 /// The format asked for on a command line that is not one: what a program reads has to be JSON then, too.
-fn format_of(arguments: impl Iterator<Item = String>) -> Format {
+fn format_of(arguments: impl Iterator<Item = OsString>) -> Format {
     let mut wanted = Format::Table;
     let mut before = String::new();
     for argument in arguments {
+        // What is not UTF-8 is no format.
+        let argument = argument.to_string_lossy().into_owned();
         let value = match before.as_str() {
             "-o" | "--output" => Some(argument.as_str()),
             _ => argument.strip_prefix("--output=").or_else(|| argument.strip_prefix("-o")),
@@ -145,7 +158,7 @@ mod tests {
 
     #[test]
     fn the_format_of_a_wrong_command_line_is_found() {
-        let format = |text: &str| format_of(text.split(' ').map(str::to_owned));
+        let format = |text: &str| format_of(text.split(' ').map(OsString::from));
         assert_eq!(format("evstore read -o json"), Format::Json);
         assert_eq!(format("evstore --output=jsonl nonsense"), Format::Jsonl);
         assert_eq!(format("evstore -ojson x"), Format::Json);

@@ -109,6 +109,44 @@ fn the_feed_goes_on_after_a_cursor() {
 }
 
 #[test]
+fn a_limit_within_a_commit_skips_nothing() {
+    let folder = Folder::new();
+    folder.write(
+        "events.jsonl",
+        "{\"type\":\"t\",\"data\":1}\n{\"type\":\"u\",\"data\":2}\n{\"type\":\"v\",\"data\":3}\n",
+    );
+    folder.ok("append a-1 --events events.jsonl");
+    let mut next = document(&folder.ok("feed --limit 0 -o json"));
+    assert_eq!(next["events"], json!([]));
+    let mut types = Vec::new();
+    for limit in [2, 1, 1] {
+        let after = next["next"].as_str().unwrap();
+        next = document(&folder.ok(&format!("feed --after {after} --limit {limit} -o json")));
+        types.extend(next["events"].as_array().unwrap().iter().map(|event| event["type"].clone()));
+    }
+    assert_eq!(types, ["t", "u", "v"]);
+}
+
+#[test]
+fn wrong_use_tells_programs_all_that_it_tells_people() {
+    let folder = Folder::new();
+    let error = folder.error("append a-1 -o json", 2);
+    assert!(error["message"].as_str().unwrap().contains("--type <TYPE>"), "{error}");
+    assert!(error["hint"].as_str().unwrap().contains("Usage:"), "{error}");
+    let error = folder.error("fed -o json", 2);
+    assert!(error["hint"].as_str().unwrap().contains("'feed'"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_argument_that_is_not_utf_8_is_wrong_use() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let folder = Folder::new();
+    let output = folder.command("read").arg(std::ffi::OsStr::from_bytes(b"a\xff")).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
 fn an_empty_list_is_one_document_and_no_line() {
     let folder = Folder::new();
     assert_eq!(document(&folder.ok("stream list -o json")), json!({ "streams": [] }));

@@ -81,9 +81,13 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
         deadline: session.deadline(),
     };
     let mut left = args.limit.unwrap_or(u64::MAX);
+    let nothing = if left == 0 { place(&request.from, &*store).await? } else { None };
     let mut list = session.output().list("events", view::object([]), &view::FEED_COLUMNS)?;
     let next = loop {
-        request.limit = request.limit.min(u32::try_from(left).unwrap_or(u32::MAX)).max(1);
+        if left == 0 {
+            break nothing;
+        }
+        request.limit = request.limit.min(u32::try_from(left).unwrap_or(u32::MAX));
         request.deadline = session::deadline();
         let page = store.read_feed(request.clone()).await?;
         if let Some(cursor) = print_page(&mut list, &page, &mut left)? {
@@ -122,8 +126,20 @@ async fn start(args: &Args, store: &dyn EventStore) -> Result<FeedStart> {
     }
 }
 
+/// The cursor of a place to begin, where nothing is read; none where the store has no positions.
+async fn place(start: &FeedStart, store: &dyn EventStore) -> Result<Option<Cursor>> {
+    let position = match start {
+        FeedStart::After(cursor) => return Ok(Some(cursor.clone())),
+        FeedStart::AfterPosition(position) => *position,
+        FeedStart::First => Position(0),
+    };
+    let head = store.feed_head(session::deadline()).await?;
+    Ok(head.position.map(|_| Cursor::total(head.cursor.incarnation(), position)))
+}
+
 /// Prints a page; gives the place to go on from where the limit is reached.
 fn print_page(list: &mut List<'_>, page: &FeedPage, left: &mut u64) -> Result<Option<Cursor>> {
+    let mut last = None;
     for item in &page.items {
         match item {
             FeedItem::Removed { first, last } => {
@@ -134,12 +150,14 @@ fn print_page(list: &mut List<'_>, page: &FeedPage, left: &mut u64) -> Result<Op
             }
             FeedItem::Commit(commit) => {
                 for event in commit.events() {
-                    // A page holds whole commits: the last one may go beyond what was asked for.
-                    if *left == 0 {
-                        return Ok(Some(page.next.clone()));
+                    // A page holds whole commits: the last one may go beyond what was asked for. The place between
+                    // two events has a name only where events have positions; elsewhere the page is printed whole.
+                    if let (0, Some(last)) = (*left, last) {
+                        return Ok(Some(Cursor::total(page.next.incarnation(), last)));
                     }
                     list.item(&view::event_json(event), || view::feed_cells(event))?;
-                    *left -= 1;
+                    *left = left.saturating_sub(1);
+                    last = event.position();
                 }
             }
         }
