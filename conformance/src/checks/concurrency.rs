@@ -147,6 +147,10 @@ async fn streams_do_not_conflict(context: Context) -> Result<Outcome, Broken> {
         for answer in answers {
             answer?;
         }
+        for stream in &streams {
+            let head = context.read(stream).await?.head.revision;
+            ensure_eq!(head, Revision(5), "head of a stream after five appends");
+        }
     }
     Ok(Outcome::Held)
 }

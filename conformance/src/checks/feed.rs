@@ -246,6 +246,10 @@ async fn filled(context: &Context) -> Result<(Fresh, Vec<StreamId>, Vec<Appended
         receipts.push(append_to(context, &*fresh.store, &streams[stream], count).await?);
     }
     catch_up(context, &*fresh.admin).await?;
+    for (stream, events) in streams.iter().zip([6, 5, 3]) {
+        let there = context.read_from(&*fresh.store, stream).await?.events().count();
+        ensure_eq!(there, events, "events of {stream}, before anything is asked of the feed");
+    }
     Ok((fresh, streams, receipts))
 }
 

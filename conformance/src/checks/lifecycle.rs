@@ -460,23 +460,31 @@ async fn a_short_deadline_tells_the_truth(context: Context) -> Result<Outcome, B
                 let (context, stream) = (context.clone(), stream.clone());
                 let mut seed = Seed(context.seed().0 ^ (round << 32) ^ caller as u64);
                 async move {
-                    let mut unwritten = Vec::new();
+                    let (mut unwritten, mut written) = (Vec::new(), Vec::new());
                     for _ in 0..4 {
                         let request =
                             context.request(&stream, Expected::Any, context.commit_id(), context.events(1))?;
                         let deadline = Deadline::within(Duration::from_micros(seed.below(1_500)));
                         match context.store().append(Append { deadline, ..request.clone() }).await {
-                            Ok(_) => {}
+                            Ok(receipt) => written.push(receipt),
                             Err(error) if error.kind() == ErrorKind::Indeterminate => {}
                             Err(error) if error.kind() == ErrorKind::DeadlineExceeded => unwritten.push(request),
                             Err(error) => return Err(error),
                         }
                     }
-                    Ok(unwritten)
+                    // With all the time it needs, so that there is something to be found in every round.
+                    written.push(context.append(&stream, Expected::Any, 1).await?);
+                    Ok((unwritten, written))
                 }
             })
             .await?;
-        for request in answers.into_iter().collect::<Result<Vec<_>, Error>>()?.concat() {
+        let (unwritten, written): (Vec<_>, Vec<_>) =
+            answers.into_iter().collect::<Result<Vec<_>, Error>>()?.into_iter().unzip();
+        for receipt in written.concat() {
+            let found = context.find(&stream, receipt.commit).await?.map(|found| (found.first, found.last));
+            ensure_eq!(found, Some((receipt.first, receipt.last)), "a commit that was acknowledged");
+        }
+        for request in unwritten.concat() {
             let found = context.find(&stream, request.commit.id).await?;
             ensure_eq!(found, None, "a commit of which the store said that nothing was written");
             let receipt = context.store().append(request).await?;
