@@ -263,6 +263,7 @@ async fn truncated_slots_stay_as_stubs(context: Context) -> Result<Outcome, Brok
     let (stream, _) = three_commits(&context).await?;
     catch_up(&context, &**context.admin()).await?;
     let before = slots(&context, &**context.admin(), &stream).await?;
+    ensure_eq!(before.len(), 3, "slots of the stream");
     let truncated = truncate(&context, &**context.admin(), &stream, 6).await?;
     catch_up(&context, &**context.admin()).await?;
     let after = slots(&context, &**context.admin(), &stream).await?;
