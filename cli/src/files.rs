@@ -181,16 +181,41 @@ pub struct NewFile {
 }
 
 enum Packed {
-    Plain(BufWriter<NamedTempFile>),
-    Gzip(Box<GzEncoder<BufWriter<NamedTempFile>>>),
+    Plain(BufWriter<Target>),
+    Gzip(Box<GzEncoder<BufWriter<Target>>>),
 }
 
-impl NewFile {
-    /// Begins a file that will be under this name; packed where the name says so.
-    ///
-    /// # Errors
-    /// When its folder can't be written.
-    pub fn create(path: &Path) -> Result<Self> {
+/// Where the bytes go.
+enum Target {
+    /// Beside the file that will be replaced or made.
+    Beside(NamedTempFile, PathBuf),
+    /// Into a device or a pipe, which stays what it is.
+    Into(File),
+}
+
+impl Write for Target {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Beside(file, _) => file.write(bytes),
+            Self::Into(file) => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Beside(file, _) => file.flush(),
+            Self::Into(file) => file.flush(),
+        }
+    }
+}
+
+impl Target {
+    fn open(path: &Path) -> io::Result<Self> {
+        // What a link points to is replaced, not the link.
+        let path = if path.is_symlink() { path.canonicalize()? } else { path.to_owned() };
+        if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+            return File::options().write(true).open(&path).map(Self::Into);
+        }
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
@@ -200,13 +225,41 @@ impl NewFile {
         // As any other new file: what the user's umask leaves.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let temporary = builder.tempfile_in(folder).map_err(|cause| write_failed(path, cause))?;
-        let buffered = BufWriter::with_capacity(64 << 10, temporary);
-        let writer = match is_gzip(path) {
-            true => Packed::Gzip(Box::new(GzEncoder::new(buffered, Compression::default()))),
-            false => Packed::Plain(buffered),
-        };
+        let temporary = builder.tempfile_in(folder)?;
+        Ok(Self::Beside(temporary, path))
+    }
+
+    fn finish(self) -> io::Result<()> {
+        match self {
+            Self::Beside(temporary, path) => {
+                temporary.as_file().sync_all()?;
+                temporary.persist(path).map(drop).map_err(|error| error.error)
+            }
+            // A device or a pipe has nothing to make durable.
+            Self::Into(mut file) => file.flush(),
+        }
+    }
+}
+
+impl NewFile {
+    /// Begins a file that will be under this name; packed where the name says so. A device or a pipe is written to.
+    ///
+    /// # Errors
+    /// When its folder can't be written.
+    pub fn create(path: &Path) -> Result<Self> {
+        if !is_gzip(path) {
+            return Self::create_as_given(path);
+        }
+        let writer = Packed::Gzip(Box::new(GzEncoder::new(open_target(path)?, Compression::default())));
         Ok(Self { path: path.to_owned(), writer })
+    }
+
+    /// Begins a file of bytes that are packed already, where its name says so.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_as_given(path: &Path) -> Result<Self> {
+        Ok(Self { path: path.to_owned(), writer: Packed::Plain(open_target(path)?) })
     }
 
     /// Adds bytes.
@@ -232,11 +285,14 @@ impl NewFile {
             Packed::Plain(writer) => writer,
             Packed::Gzip(writer) => writer.finish().map_err(failed)?,
         };
-        let temporary = buffered.into_inner().map_err(|error| failed(error.into_error()))?;
-        temporary.as_file().sync_all().map_err(failed)?;
-        temporary.persist(&path).map_err(|error| failed(error.error))?;
-        Ok(())
+        let target = buffered.into_inner().map_err(|error| failed(error.into_error()))?;
+        target.finish().map_err(failed)
     }
+}
+
+fn open_target(path: &Path) -> Result<BufWriter<Target>> {
+    let target = Target::open(path).map_err(|cause| write_failed(path, cause))?;
+    Ok(BufWriter::with_capacity(64 << 10, target))
 }
 
 fn write_failed(path: &Path, cause: io::Error) -> Failure {

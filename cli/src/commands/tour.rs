@@ -129,7 +129,7 @@ impl Tour<'_> {
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result {
-        let mut file = NewFile::create(&self.dir.join(name))?;
+        let mut file = NewFile::create_as_given(&self.dir.join(name))?;
         file.write(bytes)?;
         file.finish()
     }
