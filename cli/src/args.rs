@@ -60,7 +60,8 @@ pub struct Globals {
     /// Do not ask.
     #[arg(short = 'y', long, global = true)]
     pub yes: bool,
-    /// The namespace of streams. Lists, feeds and exports cover all where it is not given.
+    /// The namespace of streams. Lists and feeds cover all where it is not given; import takes it for lines of a log that
+    /// name none. Export, verify and a restore are of whole stores and refuse it.
     #[arg(long, global = true, value_name = "NAMESPACE")]
     pub namespace: Option<Namespace>,
 }

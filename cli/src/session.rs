@@ -210,6 +210,23 @@ impl Session {
         self.globals.namespace.clone().map_or(NamespaceFilter::All, NamespaceFilter::One)
     }
 
+    /// The namespace of the flags, where one is given.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&evstore_api::Namespace> {
+        self.globals.namespace.as_ref()
+    }
+
+    /// Refuses the flag where a part of a store would be taken for the whole.
+    ///
+    /// # Errors
+    /// Wrong use where a namespace is given.
+    pub fn refuse_namespace(&self, why: &str) -> Result {
+        match self.namespace() {
+            None => Ok(()),
+            Some(_) => Err(Failure::usage(format!("{why}, not one namespace"), "leave --namespace out")),
+        }
+    }
+
     /// Remembers the commit that is on its way, so that an interruption can name it.
     pub fn commit_begins(&mut self, commit: CommitId) {
         self.commit = Some(commit);

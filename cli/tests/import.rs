@@ -188,3 +188,70 @@ fn damage_is_found_and_told() {
     let findings = document(std::str::from_utf8(&output.stdout).unwrap());
     assert!(findings["differences"].as_u64().unwrap() >= 1, "{findings}");
 }
+
+#[test]
+fn a_line_that_is_there_twice_is_stored_once() {
+    let folder = Folder::new();
+    let with = |key: &str, id: u8, data: &str| {
+        line("a-1", data)
+            .replace("\"type\"", &format!("\"{key}\":\"01900000-0000-7000-8000-00000000000{id}\",\"type\""))
+    };
+    for key in ["id", "commit"] {
+        let stream = |text: String| text.replace("a-1", &format!("{key}-1"));
+        let (first, second) = (stream(with(key, 1, "1")), stream(with(key, 2, "2")));
+        let apart = format!("{first}{second}{first}{}", stream(line("a-1", "3")));
+        folder.write("log.jsonl", &apart);
+        let imported = document(&folder.ok("import log.jsonl -o json"));
+        assert_eq!((&imported["added"], &imported["present"]), (&json!(3), &json!(1)), "{key}");
+        assert_eq!(document(&folder.ok("import log.jsonl -o json"))["present"], 4, "{key}");
+        folder.write("log.jsonl", &format!("{first}{second}{}", stream(with(key, 1, "9"))));
+        let error = folder.error("-s b import log.jsonl -o json", 3);
+        assert_eq!((&error["kind"], &error["context"]["line"]), (&json!("id_reused"), &json!("3")), "{key}");
+    }
+}
+
+#[test]
+fn two_imports_of_a_file_at_once_both_end_well() {
+    let folder = Folder::new();
+    let log: String = (0..3000).map(|number| line(&format!("a-{}", number % 7), &number.to_string())).collect();
+    folder.write("log.jsonl", &log);
+    folder.ok("schema apply -y");
+    let mut first = folder.command("import log.jsonl -q").spawn().unwrap();
+    let second = folder.run("import log.jsonl -o json");
+    assert_eq!(second.status.code(), Some(0), "{}", String::from_utf8_lossy(&second.stderr));
+    assert!(first.wait().unwrap().success());
+    assert_eq!(document(&folder.ok("import log.jsonl -o json"))["present"], 3000);
+    assert_eq!(document(&folder.ok("stream head a-0 -o json"))["revision"], 429);
+}
+
+#[test]
+fn a_namespace_is_of_a_log_and_not_of_a_whole_store() {
+    let folder = Folder::new();
+    folder.write("log.jsonl", &line("a-1", "1"));
+    folder.ok("import log.jsonl --namespace tenant");
+    assert_eq!(lines(&folder.ok("read a-1 --namespace tenant -o jsonl")).len(), 1);
+    folder.ok("export a.jsonl");
+    for whole in ["export b.jsonl", "verify", "-s b import a.jsonl"] {
+        assert_eq!(folder.error(&format!("{whole} --namespace tenant -o json"), 2)["kind"], "usage");
+    }
+    assert!(!folder.path("b.jsonl").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn an_export_leaves_links_and_devices_what_they_are() {
+    let folder = Folder::new();
+    folder.ok("append a-1 --type t");
+    folder.write("real.jsonl", "old");
+    std::os::unix::fs::symlink("real.jsonl", folder.path("link.jsonl")).unwrap();
+    folder.ok("export link.jsonl -y");
+    assert!(folder.path("link.jsonl").is_symlink());
+    assert!(folder.read("real.jsonl").contains("a-1"));
+    let pipe = folder.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut export = folder.command("export pipe -y").spawn().unwrap();
+    assert_eq!(folder.read("pipe"), folder.read("real.jsonl"));
+    assert!(export.wait().unwrap().success());
+    assert!(!std::fs::symlink_metadata(&pipe).unwrap().is_file(), "the pipe was replaced");
+    folder.ok("export /dev/null -y");
+}

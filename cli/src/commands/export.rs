@@ -106,8 +106,10 @@ impl Sink<'_> {
 /// # Errors
 /// As the store's reads; when the file can't be written. Then there is no file of that name.
 pub async fn run(args: Args, session: &mut Session) -> Result {
+    session.refuse_namespace("export writes a whole store")?;
     let to_stdout = args.file == Path::new("-");
-    if !to_stdout && args.file.exists() {
+    // A device or a pipe is not replaced.
+    if !to_stdout && args.file.is_file() {
         session.confirm(&format!("{} exists. Replace it?", args.file.display()))?;
     }
     let exported = export(&args, session, to_stdout).await?;

@@ -96,6 +96,7 @@ impl Verification {
 /// # Errors
 /// Broken when anything differs; as the store's reads.
 pub async fn run(args: Args, session: &mut Session) -> Result {
+    session.refuse_namespace("verify reads a whole store")?;
     session.select(args.store);
     let store = session.open_store().await?;
     let admin = session.open_admin().await?;

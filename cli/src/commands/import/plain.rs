@@ -10,8 +10,8 @@ use crate::failure::{Failure, Result};
 use crate::line::{Body, EventLine};
 use crate::session::{Session, deadline};
 use evstore_api::{
-    Append, CommitId, CommitKind, ContentDigest, Direction, Error, ErrorKind, EventStore, Events, Expected, NewCommit,
-    ReadHead, ReadStream, Revision, StreamId, StreamStart, format,
+    Append, CommitId, CommitKind, ContentDigest, Direction, Error, ErrorKind, EventStore, Events, Expected, Namespace,
+    NewCommit, ReadHead, ReadStream, Revision, StreamId, StreamStart, format,
 };
 use futures::future::BoxFuture;
 use futures::stream::{self, FuturesUnordered};
@@ -37,12 +37,14 @@ struct Ready {
     stream: StreamId,
     /// The revision that its first event has to get, where the line says so.
     revision: Option<Revision>,
+    /// Whether the lines gave it an id, which others of the file may have too.
+    named: bool,
     commit: NewCommit,
 }
 
 /// Appends every line.
 pub async fn run(mut incoming: Incoming, dry_run: bool, session: &mut Session) -> Result<Imported> {
-    let mut assembly = Assembly::default();
+    let mut assembly = Assembly { namespace: session.namespace().cloned().unwrap_or_default(), ..Assembly::default() };
     if dry_run {
         while let Some(ready) = assembly.next(&mut incoming).await? {
             assembly.events += u64::from(ready.commit.events.count());
@@ -98,10 +100,10 @@ async fn append_all(assembly: &mut Assembly, incoming: &mut Incoming, appends: &
 struct StreamState {
     /// Its last revision, once everything that was begun is stored.
     revision: Revision,
-    /// Commits that were there before the import and have not been met in the file.
-    before: HashMap<CommitId, ContentDigest>,
-    /// Tells when the append that was begun last is answered; gone without a word when it failed.
-    last: Option<oneshot::Receiver<()>>,
+    /// Commits that were there before the import, and those of the file that others of it could repeat.
+    known: HashMap<CommitId, ContentDigest>,
+    /// Tells the revision that the append that was begun last left; gone without a word when it failed.
+    last: Option<oneshot::Receiver<Revision>>,
 }
 
 /// How an append ended.
@@ -145,14 +147,20 @@ impl Appends {
     async fn begin(&mut self, ready: Ready) {
         let (line, events) = (ready.line, u64::from(ready.commit.events.count()));
         let Some(state) = self.streams.get_mut(&ready.stream) else { return };
-        if let Some(stored) = state.before.remove(&ready.commit.id) {
-            let result = same(&ready, stored).map(|()| false);
+        if let Some(stored) = state.known.get(&ready.commit.id) {
+            let result = same(&ready, *stored).map(|()| false);
             return self.end(Ended { line, events, result });
         }
         if let Some(given) = ready.revision.filter(|given| *given != state.revision.next()) {
             let error = Error::new(ErrorKind::Conflict, "a line has another revision than its stream would give it");
             let error = error.with("stream", &ready.stream).with("given", given).with("next", state.revision.next());
             return self.end(Ended { line, events, result: Err(error) });
+        }
+        if ready.named {
+            match digest_of(&ready) {
+                Ok(digest) => state.known.insert(ready.commit.id, digest),
+                Err(error) => return self.end(Ended { line, events, result: Err(error) }),
+            };
         }
         let expected = state.revision;
         state.revision = expected.plus(events);
@@ -195,29 +203,37 @@ impl Appends {
 async fn append(
     store: Arc<dyn EventStore>,
     ready: Ready,
-    expected: Revision,
-    before: Option<oneshot::Receiver<()>>,
-    done: oneshot::Sender<()>,
+    mut expected: Revision,
+    before: Option<oneshot::Receiver<Revision>>,
+    done: oneshot::Sender<Revision>,
 ) -> Ended {
     let events = u64::from(ready.commit.events.count());
-    let request = || Append {
+    let request = |expected| Append {
         stream: ready.stream.clone(),
         expected: Expected::At(expected),
         commit: ready.commit.clone(),
         deadline: deadline(),
     };
-    let mut answer = store.append(request()).await;
-    if let (Err(error), Some(before)) = (&answer, before) {
-        // The store took this one first. It has its turn once the one before is stored, and none if that failed.
-        let early = error.kind() == ErrorKind::Conflict && error.head().is_some_and(|head| head.revision < expected);
-        if early && before.await.is_ok() {
-            answer = store.append(request()).await;
-        }
+    let is_conflict = |answer: &Result<_, Error>| matches!(answer, Err(error) if error.kind() == ErrorKind::Conflict);
+    let mut answer = store.append(request(expected)).await;
+    if is_conflict(&answer)
+        && let Some(before) = before
+        && let Ok(revision) = before.await
+    {
+        // The store took this one first, or the one before was there already. Now it has its turn.
+        expected = revision;
+        answer = store.append(request(expected)).await;
+    }
+    if is_conflict(&answer) && is_there(&*store, &ready, expected).await {
+        let _ = done.send(expected.plus(events));
+        return Ended { line: ready.line, events, result: Ok(false) };
     }
     let result = match answer {
         Ok(receipt) => {
+            // A repeat of what was stored somewhere else in the stream takes no revision here.
+            let is_here = receipt.last == expected.plus(events);
             // Nobody waits where the file has no more of this stream.
-            let _ = done.send(());
+            let _ = done.send(if is_here { expected.plus(events) } else { expected });
             Ok(!receipt.repeated)
         }
         Err(error) if error.kind() == ErrorKind::IdReused => Err(changed(&ready)),
@@ -232,11 +248,31 @@ async fn append(
     Ended { line: ready.line, events, result }
 }
 
+/// Whether someone else imported the same line meanwhile: it is then just where it would have been put.
+async fn is_there(store: &dyn EventStore, ready: &Ready, expected: Revision) -> bool {
+    let request = ReadStream {
+        stream: ready.stream.clone(),
+        from: StreamStart::At(expected.next()),
+        direction: Direction::Forward,
+        limit: 1,
+        max_bytes: PAGE_BYTES,
+        deadline: deadline(),
+    };
+    // Where it can't be read, the conflict is what is told.
+    let Ok(page) = store.read_stream(request).await else { return false };
+    page.commits.first().is_some_and(|commit| {
+        commit.id == ready.commit.id && digest_of(ready).is_ok_and(|digest| digest == commit.digest)
+    })
+}
+
 /// Compares a line with the commit that was stored for it.
 fn same(ready: &Ready, stored: ContentDigest) -> Result<(), Error> {
+    if digest_of(ready)? == stored { Ok(()) } else { Err(changed(ready)) }
+}
+
+fn digest_of(ready: &Ready) -> Result<ContentDigest, Error> {
     let events = ready.commit.clone().recorded()?;
-    let digest = format::digest(&ready.stream, ready.commit.id, &CommitKind::Events, &events);
-    if digest == stored { Ok(()) } else { Err(changed(ready)) }
+    Ok(format::digest(&ready.stream, ready.commit.id, &CommitKind::Events, &events))
 }
 
 fn changed(ready: &Ready) -> Error {
@@ -251,7 +287,7 @@ fn changed(ready: &Ready) -> Error {
 /// What is in a stream. Its commits are remembered by id and digest, because a store need not recognise old ones by itself.
 async fn state_of(store: Arc<dyn EventStore>, stream: StreamId) -> Result<(StreamId, StreamState), Error> {
     let head = store.head(ReadHead { stream: stream.clone(), deadline: deadline() }).await?;
-    let mut state = StreamState { revision: head.revision, before: HashMap::new(), last: None };
+    let mut state = StreamState { revision: head.revision, known: HashMap::new(), last: None };
     let mut from = (head.revision.0 > 0).then_some(StreamStart::First);
     while let Some(start) = from {
         let request = ReadStream {
@@ -263,7 +299,10 @@ async fn state_of(store: Arc<dyn EventStore>, stream: StreamId) -> Result<(Strea
             deadline: deadline(),
         };
         let page = store.read_stream(request).await?;
-        state.before.extend(page.commits.iter().map(|commit| (commit.id, commit.digest)));
+        state.known.extend(page.commits.iter().map(|commit| (commit.id, commit.digest)));
+        // Someone else may have appended since the head was read.
+        let last = page.commits.last().map(|commit| Revision(commit.first_revision.0 + u64::from(commit.count) - 1));
+        state.revision = state.revision.max(last.unwrap_or(head.revision));
         from = page.next.map(StreamStart::At);
     }
     Ok((stream, state))
@@ -272,6 +311,8 @@ async fn state_of(store: Arc<dyn EventStore>, stream: StreamId) -> Result<(Strea
 /// Makes commits of lines.
 #[derive(Default)]
 struct Assembly {
+    /// Of lines that name none.
+    namespace: Namespace,
     /// How many lines of each stream there were.
     ordinals: HashMap<StreamId, u64>,
     events: u64,
@@ -282,22 +323,48 @@ impl Assembly {
     async fn next(&mut self, incoming: &mut Incoming) -> Result<Option<Ready>> {
         let Some(first) = incoming.next().await? else { return Ok(None) };
         let number = first.number;
-        let first = event_of(first).map_err(|error| incoming.at(error, number))?;
+        let first = self.event_of(first).map_err(|error| incoming.at(error, number))?;
         let ordinal = self.ordinal(&first.stream);
+        let named = first.commit.is_some() || first.event.id.is_some();
         let id = first.commit.unwrap_or_else(|| derived_commit(&first, ordinal));
         let wanted = first.revision;
         let (stream, given, mut revision) = (first.stream, first.commit, wanted);
         let mut events = vec![first.event];
-        while given.is_some() && continues(incoming.peek().await?, &stream, id) {
+        while given.is_some() && self.continues(incoming.peek().await?, &stream, id) {
             let Some(next) = incoming.next().await? else { break };
             let number = next.number;
-            let next = event_of(next).map_err(|error| incoming.at(error, number))?;
+            let next = self.event_of(next).map_err(|error| incoming.at(error, number))?;
             self.ordinal(&stream);
             revision = next_revision(revision, next.revision).map_err(|error| incoming.at(error, number))?;
             events.push(next.event);
         }
         let events = Events::new(events).map_err(|error| incoming.at(error, number))?;
-        Ok(Some(Ready { line: number, stream, revision: wanted, commit: NewCommit { id, events } }))
+        Ok(Some(Ready { line: number, stream, revision: wanted, named, commit: NewCommit { id, events } }))
+    }
+
+    fn event_of(&self, line: Numbered) -> Result<EventLine, Error> {
+        let mut event = event_of(line)?;
+        self.place(&mut event.stream);
+        Ok(event)
+    }
+
+    /// Puts a stream into the namespace of lines that name none.
+    fn place(&self, stream: &mut StreamId) {
+        if stream.namespace == Namespace::default() {
+            stream.namespace = self.namespace.clone();
+        }
+    }
+
+    /// Whether a line belongs to the commit of the line before.
+    fn continues(&self, next: Option<&Numbered>, stream: &StreamId, id: CommitId) -> bool {
+        next.is_some_and(|next| match &next.line.body {
+            Body::Event(event) => {
+                let mut placed = event.stream.clone();
+                self.place(&mut placed);
+                event.commit == Some(id) && placed == *stream
+            }
+            Body::Bare(_) | Body::Removed { .. } | Body::Snapshot(_) | Body::Checkpoint(_) => false,
+        })
     }
 
     /// How many lines of this stream there were before.
@@ -346,14 +413,6 @@ fn derived_commit(line: &EventLine, ordinal: u64) -> CommitId {
         Some(id) => CommitId::derive(&[b"import event", namespace, name, &id.0]),
         None => CommitId::derive(&[b"import line", namespace, name, &ordinal.to_le_bytes()]),
     }
-}
-
-/// Whether a line belongs to the commit of the line before.
-fn continues(next: Option<&Numbered>, stream: &StreamId, id: CommitId) -> bool {
-    next.is_some_and(|next| match &next.line.body {
-        Body::Event(event) => event.commit == Some(id) && event.stream == *stream,
-        Body::Bare(_) | Body::Removed { .. } | Body::Snapshot(_) | Body::Checkpoint(_) => false,
-    })
 }
 
 /// The events of a commit take neighbouring revisions.

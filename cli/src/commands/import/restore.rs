@@ -29,6 +29,7 @@ struct Item {
 
 /// Restores.
 pub async fn run(mut incoming: Incoming, head: ExportHead, dry_run: bool, session: &mut Session) -> Result<Imported> {
+    session.refuse_namespace("an export is restored whole")?;
     let mut reading = Reading::new(head);
     if dry_run {
         while reading.next(&mut incoming, Epoch(0), None).await?.is_some() {}
