@@ -51,6 +51,7 @@ pub fn of(failure: &Failure) -> Exit {
         Failure::Store(error) => of_kind(error.kind()),
         Failure::Usage { .. } => Exit::WrongUse,
         Failure::Io { .. } | Failure::Problems { .. } => Exit::Failed,
+        Failure::Untold { .. } => Exit::Indeterminate,
         Failure::Broken { .. } => Exit::Broken,
         Failure::Interrupted { .. } => Exit::Interrupted,
         Failure::ReaderLeft => Exit::Done,

@@ -26,6 +26,15 @@ pub enum Failure {
         /// Why it failed.
         cause: io::Error,
     },
+    /// What was done could not be told: something was written before the output failed.
+    Untold {
+        /// What was being done.
+        doing: String,
+        /// Why it failed.
+        cause: io::Error,
+        /// The commit that was written; none where it was no commit.
+        commit: Option<CommitId>,
+    },
     /// A promise is broken, or a difference was found. The findings are on stdout already.
     Broken {
         /// What was found, in a sentence.
@@ -77,6 +86,7 @@ impl Failure {
             Self::Store(error) => (store_sentence(error), store_hint(error)),
             Self::Usage { message, hint } | Self::Broken { message, hint } => (message.clone(), hint.clone()),
             Self::Io { doing, cause } => (format!("{doing}: {cause}"), String::new()),
+            Self::Untold { doing, cause, commit } => (format!("{doing}: {cause}"), untold(*commit)),
             Self::Problems { count } => (problems(*count), String::new()),
             Self::Interrupted { hint, .. } => ("interrupted".to_owned(), hint.clone()),
         };
@@ -106,6 +116,10 @@ impl Failure {
                 let message = format!("{doing}: {cause}");
                 (object("io", &message, "ask_operator", Written::No, None), String::new())
             }
+            Self::Untold { doing, cause, commit } => {
+                let message = format!("{doing}: {cause}");
+                (object("io", &message, "repeat_same_commit", Written::Unknown, *commit), untold(*commit))
+            }
             Self::Broken { message, hint } => {
                 (object("broken", message, "ask_operator", Written::No, None), hint.clone())
             }
@@ -121,6 +135,14 @@ impl Failure {
             value["hint"] = hint.into();
         }
         Some(value)
+    }
+}
+
+/// What to do where the outcome could not be told.
+fn untold(commit: Option<CommitId>) -> String {
+    match commit {
+        Some(commit) => format!("it was written before: the same command with --commit {commit} gives its receipt"),
+        None => "it was written before: look before it is repeated".into(),
     }
 }
 

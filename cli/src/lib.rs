@@ -15,6 +15,7 @@ mod output;
 mod progress;
 mod scratch;
 mod session;
+mod stop;
 mod view;
 mod walk;
 
@@ -51,16 +52,16 @@ fn run(cli: Cli, registry: Registry) -> Exit {
         Err(cause) => return end(format, Err(Failure::io("the process can't start its threads", cause))),
     };
     let result = runtime.block_on(async {
+        let stop = stop::watch(format, session.outcome())?;
         let result = tokio::select! {
             result = commands::run(cli.command, &mut session) => Some(result),
-            _ = tokio::signal::ctrl_c() => None,
+            () = stop.asked() => None,
         };
-        let result = result.unwrap_or_else(|| Err(session.interrupted()));
-        // A second Ctrl-C while stores are let go of ends the process at once: nothing acknowledged is lost by it.
-        tokio::select! {
-            _ = tokio::time::timeout(CLEAN_UP_MAX, session.close()) => {}
-            _ = tokio::signal::ctrl_c() => {}
-        }
+        let result = match result {
+            Some(result) => result.map_err(|failure| session.outcome().told(failure)),
+            None => Err(session.outcome().interrupted()),
+        };
+        let _ = tokio::time::timeout(CLEAN_UP_MAX, session.close()).await;
         result
     });
     // A thread that waits for standard input never ends by itself.

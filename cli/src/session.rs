@@ -4,6 +4,7 @@ use crate::args::Globals;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
 use crate::scratch::Scratch;
+use crate::stop::Outcome;
 use evstore::config::Sources;
 use evstore::{Config, Configured, Registry};
 use evstore_api::{
@@ -33,7 +34,7 @@ pub struct Session {
     selected: Option<StoreName>,
     store: Option<Arc<dyn EventStore>>,
     admin: Option<Arc<dyn StoreAdmin>>,
-    commit: Option<CommitId>,
+    outcome: Outcome,
     scratch: Scratch,
 }
 
@@ -42,8 +43,9 @@ impl Session {
     #[must_use]
     pub fn new(globals: Globals, registry: Registry) -> Self {
         let output = Output::new(globals.output, globals.quiet);
-        let (config, selected, store, admin, commit) = (None, None, None, None, None);
-        Self { globals, registry, output, config, selected, store, admin, commit, scratch: Scratch::default() }
+        let (config, selected, store, admin) = (None, None, None, None);
+        let (outcome, scratch) = (Outcome::default(), Scratch::default());
+        Self { globals, registry, output, config, selected, store, admin, outcome, scratch }
     }
 
     /// Where to print.
@@ -229,25 +231,23 @@ impl Session {
 
     /// Remembers the commit that is on its way, so that an interruption can name it.
     pub fn commit_begins(&mut self, commit: CommitId) {
-        self.commit = Some(commit);
+        self.outcome.begins(commit);
     }
 
     /// Its outcome is known.
     pub fn commit_ended(&mut self) {
-        self.commit = None;
+        self.outcome.ended();
     }
 
-    /// How an interrupted command ends.
+    /// Something was written, under this id where it has one: whoever can't be told has to look.
+    pub fn written(&mut self, commit: Option<CommitId>) {
+        self.outcome.written(commit);
+    }
+
+    /// What is known of the writes of this run.
     #[must_use]
-    pub fn interrupted(&mut self) -> Failure {
-        let commit = self.commit.take();
-        let hint = match commit {
-            Some(commit) => {
-                format!("it may have been written: repeat the same command with --commit {commit} to find out")
-            }
-            None => "what was acknowledged is there; the same command can be run again".into(),
-        };
-        Failure::Interrupted { commit, hint }
+    pub fn outcome(&self) -> Outcome {
+        self.outcome.clone()
     }
 
     /// Asks before something that can't be undone.

@@ -146,6 +146,25 @@ fn an_argument_that_is_not_utf_8_is_wrong_use() {
     assert_eq!(output.status.code(), Some(2));
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_receipt_that_nobody_gets_exits_with_6_and_names_the_commit() {
+    let folder = Folder::new();
+    let full = |arguments: &str| {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = folder.command(arguments).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(6), "{arguments}");
+        document(std::str::from_utf8(&output.stderr).unwrap())
+    };
+    let writes = ["append a-1 --type t", "stream truncate a-1 --before 2 -y", "stream delete a-1 -y"];
+    for (write, last) in writes.iter().zip(1..) {
+        let commit = format!("01900000-0000-7000-8000-00000000000{last}");
+        let error = full(&format!("{write} --commit {commit} -o json"));
+        assert_eq!((&error["written"], &error["commit"]), (&json!("unknown"), &json!(commit)), "{write}");
+    }
+    assert_eq!(full("checkpoint set c 1 -o json")["written"], "unknown");
+}
+
 #[test]
 fn an_empty_list_is_one_document_and_no_line() {
     let folder = Folder::new();

@@ -44,3 +44,17 @@ fn an_interrupted_catalog_leaves_no_scratch_store() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(!scratch());
 }
+
+#[test]
+fn a_command_that_waits_for_its_reader_stops_too() {
+    let folder = Folder::new();
+    folder.ok(&format!("import {} -q", evstore::PERMITS));
+    for signal in ["-INT", "-TERM"] {
+        let mut child = folder.command("feed -o jsonl").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // One line shows that it runs; nobody reads the rest.
+        let mut reader = BufReader::with_capacity(16, child.stdout.take().unwrap());
+        reader.read_line(&mut String::new()).unwrap();
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+    }
+}

@@ -86,6 +86,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
     session.commit_ended();
     // A failed append is told with its id: the caller may not have chosen it, and needs it to repeat.
     let receipt = answer.map_err(|error| if error.commit().is_none() { error.of_commit(commit) } else { error })?;
+    session.written(Some(commit));
     print_receipt(session, &stream, &receipt)
 }
 

@@ -187,6 +187,7 @@ async fn set(name: RecordName, place: &str, dry_run: bool, session: &mut Session
     let value = Some(Bytes::from(cursor.to_string()));
     let put =
         store.put_record(PutRecord { key: key(name.clone()), expected, value, deadline: session.deadline() }).await?;
+    session.written(None);
     let mut json = json();
     json.insert("number".into(), put.number.0.into());
     session.output().facts(&Value::Object(json), &[("moved", what.into())])
@@ -205,5 +206,6 @@ async fn delete(name: RecordName, dry_run: bool, session: &mut Session) -> Resul
     let store = session.open_store().await?;
     let expected = RecordExpected::At(record.number);
     store.put_record(PutRecord { key: key(name), expected, value: None, deadline: session.deadline() }).await?;
+    session.written(None);
     print(session, &record, Some(("deleted", "yes")))
 }

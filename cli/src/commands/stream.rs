@@ -162,6 +162,7 @@ async fn truncate(args: TruncateArgs, session: &mut Session) -> Result {
         admin.truncate(Truncate { stream: stream.clone(), commit, before, deadline: session.deadline() }).await;
     session.commit_ended();
     let truncated = answer.map_err(|error| if error.commit().is_none() { error.of_commit(commit) } else { error })?;
+    session.written(Some(commit));
     let mut json = view::receipt_json(&stream, &truncated.marker);
     json.insert("first_retained".into(), truncated.first_retained.0.into());
     let mut facts = view::receipt_facts(&stream, &truncated.marker);
@@ -190,6 +191,7 @@ async fn delete(args: DeleteArgs, session: &mut Session) -> Result {
     let answer = admin.delete(request).await;
     session.commit_ended();
     let deleted = answer.map_err(|error| if error.commit().is_none() { error.of_commit(commit) } else { error })?;
+    session.written(Some(commit));
     print_receipt(session, &stream, &deleted)
 }
 
