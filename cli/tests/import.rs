@@ -255,3 +255,14 @@ fn an_export_leaves_links_and_devices_what_they_are() {
     assert!(!std::fs::symlink_metadata(&pipe).unwrap().is_file(), "the pipe was replaced");
     folder.ok("export /dev/null -y");
 }
+
+#[test]
+fn the_tour_leaves_a_log_that_its_command_imports_and_tells_what_was_lost() {
+    let folder = Folder::bare();
+    let shown = folder.ok("tour --dir t");
+    assert!(shown.contains("A reader ") && shown.contains("$ evstore import permits.jsonl.gz"), "{shown}");
+    let mut import = folder.command("import permits.jsonl.gz -o json");
+    let output = import.current_dir(folder.path("t")).output().unwrap();
+    let imported = document(std::str::from_utf8(&output.stdout).unwrap());
+    assert_eq!((&imported["added"], &imported["present"]), (&json!(0), &json!(8577)));
+}

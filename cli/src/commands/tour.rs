@@ -258,6 +258,9 @@ impl Tour<'_> {
             report = conformance::run_shown(&runner, self.session).await?;
         }
         let text = conformance::text_of_mutant(&report, mutant.name);
+        if let Some(sentence) = lost_event(&text) {
+            self.say(&sentence)?;
+        }
         self.say(&shortened(&text))?;
         self.done(&typed, counts(&report))?;
         Ok(report)
@@ -286,6 +289,18 @@ impl Tour<'_> {
         }
         output.flush()
     }
+}
+
+/// What the first finding means to whoever reads the feed.
+fn lost_event(text: &str) -> Option<String> {
+    let mut lines = text.lines().map(str::trim_start).skip_while(|line| !line.starts_with("missing: "));
+    let (missing, _) = lines.next()?.strip_prefix("missing: ")?.split_once(", event ")?;
+    let (position, which) = missing.split_once(": ")?;
+    let got = lines.next().and_then(|line| line.strip_prefix("it got ")).and_then(|got| got.split_once(": "));
+    Some(match got {
+        Some((got, _)) => format!("A reader got {got} and never {position}, which is {which}. No error told it so.\n"),
+        None => format!("A reader never got {position}, which is {which}. No error told it so.\n"),
+    })
 }
 
 /// What is broken, the first event that was lost, and how to see all of it again; the whole history is many lines.
@@ -334,6 +349,14 @@ fn judge(report: &Report, lost: &Report) -> Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lost_event_is_told_in_a_sentence() {
+        let text = "BROKEN\n  missing: position 48: a-1 revision 3, event 01, commit 02\n  it got position 50: a-2 revision 1, event 03, commit 04";
+        let sentence = lost_event(text).unwrap();
+        assert!(sentence.starts_with("A reader got position 50 and never position 48, which is a-1 revision 3."));
+        assert_eq!(lost_event("all held"), None);
+    }
 
     #[test]
     fn a_folder_with_something_in_it_is_refused() {
