@@ -166,6 +166,40 @@ fn a_receipt_that_nobody_gets_exits_with_6_and_names_the_commit() {
 }
 
 #[test]
+fn doctor_looks_at_the_store_of_the_flag() {
+    let folder = Folder::new();
+    let doctor = document(&folder.ok("doctor -s b -o json"));
+    let stores = doctor["findings"].as_array().unwrap().iter().filter_map(|finding| finding["store"].as_str());
+    assert!(stores.clone().count() > 0 && stores.clone().all(|store| store == "b"), "{doctor}");
+}
+
+#[test]
+fn printed_statements_are_a_script() {
+    let folder = Folder::new();
+    let script = folder.ok("schema print");
+    assert!(script.is_empty() || script.trim_end().ends_with(';'), "{script}");
+}
+
+#[test]
+fn a_revision_that_no_stream_can_have_is_wrong_use() {
+    let folder = Folder::new();
+    folder.error("append a-1 --type t --expected 9999999999999999999 -o json", 2);
+}
+
+#[test]
+fn a_report_into_no_folder_is_refused_before_anything_runs() {
+    let folder = Folder::new();
+    let error = folder.error("conformance --report no/report.xml -o json", 2);
+    assert_eq!(error["message"], "there is no folder no");
+}
+
+#[test]
+fn a_worker_that_fails_does_not_exit_with_0() {
+    let folder = Folder::new();
+    assert_ne!(folder.run("conformance-worker").status.code(), Some(0));
+}
+
+#[test]
 fn an_empty_list_is_one_document_and_no_line() {
     let folder = Folder::new();
     assert_eq!(document(&folder.ok("stream list -o json")), json!({ "streams": [] }));

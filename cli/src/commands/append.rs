@@ -129,8 +129,9 @@ pub fn parse_expected(text: &str) -> Result<Expected, Error> {
         "no-stream" => Ok(Expected::NoStream),
         "exists" => Ok(Expected::Exists),
         digits => match digits.parse() {
-            Ok(revision) => Ok(Expected::At(Revision(revision))),
-            Err(_) => Err(Error::new(ErrorKind::Invalid, "not an expectation")
+            // No stream is as long as this; a conflict would tell to read again and decide again.
+            Ok(revision) if i64::try_from(revision).is_ok() => Ok(Expected::At(Revision(revision))),
+            Ok(_) | Err(_) => Err(Error::new(ErrorKind::Invalid, "not an expectation")
                 .with("known", "any, no-stream, exists, or a revision")),
         },
     }

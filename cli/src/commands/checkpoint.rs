@@ -7,6 +7,7 @@ use crate::session::{self, Session};
 use crate::view;
 use bytes::Bytes;
 use clap::Subcommand;
+use evstore::Checkpoint;
 use evstore_api::{
     Cursor, Error, ErrorKind, ListRecords, Position, PutRecord, ReadRecord, Record, RecordExpected, RecordKey,
     RecordKind, RecordName,
@@ -97,7 +98,13 @@ async fn list(session: &mut Session) -> Result {
 
 /// The cursor in a record, where it is one.
 fn cursor(record: &Record) -> Option<Cursor> {
-    std::str::from_utf8(record.value.as_ref()?).ok()?.parse().ok()
+    Checkpoint::from_value(record.value.as_ref()?).ok()?.cursor
+}
+
+/// Whether a consumer has made its checkpoint and not handled anything yet.
+fn begins(record: &Record) -> bool {
+    let read = record.value.as_deref().map(Checkpoint::from_value);
+    matches!(read, Some(Ok(Checkpoint { cursor: None, .. })))
 }
 
 fn facts(record: &Record) -> Map<String, Value> {
@@ -114,7 +121,8 @@ fn facts(record: &Record) -> Map<String, Value> {
 
 fn place_cell(record: &Record) -> Cell {
     match cursor(record) {
-        Some(cursor) => cursor.position().map_or_else(|| cursor.to_string(), |one| one.to_string()).into(),
+        Some(cursor) => place_of(&cursor).into(),
+        None if begins(record) => "not begun".into(),
         None => view::preview(record.value.as_deref().unwrap_or_default()).into(),
     }
 }

@@ -228,12 +228,18 @@ fn judge(reports: &[Report], strict: bool) -> Result {
     match (count("BROKEN"), count("not run")) {
         (0, 0) => Ok(()),
         (0, not_run) if strict => Err(Failure::Broken {
-            message: format!("{not_run} checks were not run"),
+            message: match not_run {
+                1 => "1 check was not run".to_owned(),
+                _ => format!("{not_run} checks were not run"),
+            },
             hint: "each says why; without --strict that is no failure".into(),
         }),
         (0, _) => Ok(()),
         (broken, _) => Err(Failure::Broken {
-            message: format!("{broken} promises are broken"),
+            message: match broken {
+                1 => "1 promise is broken".to_owned(),
+                _ => format!("{broken} promises are broken"),
+            },
             hint: "each has the command that shows it again".into(),
         }),
     }
@@ -250,6 +256,11 @@ fn report_writer(path: &Path) -> Result<impl FnOnce(&[Report]) -> Result + use<>
             return Err(Failure::usage(message, "name it report.json, or report.xml for JUnit"));
         }
     };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        let message = format!("there is no folder {}", folder.display());
+        return Err(Failure::usage(message, "make it first: a report is written when everything has run"));
+    }
     Ok(move |reports: &[Report]| {
         let text = match xml {
             true => junit(reports),
@@ -288,6 +299,9 @@ fn junit(reports: &[Report]) -> String {
 pub async fn work(session: &mut Session) -> Result {
     match evstore_conformance::worker::main(&session.providers()).await {
         ExitCode::SUCCESS => Ok(()),
-        _ => Err(Failure::ReaderLeft),
+        _ => Err(Failure::Broken {
+            message: "the worker could not do its part".into(),
+            hint: "the check that started it tells why".into(),
+        }),
     }
 }

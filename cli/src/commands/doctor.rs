@@ -37,7 +37,7 @@ const CLOCK_BEHIND_MAX: Duration = Duration::from_secs(2);
                   evstore doctor main --new-incarnation     after the store was restored from a backup"
 )]
 pub struct Args {
-    /// The stores; all of the config where none is named.
+    /// The stores; else -s, else all of the config.
     #[arg(value_name = "STORE", value_parser = crate::args::store_name)]
     stores: Vec<StoreName>,
     /// Declare that the one named store was restored from a backup that may lack acknowledged commits: consumers that
@@ -167,7 +167,18 @@ fn check_config(findings: &mut Findings, wanted: &[StoreName], session: &mut Ses
     for warning in session.registry().warnings(&config) {
         findings.add(Level::Warning, "config", warning.to_string(), "");
     }
-    if wanted.is_empty() { config.stores().cloned().collect() } else { wanted.to_vec() }
+    match (wanted, &session.globals().store) {
+        // The flag names the default of this run.
+        ([], Some(_)) => match config.default_store() {
+            Ok(store) => vec![store.clone()],
+            Err(error) => {
+                findings.add(Level::Problem, "config", error.to_string(), "name a store of the config with -s");
+                Vec::new()
+            }
+        },
+        ([], None) => config.stores().cloned().collect(),
+        (wanted, _) => wanted.to_vec(),
+    }
 }
 
 async fn check_store(findings: &mut Findings, session: &mut Session) {

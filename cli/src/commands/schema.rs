@@ -116,7 +116,7 @@ async fn print_statements(session: &mut Session, language: Language) -> Result {
                 session.output().note("the schema is current: nothing to print");
             }
             for statement in statements {
-                session.output().line(statement)?;
+                session.output().line(&format!("{};", statement.trim_end().trim_end_matches(';')))?;
             }
             session.output().flush()
         }
