@@ -595,6 +595,7 @@ async fn resumes_from_every_place(context: Context) -> Result<Outcome, Broken> {
     let (fresh, streams) = typed(&context).await?;
     for filter in filters(&context, &streams) {
         let whole = seen(&context.feed_until(&*fresh.store, FeedStart::First, filter.clone(), 0).await?);
+        ensure!(!whole.is_empty(), "nothing passes {filter:?}");
         for limit in [1, 2, 3, 5] {
             let (mut from, mut given, mut pages) = (FeedStart::First, Vec::new(), 0);
             loop {
@@ -980,6 +981,8 @@ async fn the_head_never_moves_back(context: Context) -> Result<Outcome, Broken> 
             ensure!(forward, "the feed was at {}, and then at {}", pair[0], pair[1]);
         }
     }
+    let events = seen(&whole_feed(&context, &fresh).await?).len();
+    ensure_eq!(events, WRITERS * 5 * 2, "events of the feed in the end");
     clients[1].close().await?;
     Ok(Outcome::Held)
 }
