@@ -196,13 +196,13 @@ fn floor_append(connection: &Connection, position: i64, stream: usize, expected:
             key
         }
         None => {
-            let insert = "INSERT INTO streams (revision, number, first_retained, recorded_at, last_id, namespace, name, category)
-                VALUES (1, 1, 1, ?1, ?2, '', ?3, 'order')";
+            let insert = "INSERT INTO streams (revision, number, first_retained, recorded_at, last_id, checksum, namespace, name, category)
+                VALUES (1, 1, 1, ?1, ?2, 4294967295, '', ?3, 'order')";
             prepare(insert).insert(params![position, id, name]).unwrap()
         }
     };
-    let insert = "INSERT INTO commits (position, stream, number, revision, count, recorded_at, id, digest, events)
-        VALUES (?1, ?2, ?3, ?3, 1, ?1, ?4, ?4, ?5)";
+    let insert = "INSERT INTO commits (position, stream, number, revision, count, recorded_at, id, digest, events_checksum,
+        checksum, events) VALUES (?1, ?2, ?3, ?3, 1, ?1, ?4, ?4, 4294967295, 4294967295, ?5)";
     prepare(insert).execute(params![position, key, expected + 1, id, events]).unwrap();
 }
 

@@ -3,10 +3,11 @@
 use crate::append::{
     CommitRow, NO_KEY, USAGE, find_commit, find_stream, head_of, put_commit, put_stream, situation, write,
 };
-use crate::codec::{self, COMMIT_COLUMNS, StreamRow};
+use crate::checksum;
+use crate::codec::{self, FRAME_COLUMNS, StreamRow};
 use crate::error::Result as Worked;
-use crate::writer::Transaction;
 use crate::read::start_of_commit;
+use crate::writer::Transaction;
 use crate::{record, snapshot};
 use evstore_api::capabilities::Limits;
 use evstore_api::{
@@ -68,7 +69,7 @@ pub fn delete(transaction: &mut Transaction<'_>, request: &Delete) -> Worked<Del
 /// Takes the events away from the commits that lie wholly before a revision. What lies before the first retained event is
 /// not looked at again, so that all strippings of a stream together visit each of its commits once.
 fn strip(connection: &Connection, found: &mut StreamRow, before: Revision) -> Worked<()> {
-    const STRIP: &str = "UPDATE commits SET events = NULL
+    const STRIP: &str = "UPDATE commits SET events = NULL, checksum = 4294967295 - checksum
         WHERE stream = ?1 AND revision >= ?2 AND revision < ?3 AND events IS NOT NULL";
     let first = first_retained(connection, found, before)?;
     if first <= found.first_retained {
@@ -144,6 +145,7 @@ fn copy_commit(
         &CommitRow {
             position: first,
             stream: key,
+            named: checksum::of_name(&commit.stream),
             number: commit.number,
             revision: commit.first_revision,
             count: commit.count,
@@ -168,7 +170,7 @@ fn has_events(commit: &Commit) -> bool {
 /// The commit in the slot that a copied one claims, as far as it begins at the same revision: any other is a conflict.
 fn read_slot(connection: &Connection, found: Option<&StreamRow>, commit: &Commit) -> Worked<Option<Commit>> {
     let Some(found) = found else { return Ok(None) };
-    let sql = format!("SELECT {COMMIT_COLUMNS} FROM commits WHERE stream = ?1 AND revision = ?2 AND number = ?3");
+    let sql = format!("SELECT {FRAME_COLUMNS} FROM commits WHERE stream = ?1 AND revision = ?2 AND number = ?3");
     let mut select = connection.prepare_cached(&sql)?;
     let slot = params![found.key, codec::integer(commit.first_revision.0)?, codec::integer(commit.number.0)?];
     let mut rows = select.query(slot)?;
@@ -209,6 +211,7 @@ fn put_copied_stream(
     let mut after = StreamRow {
         first_retained: found.as_ref().map_or(Revision(1), |found| found.first_retained),
         key: found.map_or(NO_KEY, |found| found.key),
+        named: checksum::of_name(&commit.stream),
         revision: commit.last_revision(),
         number: commit.number,
         recorded_at: commit.recorded_at,
@@ -235,8 +238,10 @@ fn copy_removed(transaction: &mut Transaction<'_>, first: Position, last: Positi
     let fate = copy::removed(first, last, end, covered)?;
     if fate == Fate::Write {
         let begin = transaction.take_positions(last.0 - end.0)?;
-        let mut insert = transaction.connection.prepare_cached("INSERT INTO removed (first, last) VALUES (?1, ?2)")?;
-        insert.execute([codec::integer(begin.0)?, codec::integer(last.0)?])?;
+        let mut insert =
+            transaction.connection.prepare_cached("INSERT INTO removed (first, last, checksum) VALUES (?1, ?2, ?3)")?;
+        let (first, last) = (codec::integer(begin.0)?, codec::integer(last.0)?);
+        insert.execute([first, last, checksum::of_removed(first, last)])?;
     }
     Ok(fate)
 }

@@ -1,5 +1,6 @@
 //! Appending, inside the write transaction: what is read for the decision, and the rows that the decision writes.
 
+use crate::checksum::{self, CommitSum, StreamSum};
 use crate::codec::{self, SELECT_RECEIPT, SELECT_STREAM, StreamRow};
 use crate::error::Result as Worked;
 use crate::writer::Transaction;
@@ -28,7 +29,7 @@ pub fn append(transaction: &mut Transaction<'_>, wanted: &Wanted, events: &[u8])
 pub fn find_stream(connection: &Connection, stream: &StreamId) -> Worked<Option<StreamRow>> {
     let mut select = connection.prepare_cached(SELECT_STREAM)?;
     let mut rows = select.query([stream.namespace.as_str(), stream.name.as_str()])?;
-    rows.next()?.map(codec::stream).transpose()
+    rows.next()?.map(|row| codec::stream(row, stream)).transpose()
 }
 
 /// The receipt of the commit with this id, if there is one.
@@ -36,7 +37,7 @@ pub fn find_commit(connection: &Connection, stream: Option<&StreamRow>, commit: 
     let Some(stream) = stream else { return Ok(None) };
     let mut select = connection.prepare_cached(SELECT_RECEIPT)?;
     let mut rows = select.query(params![stream.key, commit.0])?;
-    rows.next()?.map(|row| codec::receipt(row, commit, USAGE)).transpose()
+    rows.next()?.map(|row| codec::receipt(row, stream, commit, USAGE)).transpose()
 }
 
 /// The head of a stream, or of there being none.
@@ -66,6 +67,7 @@ pub fn write(
     let receipt = slot.receipt(wanted, USAGE);
     let after = StreamRow {
         key: found.as_ref().map_or(NO_KEY, |found| found.key),
+        named: found.as_ref().map_or_else(|| checksum::of_name(&wanted.stream), |found| found.named),
         revision: receipt.last,
         number: slot.number,
         first_retained: found.map_or(Revision(1), |found| found.first_retained),
@@ -82,6 +84,7 @@ pub fn write(
         &CommitRow {
             position,
             stream: key,
+            named: after.named,
             number: slot.number,
             revision: slot.first,
             count: wanted.events,
@@ -105,23 +108,35 @@ pub const NO_KEY: i64 = 0;
 pub fn put_stream(connection: &Connection, stream: &StreamId, row: &StreamRow) -> Worked<i64> {
     const UPDATE: &str =
         "UPDATE streams SET revision = ?1, number = ?2, first_retained = ?3, recorded_at = ?4, last_id = ?5,
-        last_marker = ?6, last_imported = ?7 WHERE key = ?8";
+        last_marker = ?6, last_imported = ?7, checksum = ?8 WHERE key = ?9";
     const INSERT: &str =
         "INSERT INTO streams (revision, number, first_retained, recorded_at, last_id, last_marker, last_imported,
-        namespace, name, category) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+        checksum, namespace, name, category) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
     let revision = codec::integer(row.revision.0)?;
     let number = codec::integer(row.number.0)?;
     let first_retained = codec::integer(row.first_retained.0)?;
     let (at, id) = (row.recorded_at.0, row.last_id.0);
     let marker = codec::marker(&row.last_kind);
     let imported = row.last_imported.map(|epoch| codec::integer(epoch.0)).transpose()?;
+    let sum = StreamSum {
+        named: row.named,
+        revision,
+        number,
+        first_retained,
+        recorded_at: at,
+        last_id: &id,
+        last_marker: marker.as_deref(),
+        last_imported: imported,
+    };
+    let sum = sum.checksum();
     if row.key == NO_KEY {
         let (namespace, name, category) = (stream.namespace.as_str(), stream.name.as_str(), stream.name.category());
         let category = category.as_str();
-        let values = params![revision, number, first_retained, at, id, marker, imported, namespace, name, category];
+        let values =
+            params![revision, number, first_retained, at, id, marker, imported, sum, namespace, name, category];
         return Ok(connection.prepare_cached(INSERT)?.insert(values)?);
     }
-    let values = params![revision, number, first_retained, at, id, marker, imported, row.key];
+    let values = params![revision, number, first_retained, at, id, marker, imported, sum, row.key];
     connection.prepare_cached(UPDATE)?.execute(values)?;
     Ok(row.key)
 }
@@ -133,6 +148,8 @@ pub struct CommitRow<'a> {
     pub position: Position,
     /// Its stream's key.
     pub stream: i64,
+    /// Checksum of its stream's name.
+    pub named: u32,
     /// Its slot.
     pub number: CommitNumber,
     /// Revision of its first event.
@@ -161,20 +178,42 @@ pub struct CommitRow<'a> {
 pub fn put_commit(connection: &Connection, row: &CommitRow<'_>) -> Worked<()> {
     const INSERT: &str =
         "INSERT INTO commits (position, stream, number, revision, count, recorded_at, id, digest, marker, imported,
-        grouped, extensions, events) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+        grouped, extensions, events_checksum, checksum, events)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
+    let marker = codec::marker(row.kind);
+    let sum = CommitSum {
+        named: row.named,
+        position: codec::integer(row.position.0)?,
+        stream: row.stream,
+        number: codec::integer(row.number.0)?,
+        revision: codec::integer(row.revision.0)?,
+        count: i64::from(row.count),
+        recorded_at: row.recorded_at.0,
+        id: &row.id.0,
+        digest: &row.digest.0,
+        marker: marker.as_deref(),
+        imported: row.imported.map(|epoch| codec::integer(epoch.0)).transpose()?,
+        group: row.group.as_ref().map(|group| &group.0[..]),
+        extensions: row.extensions.as_deref(),
+        events: row.events.and_then(checksum::of_events),
+    };
+    let kept = sum.checksum();
+    let is_stub = row.events.is_none() && !row.kind.is_marker();
     connection.prepare_cached(INSERT)?.execute(params![
-        codec::integer(row.position.0)?,
-        row.stream,
-        codec::integer(row.number.0)?,
-        codec::integer(row.revision.0)?,
-        row.count,
-        row.recorded_at.0,
-        row.id.0,
-        row.digest.0,
-        codec::marker(row.kind),
-        row.imported.map(|epoch| codec::integer(epoch.0)).transpose()?,
-        row.group.map(|group| group.0),
-        row.extensions,
+        sum.position,
+        sum.stream,
+        sum.number,
+        sum.revision,
+        sum.count,
+        sum.recorded_at,
+        sum.id,
+        sum.digest,
+        sum.marker,
+        sum.imported,
+        sum.group,
+        sum.extensions,
+        sum.events,
+        if is_stub { checksum::of_stripped(kept) } else { kept },
         row.events,
     ])?;
     Ok(())

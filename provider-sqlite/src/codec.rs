@@ -1,7 +1,8 @@
 //! Between rows and the contract's types. Pure: it reads rows that it is given, and runs no statement.
 
 use crate::capabilities::FENCE;
-use crate::error::Result as Worked;
+use crate::checksum::{self, CommitSum, RecordSum, SnapshotSum, StreamSum};
+use crate::error::{Result as Worked, Stop};
 use bytes::Bytes;
 use evstore_api::Content;
 use evstore_api::number::NUMBER_MAX;
@@ -15,19 +16,29 @@ use rusqlite::{Row, types::ValueRef};
 
 /// The columns of a commit, in the order in which [`commit`] reads them.
 pub const COMMIT_COLUMNS: &str =
-    "position, stream, number, revision, count, recorded_at, id, digest, marker, imported, grouped, extensions, events";
+    "position, stream, number, revision, count, recorded_at, id, digest, marker, imported, grouped, extensions,
+    events_checksum, checksum, events";
+
+/// The same for [`frame`], which does not touch the events: SQLite answers their length from the row's header.
+pub const FRAME_COLUMNS: &str =
+    "position, stream, number, revision, count, recorded_at, id, digest, marker, imported, grouped, extensions,
+    events_checksum, checksum, length(events)";
+
+/// Column of the events in both.
+pub const EVENTS: usize = 14;
 
 /// The columns of a stream, in the order in which [`stream`] reads them.
 pub const STREAM_COLUMNS: &str =
-    "key, revision, number, first_retained, recorded_at, last_id, last_marker, last_imported";
+    "key, revision, number, first_retained, recorded_at, last_id, last_marker, last_imported, checksum";
 
 /// Finds a stream by its name, for [`stream`]. Written out, as every append runs it.
 pub const SELECT_STREAM: &str =
-    "SELECT key, revision, number, first_retained, recorded_at, last_id, last_marker, last_imported
+    "SELECT key, revision, number, first_retained, recorded_at, last_id, last_marker, last_imported, checksum
     FROM streams WHERE namespace = ?1 AND name = ?2";
 
 /// The columns of a snapshot, in the order in which [`snapshot`] reads them.
-pub const SNAPSHOT_COLUMNS: &str = "revision, number, id, schema, content_type, taken_at, data, checksum";
+pub const SNAPSHOT_COLUMNS: &str =
+    "revision, number, id, schema, content_type, taken_at, data_checksum, checksum, data";
 
 /// The columns of a small record, in the order in which [`record`] reads them.
 pub const RECORD_COLUMNS: &str = "number, epoch, updated_at, value, checksum";
@@ -37,6 +48,8 @@ pub const RECORD_COLUMNS: &str = "number, epoch, updated_at, value, checksum";
 pub struct StreamRow {
     /// What stands for the stream in the other tables. Never used again for another one.
     pub key: i64,
+    /// Checksum of its name, which those of its commits cover.
+    pub named: u32,
     /// Revision of its last event.
     pub revision: Revision,
     /// Its last slot.
@@ -82,10 +95,11 @@ pub fn integer(number: u64) -> Worked<i64> {
     Ok(i64::try_from(number).ok().filter(|_| number <= NUMBER_MAX).ok_or_else(refused)?)
 }
 
-/// Reads a stream's row.
-pub fn stream(row: &Row<'_>) -> Worked<StreamRow> {
-    Ok(StreamRow {
+/// Reads a stream's row; its checksum is verified.
+pub fn stream(row: &Row<'_>, stream: &StreamId) -> Worked<StreamRow> {
+    let found = StreamRow {
         key: row.get(0)?,
+        named: checksum::of_name(stream),
         revision: Revision(number(row, 1)?),
         number: CommitNumber(number(row, 2)?),
         first_retained: Revision(number(row, 3)?),
@@ -93,7 +107,21 @@ pub fn stream(row: &Row<'_>) -> Worked<StreamRow> {
         last_id: CommitId(row.get(5)?),
         last_kind: kind(row, 6)?,
         last_imported: epoch(row, 7)?,
-    })
+    };
+    let sum = StreamSum {
+        named: found.named,
+        revision: row.get(1)?,
+        number: row.get(2)?,
+        first_retained: row.get(3)?,
+        recorded_at: row.get(4)?,
+        last_id: &found.last_id.0,
+        last_marker: bytes(row, 6)?,
+        last_imported: row.get(7)?,
+    };
+    if row.get::<_, i64>(8)? != sum.checksum() {
+        return Err(damaged(stream, found.number.0));
+    }
+    Ok(found)
 }
 
 fn kind(row: &Row<'_>, column: usize) -> Worked<CommitKind> {
@@ -119,27 +147,41 @@ pub fn stream_id(row: &Row<'_>, namespace: usize, name: usize) -> Worked<StreamI
     Ok(StreamId { namespace: valid(Namespace::new(text(namespace)?))?, name: valid(StreamName::new(text(name)?))? })
 }
 
-/// Reads a commit of a stream, whole; the checksum of its events is verified.
+/// Reads a commit of a stream, whole; all its checksums are verified.
 pub fn commit(row: &Row<'_>, stream: StreamId) -> Worked<Commit> {
     let mut commit = frame(row, stream)?;
-    if let Some(encoded) = blob(row, 12)? {
-        commit.events = format::decode_events(commit.id, &encoded)?;
-        if !commit.is_whole() {
-            return Err(corrupt("a commit's events are not as many as its row says").with("commit", commit.id).into());
-        }
+    if let Some(encoded) = blob(row, EVENTS)? {
+        add_events(&mut commit, &encoded, row.get(EVENTS_CHECKSUM)?)?;
     }
     Ok(commit)
 }
 
-/// Reads a commit of a stream without its events.
+/// Gives a commit the events that its frame tells of by their checksum.
+pub fn add_events(commit: &mut Commit, encoded: &Bytes, expected: Option<i64>) -> Worked<()> {
+    commit.events = format::decode_events(commit.id, encoded)
+        .map_err(|error| error.with("stream", &commit.stream).with("number", commit.number))?;
+    if expected != checksum::of_events(encoded) || !commit.is_whole() {
+        return Err(damaged(&commit.stream, commit.number.0));
+    }
+    Ok(())
+}
+
+/// Reads a commit of a stream without its events; the checksum of its row is verified.
 pub fn frame(row: &Row<'_>, stream: StreamId) -> Worked<Commit> {
+    let slot = number(row, 2)?;
     let kind = kind(row, 8)?;
-    let has_events = row.get_ref(12)? != ValueRef::Null;
+    let has_events = row.get_ref(EVENTS)? != ValueRef::Null;
+    let content = if has_events || kind.is_marker() { Content::Kept } else { Content::Stripped };
+    let checksum = commit_sum(row, checksum::of_name(&stream))?;
+    let expected = if content == Content::Kept { checksum } else { checksum::of_stripped(checksum) };
+    if row.get::<_, i64>(CHECKSUM)? != expected || (has_events && kind.is_marker()) {
+        return Err(damaged(&stream, slot));
+    }
     Ok(Commit {
         stream,
         id: CommitId(row.get(6)?),
-        number: CommitNumber(number(row, 2)?),
-        content: if has_events || kind.is_marker() { Content::Kept } else { Content::Stripped },
+        number: CommitNumber(slot),
+        content,
         kind,
         first_revision: Revision(number(row, 3)?),
         count: u32::try_from(number(row, 4)?).map_err(|_| corrupt("a commit's count is out of bounds"))?,
@@ -156,51 +198,119 @@ pub fn frame(row: &Row<'_>, stream: StreamId) -> Worked<Commit> {
     })
 }
 
-/// Finds a commit of a stream by its id, for [`receipt`].
-pub const SELECT_RECEIPT: &str =
-    "SELECT number, revision, count, position, recorded_at, digest FROM commits WHERE stream = ?1 AND id = ?2";
+/// Column of the checksum of a commit's events.
+pub const EVENTS_CHECKSUM: usize = 12;
+/// Column of a commit's own checksum.
+const CHECKSUM: usize = 13;
 
-/// Reads the receipt of a commit that was written before.
-pub fn receipt(row: &Row<'_>, commit: CommitId, usage: Usage) -> Worked<Appended> {
-    let first = number(row, 1)?;
+/// The checksum that a commit's row has to have while its content is kept.
+fn commit_sum(row: &Row<'_>, named: u32) -> Worked<i64> {
+    let sum = CommitSum {
+        named,
+        position: row.get(0)?,
+        stream: row.get(1)?,
+        number: row.get(2)?,
+        revision: row.get(3)?,
+        count: row.get(4)?,
+        recorded_at: row.get(5)?,
+        id: &row.get(6)?,
+        digest: &row.get(7)?,
+        marker: bytes(row, 8)?,
+        imported: row.get(9)?,
+        group: bytes(row, 10)?,
+        extensions: bytes(row, 11)?,
+        events: row.get(EVENTS_CHECKSUM)?,
+    };
+    Ok(sum.checksum())
+}
+
+/// Finds a commit of a stream by its id, for [`receipt`]. It does not touch the events.
+pub const SELECT_RECEIPT: &str =
+    "SELECT position, stream, number, revision, count, recorded_at, id, digest, marker, imported, grouped, extensions,
+    events_checksum, checksum FROM commits WHERE stream = ?1 AND id = ?2";
+
+/// Reads the receipt of a commit that was written before; the checksum of its row is verified.
+pub fn receipt(row: &Row<'_>, stream: &StreamRow, commit: CommitId, usage: Usage) -> Worked<Appended> {
+    let expected = commit_sum(row, stream.named)?;
+    let found: i64 = row.get(CHECKSUM)?;
+    if found != expected && found != checksum::of_stripped(expected) {
+        return Err(corrupt(DAMAGED).with("commit", commit).into());
+    }
+    let first = number(row, 3)?;
     Ok(Appended {
         commit,
-        number: CommitNumber(number(row, 0)?),
+        number: CommitNumber(number(row, 2)?),
         first: Revision(first),
-        last: Revision((first + number(row, 2)?).saturating_sub(1)),
-        position: Some(Position(number(row, 3)?)),
-        recorded_at: Timestamp(row.get(4)?),
-        digest: ContentDigest(row.get(5)?),
+        last: Revision((first + number(row, 4)?).saturating_sub(1)),
+        position: Some(Position(number(row, 0)?)),
+        recorded_at: Timestamp(row.get(5)?),
+        digest: ContentDigest(row.get(7)?),
         repeated: true,
         usage,
     })
 }
 
-fn blob(row: &Row<'_>, column: usize) -> Worked<Option<Bytes>> {
-    let found = row.get_ref(column)?.as_blob_or_null().map_err(rusqlite::Error::from)?;
-    Ok(found.map(Bytes::copy_from_slice))
+fn bytes<'a>(row: &'a Row<'_>, column: usize) -> Worked<Option<&'a [u8]>> {
+    Ok(row.get_ref(column)?.as_blob_or_null().map_err(rusqlite::Error::from)?)
 }
 
-/// Reads a snapshot; its checksum is verified.
+fn blob(row: &Row<'_>, column: usize) -> Worked<Option<Bytes>> {
+    Ok(bytes(row, column)?.map(Bytes::copy_from_slice))
+}
+
+/// Reads a snapshot; its checksums are verified.
 pub fn snapshot(row: &Row<'_>, stream: StreamId) -> Worked<Snapshot> {
-    let data = row.get::<_, Vec<u8>>(6)?;
-    verify(&data, row.get(7)?)?;
+    let (revision, number) = snapshot_place(row, &stream)?;
+    let data = row.get::<_, Vec<u8>>(8)?;
+    if row.get::<_, i64>(6)? != checksum::of(&data) {
+        return Err(damaged(&stream, number.0));
+    }
     Ok(Snapshot {
         stream,
-        revision: Revision(number(row, 0)?),
-        number: CommitNumber(number(row, 1)?),
+        revision,
+        number,
         commit: CommitId(row.get(2)?),
-        schema: u32::try_from(number(row, 3)?).map_err(|_| corrupt("a schema number is out of bounds"))?,
+        schema: u32::try_from(self::number(row, 3)?).map_err(|_| corrupt("a schema number is out of bounds"))?,
         content_type: valid(ContentType::new(row.get::<_, String>(4)?))?,
         data: data.into(),
         taken_at: Timestamp(row.get(5)?),
     })
 }
 
+/// Reads what a snapshot is of, without its data; the checksum of its row is verified.
+pub fn snapshot_place(row: &Row<'_>, stream: &StreamId) -> Worked<(Revision, CommitNumber)> {
+    let (revision, number) = (number(row, 0)?, number(row, 1)?);
+    let content_type: String = row.get(4)?;
+    let sum = SnapshotSum {
+        named: checksum::of_name(stream),
+        revision: row.get(0)?,
+        number: row.get(1)?,
+        id: &row.get(2)?,
+        schema: row.get(3)?,
+        content_type: &content_type,
+        taken_at: row.get(5)?,
+        data: row.get(6)?,
+    };
+    if row.get::<_, i64>(7)? != sum.checksum() {
+        return Err(damaged(stream, number));
+    }
+    Ok((Revision(revision), CommitNumber(number)))
+}
+
 /// Reads a small record; its checksum is verified.
 pub fn record(row: &Row<'_>, key: RecordKey) -> Worked<Record> {
     let value = blob(row, 3)?;
-    verify(value.as_deref().unwrap_or_default(), row.get(4)?)?;
+    let sum = RecordSum {
+        kind: key.kind.name(),
+        name: key.name.as_str(),
+        number: row.get(0)?,
+        epoch: row.get(1)?,
+        updated_at: row.get(2)?,
+        value: value.as_deref(),
+    };
+    if row.get::<_, i64>(4)? != sum.checksum() {
+        return Err(corrupt(DAMAGED).with("record", &key.name).into());
+    }
     Ok(Record {
         key,
         number: RecordNumber(number(row, 0)?),
@@ -210,13 +320,10 @@ pub fn record(row: &Row<'_>, key: RecordKey) -> Worked<Record> {
     })
 }
 
-/// The checksum that is kept beside bytes that have none of their own.
-pub fn checksum(bytes: &[u8]) -> i64 {
-    i64::from(crc32fast::hash(bytes))
-}
+const DAMAGED: &str = "a stored row fails its checksum";
 
-fn verify(bytes: &[u8], stored: i64) -> Worked<()> {
-    if checksum(bytes) == stored { Ok(()) } else { Err(corrupt("stored bytes fail their checksum").into()) }
+fn damaged(stream: &StreamId, number: u64) -> Stop {
+    corrupt(DAMAGED).with("stream", stream).with("number", number).into()
 }
 
 /// A name that came out of the file: one that is not valid was not written by us.

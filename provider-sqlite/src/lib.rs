@@ -7,6 +7,7 @@
 mod admin;
 mod append;
 mod capabilities;
+mod checksum;
 mod codec;
 mod config;
 mod error;

@@ -1,10 +1,12 @@
 //! Reading: one stream, its slots, the list of streams, and the feed. Each function runs in one read transaction.
 
 use crate::append::{USAGE, find_stream};
-use crate::codec::{self, COMMIT_COLUMNS, STREAM_COLUMNS, StreamRow};
-use crate::error::Result as Worked;
+use crate::checksum;
+use crate::codec::{self, COMMIT_COLUMNS, FRAME_COLUMNS, STREAM_COLUMNS, StreamRow};
+use crate::error::{Result as Worked, Stop};
 use crate::reader::Names;
 use bytes::Bytes;
+use evstore_api::number::NUMBER_MAX;
 use evstore_api::{
     Commit, CommitNumber, CommitsPage, Content, Cursor, Direction, Error, ErrorKind, FeedFilter, FeedHead, FeedItem,
     FeedPage, Head, Lag, ListStreams, ListedStream, Meta, NamespaceFilter, Position, ReadCommits, ReadFeed, ReadStream,
@@ -13,7 +15,8 @@ use evstore_api::{
 use evstore_kit::feed_page::{self, Assembler};
 use evstore_kit::limits;
 use evstore_kit::stream_page::Slicer;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 /// The head of a stream.
@@ -42,13 +45,74 @@ pub fn stream(connection: &Connection, own: &StoreName, request: &ReadStream) ->
         let sql = format!("SELECT {COMMIT_COLUMNS} FROM commits WHERE stream = ?1 AND {rows}");
         let mut select = connection.prepare_cached(&sql)?;
         let mut rows = select.query(params![found.key, codec::integer(bound.0)?])?;
-        while let Some(row) = rows.next()? {
-            if page.push(codec::commit(row, request.stream.clone())?).is_break() {
+        let mut run = Run::new(&found, request.direction, wanted);
+        loop {
+            let Some(row) = rows.next()? else {
+                run.check_end(&request.stream)?;
+                break;
+            };
+            let commit = codec::commit(row, request.stream.clone())?;
+            run.check_next(&commit)?;
+            if page.push(commit).is_break() {
                 break;
             }
         }
     }
     Ok(page.finish(USAGE))
+}
+
+/// Commits of one stream that have to follow each other: a gap would be a lost one.
+struct Run<'a> {
+    found: &'a StreamRow,
+    direction: Direction,
+    wanted: Revision,
+    /// Slot, first and last revision of the commit before.
+    before: Option<(u64, u64, u64)>,
+}
+
+impl<'a> Run<'a> {
+    fn new(found: &'a StreamRow, direction: Direction, wanted: Revision) -> Self {
+        Self { found, direction, wanted, before: None }
+    }
+
+    /// Refuses a commit that does not follow, and one whose events are missing though they were not stripped.
+    fn check_next(&mut self, commit: &Commit) -> Worked<()> {
+        let (number, first, last) = span(commit);
+        let follows = match (self.before, self.direction) {
+            (None, Direction::Forward) => first <= self.wanted.0,
+            (None, Direction::Backward) => first <= self.wanted.0 && self.wanted.0 <= last,
+            (Some((before, _, end)), Direction::Forward) => number == before + 1 && first == end + 1,
+            (Some((before, begin, _)), Direction::Backward) => number + 1 == before && last + 1 == begin,
+        };
+        let is_there = commit.content == Content::Kept || last < self.found.first_retained.0;
+        let is_within = number <= self.found.number.0 && last <= self.found.revision.0;
+        if !(follows && is_there && is_within) {
+            return Err(lost(&commit.stream, number));
+        }
+        self.before = Some((number, first, last));
+        Ok(())
+    }
+
+    /// Refuses an end before the last slot, or the first where reading goes backward.
+    fn check_end(&self, stream: &StreamId) -> Worked<()> {
+        let is_end = match (self.before, self.direction) {
+            (None, _) => false,
+            (Some((number, _, last)), Direction::Forward) => {
+                number == self.found.number.0 && last == self.found.revision.0
+            }
+            (Some((number, first, _)), Direction::Backward) => number == 1 && first == 1,
+        };
+        if is_end { Ok(()) } else { Err(lost(stream, self.before.map_or(0, |(number, ..)| number))) }
+    }
+}
+
+fn span(commit: &Commit) -> (u64, u64, u64) {
+    let first = commit.first_revision.0;
+    (commit.number.0, first, (first + u64::from(commit.count)).saturating_sub(1))
+}
+
+fn lost(stream: &StreamId, number: u64) -> Stop {
+    codec::corrupt("a stream does not account for a commit").with("stream", stream).with("number", number).into()
 }
 
 /// Revision at which the commit begins that holds this one.
@@ -67,18 +131,26 @@ pub fn commits(connection: &Connection, request: &ReadCommits) -> Worked<Commits
         return Ok(page);
     }
     // Numbers rise with revisions, so that the index by revision is also one by number.
-    let sql =
-        format!("SELECT {COMMIT_COLUMNS} FROM commits WHERE stream = ?1 AND revision >= ?2 ORDER BY revision, number");
+    let sql = format!(
+        "SELECT {COMMIT_COLUMNS} FROM commits WHERE stream = ?1 AND (revision, number) >= (?2, ?3)
+        ORDER BY revision, number"
+    );
     let start = revision_of_slot(connection, &found, request.from)?;
     let mut select = connection.prepare_cached(&sql)?;
-    let mut rows = select.query(params![found.key, codec::integer(start.0)?])?;
+    let mut rows = select.query(params![found.key, codec::integer(start.0)?, codec::integer(request.from.0)?])?;
+    let mut run = Run::new(&found, Direction::Forward, start);
     let mut bytes_left = request.max_bytes;
-    while let Some(row) = rows.next()? {
-        let number = CommitNumber(codec::number(row, 2)?);
-        if number < request.from {
-            continue;
-        }
+    loop {
+        let Some(row) = rows.next()? else {
+            run.check_end(&request.stream)?;
+            break;
+        };
         let commit = codec::commit(row, request.stream.clone())?;
+        let number = commit.number;
+        if page.commits.is_empty() && number != request.from.max(CommitNumber(1)) {
+            return Err(lost(&request.stream, request.from.0));
+        }
+        run.check_next(&commit)?;
         let bytes = commit.events.iter().map(limits::event_bytes).sum();
         if !page.commits.is_empty() && (page.commits.len() >= request.limit as usize || bytes > bytes_left) {
             page.next = Some(number);
@@ -154,43 +226,85 @@ fn fill(
     end: Position,
     page: &mut Assembler,
 ) -> Worked<()> {
-    let sql = format!(
-        "SELECT {COMMIT_COLUMNS} FROM commits
-        WHERE position >= coalesce((SELECT max(position) FROM commits WHERE position <= ?1), 0) ORDER BY position"
-    );
-    let mut removed = removed_ranges(connection, after)?.into_iter().peekable();
-    let mut select = connection.prepare_cached(&sql)?;
-    let mut rows = select.query([codec::integer(after.0 + 1)?])?;
-    let mut select_name = Names::select(connection)?;
     let mut accounted = None;
-    loop {
-        let row = rows.next()?;
-        let reached = row.map_or(Ok(end.0 + 1), |row| codec::number(row, 0))?;
-        while let Some((first, last)) = removed.next_if(|(first, _)| first.0 <= reached) {
-            account(&mut accounted, after, first, last)?;
-            if page.push(FeedItem::Removed { first, last }).is_break() {
-                return Ok(());
-            }
+    // A range that was removed is told of as one; the stubs within are not looked at.
+    for (first, last) in removed_ranges(connection, after)? {
+        let before = Position(first.0.saturating_sub(1));
+        if before > accounted.unwrap_or(after)
+            && fill_commits(connection, names, request, after, (&mut accounted, before), page)?.is_break()
+        {
+            return Ok(());
         }
-        let Some(row) = row else { return Ok(()) };
-        let stream = names.of(&mut select_name, row.get(1)?)?;
-        let commit = feed_commit(stream, &request.filter, row)?;
-        // A stub may lie in a range that was removed, and is then told of already.
-        if commit.content == Content::Stripped && accounted.is_some() && commit.last_position() <= accounted {
-            continue;
-        }
-        if let (Some(first), Some(last)) = (commit.first_position, commit.last_position()) {
-            account(&mut accounted, after, first, last)?;
-        }
-        if page.push(FeedItem::Commit(commit)).is_break() {
+        account(&mut accounted, after, first, last)?;
+        if page.push(FeedItem::Removed { first, last }).is_break() {
             return Ok(());
         }
     }
+    // Nothing may stand behind the last position, so that there is no bound.
+    if fill_commits(connection, names, request, after, (&mut accounted, Position(NUMBER_MAX)), page)?.is_continue()
+        && accounted.unwrap_or(after) != end
+    {
+        return Err(unaccounted(accounted.unwrap_or(after).next()));
+    }
+    Ok(())
 }
 
-/// What a filter by stream drops is not worth decoding; its frame is enough to move on.
-fn feed_commit(stream: StreamId, filter: &FeedFilter, row: &Row<'_>) -> Worked<Commit> {
-    if filter.covers_stream(&stream) { codec::commit(row, stream) } else { codec::frame(row, stream) }
+/// Hands the commits that begin after what is accounted for to a page, up to a position. Breaks when the page is full.
+fn fill_commits(
+    connection: &Connection,
+    names: &mut Names,
+    request: &ReadFeed,
+    after: Position,
+    (accounted, until): (&mut Option<Position>, Position),
+    page: &mut Assembler,
+) -> Worked<ControlFlow<()>> {
+    let filter = &request.filter;
+    let is_whole = filter.categories.is_empty() && filter.namespace == NamespaceFilter::All;
+    let sql = format!(
+        "SELECT {} FROM commits WHERE position >= coalesce((SELECT max(position) FROM commits WHERE position <= ?1), 0)
+        AND position <= ?2 ORDER BY position",
+        if is_whole { COMMIT_COLUMNS } else { FRAME_COLUMNS }
+    );
+    let mut select = connection.prepare_cached(&sql)?;
+    let mut select_events = connection.prepare_cached("SELECT events FROM commits WHERE position = ?1")?;
+    let mut select_name = Names::select(connection)?;
+    let begin = accounted.unwrap_or(after).next();
+    let mut rows = select.query([codec::integer(begin.0)?, codec::integer(until.0)?])?;
+    while let Some(row) = rows.next()? {
+        let stream = names.of(&mut select_name, row.get(1)?)?;
+        let commit = match is_whole {
+            true => codec::commit(row, stream)?,
+            false => filtered(&mut select_events, filter, row, stream)?,
+        };
+        if let (Some(first), Some(last)) = (commit.first_position, commit.last_position()) {
+            // What begins last before the place may end there, or lie in a range that was told of.
+            if last < begin {
+                continue;
+            }
+            account(accounted, after, first, last)?;
+        }
+        if page.push(FeedItem::Commit(commit)).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+/// What a filter by stream drops is not worth reading; its frame is enough to move on.
+fn filtered(
+    select_events: &mut CachedStatement<'_>,
+    filter: &FeedFilter,
+    row: &Row<'_>,
+    stream: StreamId,
+) -> Worked<Commit> {
+    let has_events = row.get::<_, Option<i64>>(codec::EVENTS)?.is_some();
+    let mut commit = codec::frame(row, stream)?;
+    if has_events && filter.covers_stream(&commit.stream) {
+        let position: i64 = row.get(0)?;
+        let encoded: Vec<u8> = select_events.query_row([position], |row| row.get(0))?;
+        codec::add_events(&mut commit, &Bytes::from(encoded), row.get(codec::EVENTS_CHECKSUM)?)?;
+    }
+    Ok(commit)
 }
 
 /// Moves on over positions that have to be the next ones: a hole would be a lost commit.
@@ -198,18 +312,31 @@ fn account(accounted: &mut Option<Position>, after: Position, first: Position, l
     let next = accounted.map_or(after, |last: Position| last).next();
     let starts = if accounted.is_none() { first <= next } else { first == next };
     if !starts {
-        return Err(codec::corrupt("the feed does not account for a position").with("position", next).into());
+        return Err(unaccounted(next));
     }
     *accounted = Some(last);
     Ok(())
 }
 
+fn unaccounted(position: Position) -> Stop {
+    codec::corrupt("the feed does not account for a position").with("position", position).into()
+}
+
 /// Ranges without a commit that end after a position. There are few: one for each gap that a copy was told of.
 fn removed_ranges(connection: &Connection, after: Position) -> Worked<Vec<(Position, Position)>> {
-    const SELECT: &str = "SELECT first, last FROM removed WHERE last > ?1 ORDER BY first";
+    const SELECT: &str = "SELECT first, last, checksum FROM removed WHERE last > ?1 ORDER BY first";
     let mut select = connection.prepare_cached(SELECT)?;
-    let range = |row: &Row<'_>| Ok((Position(codec::number(row, 0)?), Position(codec::number(row, 1)?)));
-    Ok(select.query_map([codec::integer(after.0)?], range)?.collect::<rusqlite::Result<_>>()?)
+    let mut rows = select.query([codec::integer(after.0)?])?;
+    let mut ranges = Vec::new();
+    while let Some(row) = rows.next()? {
+        if row.get::<_, i64>(2)? != checksum::of_removed(row.get(0)?, row.get(1)?) {
+            return Err(codec::corrupt("a stored row fails its checksum")
+                .with("position", row.get::<_, i64>(0)?)
+                .into());
+        }
+        ranges.push((Position(codec::number(row, 0)?), Position(codec::number(row, 1)?)));
+    }
+    Ok(ranges)
 }
 
 /// A page of the list of streams.
@@ -242,7 +369,9 @@ pub fn streams(connection: &Connection, own: &StoreName, request: &ListStreams) 
         select.query(params![after_namespace, after_name, request.prefix, above, namespace, category, limit])?;
     let mut streams = Vec::new();
     while let Some(row) = rows.next()? {
-        streams.push(ListedStream { stream: codec::stream_id(row, 8, 9)?, head: codec::stream(row)?.head(&meta, own) });
+        let stream = codec::stream_id(row, 9, 10)?;
+        let head = codec::stream(row, &stream)?.head(&meta, own);
+        streams.push(ListedStream { stream, head });
     }
     let more = streams.len() > request.limit as usize;
     streams.truncate(request.limit as usize);

@@ -1,6 +1,7 @@
 //! Small records: consumers' checkpoints and nodes' presence.
 
 use crate::append::USAGE;
+use crate::checksum::RecordSum;
 use crate::codec::{self, RECORD_COLUMNS};
 use crate::error::Result as Worked;
 use crate::writer::Transaction;
@@ -20,14 +21,23 @@ pub fn put(transaction: &Transaction<'_>, request: &PutRecord) -> Worked<RecordP
 pub fn write(connection: &Connection, record: &Record) -> Worked<()> {
     const REPLACE: &str = "INSERT OR REPLACE INTO records (kind, name, number, epoch, updated_at, value, checksum)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    let sum = RecordSum {
+        kind: record.key.kind.name(),
+        name: record.key.name.as_str(),
+        number: codec::integer(record.number.0)?,
+        epoch: codec::integer(record.epoch.0)?,
+        updated_at: record.updated_at.0,
+        value: record.value.as_deref(),
+    };
+    let RecordSum { kind, name, number, epoch, updated_at, value } = sum;
     connection.prepare_cached(REPLACE)?.execute(params![
-        record.key.kind.name(),
-        record.key.name.as_str(),
-        codec::integer(record.number.0)?,
-        codec::integer(record.epoch.0)?,
-        record.updated_at.0,
-        record.value.as_deref(),
-        codec::checksum(record.value.as_deref().unwrap_or_default()),
+        kind,
+        name,
+        number,
+        epoch,
+        updated_at,
+        value,
+        sum.checksum()
     ])?;
     Ok(())
 }

@@ -15,7 +15,8 @@ CREATE TABLE streams (
     recorded_at INTEGER NOT NULL,
     last_id BLOB NOT NULL,
     last_marker BLOB,
-    last_imported INTEGER
+    last_imported INTEGER,
+    checksum INTEGER NOT NULL
 ) STRICT;
 
 CREATE UNIQUE INDEX streams_by_name ON streams (namespace, name);
@@ -35,6 +36,8 @@ CREATE TABLE commits (
     imported INTEGER,
     grouped BLOB,
     extensions BLOB,
+    events_checksum INTEGER,
+    checksum INTEGER NOT NULL,
     events BLOB
 ) STRICT;
 
@@ -44,7 +47,8 @@ CREATE UNIQUE INDEX commits_by_id ON commits (stream, id);
 
 CREATE TABLE removed (
     first INTEGER PRIMARY KEY,
-    last INTEGER NOT NULL
+    last INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE snapshots (
@@ -55,8 +59,9 @@ CREATE TABLE snapshots (
     schema INTEGER NOT NULL,
     content_type TEXT NOT NULL,
     taken_at INTEGER NOT NULL,
-    data BLOB NOT NULL,
-    checksum INTEGER NOT NULL
+    data_checksum INTEGER NOT NULL,
+    checksum INTEGER NOT NULL,
+    data BLOB NOT NULL
 ) STRICT;
 
 CREATE TABLE records (
