@@ -201,7 +201,8 @@ fn floor_append(connection: &Connection, position: i64, stream: usize, expected:
             prepare(insert).insert(params![position, id, name]).unwrap()
         }
     };
-    let insert = "INSERT INTO commits (position, stream, number, revision, count, recorded_at, id, digest, events_checksum,
+    let insert =
+        "INSERT INTO commits (position, stream, number, revision, count, recorded_at, id, digest, events_checksum,
         checksum, events) VALUES (?1, ?2, ?3, ?3, 1, ?1, ?4, ?4, 4294967295, 4294967295, ?5)";
     prepare(insert).execute(params![position, key, expected + 1, id, events]).unwrap();
 }

@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+/// A question and what was answered, none where it was refused.
+type Told = (String, Option<String>);
+
 /// Bits that are changed, one at a time.
 const FLIPS: u32 = 300;
 
@@ -110,7 +113,7 @@ async fn answers(path: &Path) -> Vec<(String, Option<String>)> {
 
 /// Whether something wrong was given out. A snapshot or a record that is gone is not: nothing else tells of it.
 fn lies(clean: &[(String, Option<String>)], damaged: &[(String, Option<String>)]) -> Vec<String> {
-    let lie = |((what, clean), (_, damaged)): (&(String, Option<String>), &(String, Option<String>))| {
+    let lie = |((what, clean), (_, damaged)): (&Told, &Told)| {
         let may_be_gone = what == "snapshot" || what == "record";
         let is_true = damaged.is_none() || clean == damaged || (may_be_gone && damaged.as_deref() == Some("None"));
         (!is_true).then(|| format!("{what}: {damaged:?}, was {clean:?}"))
