@@ -1,6 +1,6 @@
 //! Holds every event store to the promises of evstore.
 //!
-//! The [`catalog`] is data: each [`Check`] has a name, a promise, the properties that it covers, and a function. The same
+//! The [`catalog()`] is data: each [`Check`] has a name, a promise, the properties that it covers, and a function. The same
 //! checks run from `cargo test` ([`test_main`]) and from a command line ([`Runner`]), always on scratch stores beside the
 //! given one. A verdict is held, BROKEN, refused, or not run: never anything else, and never one shown as another.
 //!

@@ -31,7 +31,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// What `Ok` means: https://www.postgresql.org/docs/18/runtime-config-wal.html, 2026-11-20.
+    /// What `Ok` means: <https://www.postgresql.org/docs/18/runtime-config-wal.html>, 2026-11-20.
     fn durability(&self) -> Durability {
         if self.synchronous_commit == "off" {
             // The last moments are lost already when the server's process dies.

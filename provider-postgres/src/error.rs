@@ -93,7 +93,7 @@ pub fn not_written(error: sqlx::Error) -> Error {
     }
 }
 
-/// The kind of an error, by its SQLSTATE: https://www.postgresql.org/docs/18/errcodes-appendix.html, 2026-11-20.
+/// The kind of an error, by its SQLSTATE: <https://www.postgresql.org/docs/18/errcodes-appendix.html>, 2026-11-20.
 fn kind(code: &str) -> ErrorKind {
     match code {
         // Cancelled by our own statement_timeout, which is the deadline.

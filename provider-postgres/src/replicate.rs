@@ -362,7 +362,7 @@ fn asked_for<'a>(asked: &[(i64, &'a Commit)], ordinal: u64) -> Worked<&'a Commit
     found.map(|(_, commit)| *commit).ok_or_else(|| corrupt("the server answered for nothing that was asked").into())
 }
 
-/// Rows in the binary form of COPY: https://www.postgresql.org/docs/18/sql-copy.html, 2026-11-20.
+/// Rows in the binary form of COPY: <https://www.postgresql.org/docs/18/sql-copy.html>, 2026-11-20.
 struct Copy(Vec<u8>);
 
 impl Copy {
