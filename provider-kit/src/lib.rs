@@ -10,6 +10,7 @@ pub mod feed_page;
 pub mod group_commit;
 pub mod keys;
 pub mod limits;
+pub mod prefix;
 pub mod refusal;
 pub mod state;
 pub mod stream_page;

@@ -13,6 +13,7 @@ use evstore_api::{
 };
 use evstore_kit::feed_page::{self, Assembler};
 use evstore_kit::limits;
+use evstore_kit::prefix::after_prefix;
 use evstore_kit::stream_page::{self, Slicer};
 use futures::TryStreamExt;
 use sqlx::PgConnection;
@@ -177,19 +178,6 @@ fn streams_sql(request: &ListStreams) -> String {
     clause(request.category.is_some(), " AND s.category = $6::text", " AND $6::text IS NULL");
     sql.push_str(" ORDER BY s.namespace, s.name LIMIT $7");
     sql
-}
-
-/// The first text, in the order of bytes, that is above every text that begins with a prefix.
-fn after_prefix(prefix: &str) -> Option<String> {
-    let mut chars: Vec<char> = prefix.chars().collect();
-    while let Some(last) = chars.pop() {
-        // Not every number is a character: the surrogates are left out.
-        if let Some(next) = (last as u32 + 1..=char::MAX as u32).find_map(char::from_u32) {
-            chars.push(next);
-            return Some(chars.into_iter().collect());
-        }
-    }
-    None
 }
 
 /// A page of the feed. Where it would end at the end of the feed, what is not numbered yet is numbered first.

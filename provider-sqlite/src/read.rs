@@ -14,6 +14,7 @@ use evstore_api::{
 };
 use evstore_kit::feed_page::{self, Assembler};
 use evstore_kit::limits;
+use evstore_kit::prefix::after_prefix;
 use evstore_kit::stream_page::Slicer;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 use std::ops::ControlFlow;
@@ -377,30 +378,4 @@ pub fn streams(connection: &Connection, own: &StoreName, request: &ListStreams) 
     streams.truncate(request.limit as usize);
     let next = if more { streams.last().map(|last| last.stream.clone()) } else { None };
     Ok(StreamsPage { streams, next, usage: USAGE })
-}
-
-/// The first text, in the order of bytes, that is above every text that begins with a prefix.
-fn after_prefix(prefix: &str) -> Option<String> {
-    let mut chars: Vec<char> = prefix.chars().collect();
-    while let Some(last) = chars.pop() {
-        // Not every number is a character: the surrogates are left out.
-        if let Some(next) = (last as u32 + 1..=char::MAX as u32).find_map(char::from_u32) {
-            chars.push(next);
-            return Some(chars.into_iter().collect());
-        }
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_prefix_ends_below_the_next_text() {
-        assert_eq!(after_prefix("order-").as_deref(), Some("order."));
-        assert_eq!(after_prefix("a\u{10ffff}").as_deref(), Some("b"));
-        assert_eq!(after_prefix("\u{d7ff}").as_deref(), Some("\u{e000}"));
-        assert_eq!(after_prefix(""), None);
-    }
 }

@@ -104,7 +104,7 @@ mod tests {
     use std::net::TcpStream;
 
     #[test]
-    #[ignore = "fetches an engine; `cargo xtask test` starts one anyway"]
+    #[ignore = "fetches an engine; `cargo xtask test --all` starts one anyway"]
     fn a_server_answers_and_is_gone_when_dropped() {
         for release in [Release::Newest, Release::Distribution] {
             let server = Postgres::start(release, &["fsync=off"]).unwrap();
