@@ -4,6 +4,7 @@
 
 pub mod fetch;
 pub mod postgres;
+pub mod redis;
 
 use anyhow::{Context, Result, bail};
 use std::net::TcpListener;

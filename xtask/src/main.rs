@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "a chore talks to the person who started it")]
 
+mod bench;
 mod docs;
 mod engines;
 mod licences;
@@ -28,6 +29,8 @@ enum Chore {
     Test(test::Test),
     /// Formatting, lints, docs, features one by one, licences, generated pages, and the commands of the README.
     Tidy(tidy::Tidy),
+    /// Measures a store beside its engine's own floor.
+    Bench(bench::Bench),
     /// Writes the generated pages and tables anew.
     Docs,
 }
@@ -36,6 +39,7 @@ fn main() -> Result<()> {
     match Arguments::parse().chore {
         Chore::Test(test) => test.run(),
         Chore::Tidy(tidy) => tidy.run(),
+        Chore::Bench(bench) => bench.run(),
         Chore::Docs => docs::write(),
     }
 }

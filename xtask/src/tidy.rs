@@ -6,7 +6,10 @@ use anyhow::Result;
 use clap::Args;
 
 /// Features that are built alone, so that none leans on another by accident.
-const ALONE: &[(&str, &[&str])] = &[("evstore", &["memory", "sqlite", "postgres", "redis"]), ("evstore-cli", &["memory", "sqlite", "postgres", "redis"])];
+const ALONE: &[(&str, &[&str])] = &[
+    ("evstore", &["memory", "sqlite", "postgres", "redis"]),
+    ("evstore-cli", &["memory", "sqlite", "postgres", "redis"]),
+];
 
 /// What has to be in order besides the tests.
 #[derive(Args)]
