@@ -9,6 +9,7 @@ mod licences;
 mod plan;
 mod readme;
 mod run;
+mod setup;
 mod test;
 mod tidy;
 

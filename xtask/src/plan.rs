@@ -2,8 +2,8 @@
 
 use crate::engines::{postgres, redis};
 use crate::run::{FULL, cargo, evstore, evstore_release, root, run, target};
+use crate::setup::{PREPARED, Setup, Shown};
 use anyhow::{Result, ensure};
-use std::any::Any;
 use std::process::Command;
 
 /// When a step is run.
@@ -42,23 +42,20 @@ pub const STEPS: &[Step] = &[
         run: |_| tests(),
     },
     Step { name: "examples in the documentation", lane: Lane::Always, run: |_| doc_tests() },
-    Step { name: "the catalog from the command line", lane: Lane::Always, run: |seed| embedded(seed, USUAL) },
+    Step { name: "the catalog from the command line", lane: Lane::Always, run: |seed| catalog(EMBEDDED, seed, USUAL) },
     Step { name: "other set-ups, with fewer rounds", lane: Lane::Always, run: |seed| catalog(OTHERS, seed, FEWER) },
     Step { name: "a third party's provider, from outside", lane: Lane::Always, run: |_| own_provider() },
-    Step { name: "the catalog with ten times the rounds", lane: Lane::All, run: |seed| embedded(seed, TENFOLD) },
+    Step {
+        name: "the catalog with ten times the rounds",
+        lane: Lane::All,
+        run: |seed| catalog(EMBEDDED, seed, TENFOLD),
+    },
     Step { name: "every set-up", lane: Lane::All, run: |seed| catalog(EVERY, seed, USUAL) },
     Step { name: "accidents on Postgres 15", lane: Lane::All, run: |_| older_postgres() },
     Step { name: "accidents on Redis 7", lane: Lane::All, run: |_| older_redis() },
     Step { name: "kill -9 of an appending process, 100 times", lane: Lane::All, run: kill },
     Step { name: "the whole incident log, there and back, on every provider", lane: Lane::All, run: |_| incidents() },
 ];
-
-/// A set-up that the catalog is held to: an engine that is started for it, and how a store on it is configured.
-#[derive(Clone, Copy)]
-enum Setup {
-    Postgres(postgres::Release),
-    Redis(redis::Release, redis::Setup, &'static str),
-}
 
 /// Beside the defaults, Postgres 18 and a Valkey 9 that syncs what it acknowledges: the pairs of release and set-up of which
 /// every release, topology, persistence and partitioning is in one.
@@ -70,7 +67,10 @@ const OTHERS: &[Setup] = &[
     Setup::Redis(redis::Release::Newest, redis::Setup::Cluster, "partitions=4"),
 ];
 
-/// All of them.
+/// Those that need no engine.
+const EMBEDDED: &[Setup] = &[Setup::Sqlite, Setup::Memory];
+
+/// All that need one.
 const EVERY: &[Setup] = &[
     Setup::Postgres(postgres::Release::Newest),
     Setup::Postgres(postgres::Release::Distribution),
@@ -88,54 +88,6 @@ const EVERY: &[Setup] = &[
     Setup::Redis(redis::Release::Distribution, redis::Setup::Cluster, "partitions=4"),
 ];
 
-/// A store on an engine that runs for it, and is stopped when this is dropped.
-struct Running {
-    _engine: Box<dyn Any>,
-    provider: &'static str,
-    settings: Vec<(String, String)>,
-}
-
-impl Setup {
-    fn start(self) -> Result<Running> {
-        match self {
-            Setup::Postgres(release) => {
-                let engine = postgres::Postgres::start(release, &PREPARED)?;
-                let settings = vec![("url".to_owned(), engine.url().to_owned())];
-                Ok(Running { _engine: Box::new(engine), provider: "postgres", settings })
-            }
-            Setup::Redis(release, setup, more) => {
-                let engine = redis::Redis::start(release, setup)?;
-                let mut settings = vec![("url".to_owned(), engine.url().to_owned())];
-                let pairs = [engine.settings(), more].into_iter().flat_map(|pairs| pairs.split(';'));
-                settings
-                    .extend(pairs.filter_map(|pair| pair.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())));
-                Ok(Running { _engine: Box::new(engine), provider: "redis", settings })
-            }
-        }
-    }
-
-    /// A name for its report.
-    fn name(self) -> String {
-        match self {
-            Setup::Postgres(release) => format!("postgres-{release:?}").to_lowercase(),
-            Setup::Redis(release, setup, more) => {
-                format!("redis-{release:?}-{setup:?}-{}", more.replace('=', "-")).trim_end_matches('-').to_lowercase()
-            }
-        }
-    }
-}
-
-impl Running {
-    /// Tells the command of this store, under a name that its config file has, by the environment: nothing of it is written down.
-    fn tell(&self, command: &mut Command, store: &str) {
-        for (key, value) in &self.settings {
-            command.env(format!("EVSTORE_STORES__{}__{}", store.to_uppercase(), key.to_uppercase()), value);
-        }
-    }
-}
-
-/// Orphan prepared transactions are among the accidents on Postgres.
-const PREPARED: [&str; 1] = ["max_prepared_transactions=10"];
 /// Where the tests of the Postgres provider find a server; one that is set is used, and none is started.
 const POSTGRES_URL: &str = "EVSTORE_TEST_POSTGRES_URL";
 /// The same for Redis.
@@ -189,47 +141,22 @@ fn doc_tests() -> Result<()> {
     run("examples in the documentation", &mut cargo(&["test", "--workspace", "--doc", "--quiet"]))
 }
 
-/// Both embedded stores held to the catalog by the command that a user types. What was not run is listed by it.
-fn embedded(seed: u64, effort: u64) -> Result<()> {
-    for store in ["embedded", "memory"] {
-        hold(EMBEDDED, store, Command::new(evstore()?), seed, effort, store)?;
-    }
-    Ok(())
-}
-
-/// The same for stores on engines.
+/// Set-ups held to the catalog by the command that a user types. What was not run is listed by it.
 fn catalog(setups: &[Setup], seed: u64, effort: u64) -> Result<()> {
-    for setup in setups {
-        let running = setup.start()?;
-        let mut command = Command::new(evstore()?);
-        running.tell(&mut command, "tested");
-        let config = format!("[stores.tested]\nprovider = \"{}\"\nauto_create = true\n", running.provider);
-        hold(&config, "tested", command, seed, effort, &setup.name())?;
-    }
-    Ok(())
-}
-
-fn hold(config: &str, store: &str, mut evstore: Command, seed: u64, effort: u64, report: &str) -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    std::fs::write(folder.path().join("evstore.toml"), config)?;
+    let evstore = evstore()?;
     let reports = target().join("conformance");
     std::fs::create_dir_all(&reports)?;
-    evstore.current_dir(folder.path()).args(["conformance", store, "--seed", &seed.to_string()]);
-    evstore.args(["--effort", &effort.to_string(), "--report"]).arg(reports.join(format!("{report}.json")));
-    run(&format!("the catalog on {report}"), &mut evstore)
+    for setup in setups {
+        let name = setup.name();
+        let shown = Shown::start(&[("tested", *setup)])?;
+        let mut command = Command::new(&evstore);
+        shown.tell(&mut command);
+        command.current_dir(shown.folder()).args(["conformance", "tested", "--seed", &seed.to_string()]);
+        command.args(["--effort", &effort.to_string(), "--report"]).arg(reports.join(format!("{name}.json")));
+        run(&format!("the catalog on {name}"), &mut command)?;
+    }
+    Ok(())
 }
-
-/// A config file with the stores that need nothing.
-const EMBEDDED: &str = r#"
-[stores.embedded]
-provider = "sqlite"
-path = "embedded.db"
-[stores.restored]
-provider = "sqlite"
-path = "restored.db"
-[stores.memory]
-provider = "memory"
-"#;
 
 /// A workspace of its own, as a third party has it, in the same target folder: the dependencies are the same.
 fn own_provider() -> Result<()> {
@@ -246,28 +173,27 @@ fn kill(seed: u64) -> Result<()> {
 
 /// Imports the incident log, imports it again, exports, restores into a store of every other provider, and compares their exports.
 fn incidents() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let postgres = Setup::Postgres(postgres::Release::Newest).start()?;
-    let redis = Setup::Redis(redis::Release::Newest, redis::Setup::Always, "").start()?;
-    let servers = "[stores.postgres]\nprovider = \"postgres\"\n[stores.redis]\nprovider = \"redis\"\n";
-    std::fs::write(folder.path().join("evstore.toml"), format!("{EMBEDDED}{servers}"))?;
+    let shown = Shown::start(&[
+        ("first", Setup::Sqlite),
+        ("sqlite", Setup::Sqlite),
+        ("postgres", Setup::Postgres(postgres::Release::Newest)),
+        ("redis", Setup::Redis(redis::Release::Newest, redis::Setup::Always, "")),
+    ])?;
     let evstore = evstore_release()?;
     let log = root().join("cli/data/incidents.jsonl.gz");
     let log = log.to_str().expect("the workspace's path is text");
     let type_in = |arguments: &[&str]| {
         let mut command = Command::new(&evstore);
-        postgres.tell(&mut command, "postgres");
-        redis.tell(&mut command, "redis");
-        run("the incident log", command.args(arguments).current_dir(folder.path()))
+        shown.tell(&mut command);
+        run("the incident log", command.args(arguments).current_dir(shown.folder()))
     };
-    type_in(&["-s", "embedded", "import", log])?;
-    type_in(&["-s", "embedded", "import", log])?;
-    type_in(&["-s", "embedded", "export", "first.jsonl"])?;
-    let read = |name: &str| std::fs::read(folder.path().join(name));
+    type_in(&["-s", "first", "import", log])?;
+    type_in(&["-s", "first", "import", log])?;
+    type_in(&["-s", "first", "export", "first.jsonl"])?;
+    let read = |name: &str| std::fs::read(shown.folder().join(name));
     let first = read("first.jsonl")?;
-    for store in ["restored", "postgres", "redis"] {
+    for store in ["sqlite", "postgres", "redis"] {
         let export = format!("{store}.jsonl");
-        type_in(&["schema", "apply", store, "-y"])?;
         type_in(&["-s", store, "import", "first.jsonl"])?;
         type_in(&["-s", store, "export", &export])?;
         type_in(&["verify", store])?;
