@@ -1,7 +1,7 @@
 //! What there is to test, as data: steps, the lane that each belongs to, and the engines that each needs.
 
 use crate::engines::{postgres, redis};
-use crate::run::{FULL, cargo, evstore, evstore_release, root, run, target};
+use crate::run::{EVERYTHING, cargo, evstore, evstore_release, root, run, target};
 use crate::setup::{PREPARED, Setup, Shown};
 use anyhow::{Result, ensure};
 use std::process::Command;
@@ -102,8 +102,7 @@ fn tests() -> Result<()> {
     } else {
         &["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"]
     };
-    let features = format!("{FULL},evstore-postgres/engine-tests,evstore-redis/engine-tests");
-    on_engines(postgres::Release::Newest, redis::Release::Newest, cargo(arguments).args(["--features", &features]))
+    on_engines(postgres::Release::Newest, redis::Release::Newest, cargo(arguments).args(["--features", EVERYTHING]))
 }
 
 fn older_postgres() -> Result<()> {

@@ -47,6 +47,9 @@ pub fn output(command: &mut Command) -> Result<String> {
 /// The features of a build that has everything, as CI's and a release's have.
 pub const FULL: &str = "evstore-cli/full";
 
+/// The same, and the tests that need an engine.
+pub const EVERYTHING: &str = "evstore-cli/full,evstore-postgres/engine-tests,evstore-redis/engine-tests";
+
 /// The `evstore` command, built with every feature that this release has.
 ///
 /// # Errors
