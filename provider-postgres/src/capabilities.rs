@@ -1,10 +1,10 @@
 //! What a store in Postgres promises; what the server decides is read off the server.
 
-use evstore_api::CONTRACT;
 use evstore_api::capabilities::{
     Capabilities, Consistency, Durability, EventIds, Failover, FeedOrder, Fence, Limits, Positioned, Positions,
     Processes, RealTime, Support, Window,
 };
+use evstore_api::{CONTRACT, Finding};
 use std::time::Duration;
 
 /// Every append reads the store's record in the statement that writes, behind a lock that a change of it excludes.
@@ -55,6 +55,25 @@ impl Server {
         }
     }
 
+    /// What in these settings an operator should know.
+    pub fn examine(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let mut on = |setting: &str, name, loses: &str| {
+            if setting == "off" {
+                findings.push(Finding::warning(name, format!("{name} is off: {loses}"), format!("set {name} = on")));
+            }
+        };
+        if !self.aurora {
+            on(&self.fsync, "fsync", "a crash of the machine may destroy the database");
+            on(&self.full_page_writes, "full_page_writes", "a crash of the machine may destroy the database");
+        }
+        on(&self.synchronous_commit, "synchronous_commit", "a crash of the server loses the last acknowledged commits");
+        if findings.is_empty() {
+            findings.push(Finding::fine("server", "its settings keep what was acknowledged over a crash"));
+        }
+        findings
+    }
+
     fn is_synchronous(&self) -> bool {
         !self.synchronous_standby_names.is_empty() && matches!(&*self.synchronous_commit, "on" | "remote_apply")
     }
@@ -93,6 +112,7 @@ pub fn capabilities(server: &Server, limits: Limits) -> Capabilities {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use evstore_api::Severity;
 
     fn server(synchronous_commit: &str, fsync: &str, standbys: &str) -> Server {
         Server {
@@ -113,5 +133,15 @@ mod tests {
         assert_eq!(server("off", "on", "").durability(), Durability::Memory);
         assert_eq!(server("on", "on", "").failover(), Failover::MayLoseAcknowledged);
         assert_eq!(server("remote_apply", "on", "one").failover(), Failover::KeepsAcknowledged);
+    }
+
+    #[test]
+    fn settings_that_lose_commits_are_warned_of() {
+        let about = |server: Server| {
+            let findings = server.examine().into_iter().filter(|finding| finding.severity != Severity::Fine);
+            findings.map(|finding| finding.about).collect::<Vec<_>>()
+        };
+        assert_eq!(about(server("on", "on", "")), Vec::<&str>::new());
+        assert_eq!(about(server("off", "off", "")), ["fsync", "synchronous_commit"]);
     }
 }

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use evstore_api::capabilities::Limits;
 use evstore_api::{
     AdvanceFeed, Append, Appended, Capabilities, Clock, CommitsPage, Deadline, Delete, DeleteSnapshot, Deleted, Error,
-    ErrorKind, EventStore, FeedAdvanced, FeedHead, FeedPage, FindCommit, Head, ListRecords, ListStreams, Meta,
+    ErrorKind, EventStore, FeedAdvanced, FeedHead, FeedPage, FindCommit, Finding, Head, ListRecords, ListStreams, Meta,
     MetaSwapped, OpenStream, PutRecord, PutSnapshot, ReadCommits, ReadFeed, ReadHead, ReadRecord, ReadSnapshot,
     ReadStream, Record, RecordPut, RecordsPage, Replicate, Replicated, Result, SchemaPlan, SealStream, Snapshot,
     SnapshotPut, StoreAdmin, StoreName, StreamOpened, StreamPage, StreamSealed, StreamsPage, SwapMeta, Timestamp,
@@ -385,6 +385,11 @@ impl StoreAdmin for PostgresAdmin {
     async fn check_schema(&self, deadline: Deadline) -> Result<()> {
         self.0.check_open()?;
         schema::check(&self.0, deadline).await
+    }
+
+    async fn examine(&self, deadline: Deadline) -> Result<Vec<Finding>> {
+        self.0.check_open()?;
+        Ok(server(&self.0, deadline).await?.examine())
     }
 
     async fn close(&self) -> Result<()> {

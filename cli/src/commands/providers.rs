@@ -189,6 +189,7 @@ pub fn promises(capabilities: &Capabilities) -> Vec<(&'static str, String)> {
         ("engine", capabilities.engine.clone()),
         ("durability", words(&format!("{:?}", capabilities.durability))),
         ("failover", words(&format!("{:?}", capabilities.failover))),
+        ("can be lost by", risks(capabilities)),
         ("order", words(&format!("{:?}", capabilities.order))),
         ("real time", words(&format!("{:?}", capabilities.real_time))),
         ("positions", words(&format!("{:?}", capabilities.positions))),
@@ -211,6 +212,14 @@ pub fn promises(capabilities: &Capabilities) -> Vec<(&'static str, String)> {
         ("record bytes", limits.record_bytes.to_string()),
         ("page items", limits.page_items.to_string()),
     ]
+}
+
+/// What can take acknowledged commits.
+fn risks(capabilities: &Capabilities) -> String {
+    match capabilities.risks().join("; ") {
+        none if none.is_empty() => "nothing that leaves the disk".into(),
+        risks => risks,
+    }
 }
 
 /// `PerPartition` as `per partition`.

