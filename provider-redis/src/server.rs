@@ -55,6 +55,19 @@ pub struct Facts {
     pub info: String,
 }
 
+impl Facts {
+    /// What holds on both of two servers. Nothing is known where one does not say it.
+    pub fn weaker(self, other: Self) -> Self {
+        let evicts = |policy: &Option<String>| policy.as_deref() != Some("noeviction");
+        Self {
+            durability: self.durability.zip(other.durability).map(|(one, two)| one.min(two)),
+            replicas: self.replicas.min(other.replicas),
+            eviction: if evicts(&self.eviction) { self.eviction } else { other.eviction },
+            ..self
+        }
+    }
+}
+
 /// A text that the server gave.
 pub fn text(value: &Value) -> Option<String> {
     match value {
@@ -261,6 +274,24 @@ mod tests {
         assert_eq!(read("yes", "always"), Durability::PowerLoss);
         assert_eq!(read("yes", "everysec"), Durability::ProcessCrash);
         assert_eq!(read("no", "always"), Durability::Memory);
+    }
+
+    #[test]
+    fn a_store_promises_what_its_weakest_server_gives() {
+        let facts = |durability, replicas, eviction: &str| Facts {
+            engine: "Redis".to_owned(),
+            durability,
+            replicas,
+            eviction: Some(eviction.to_owned()),
+            info: String::new(),
+        };
+        let strong = facts(Some(Durability::PowerLoss), 2, "noeviction");
+        let weak = facts(Some(Durability::Memory), 0, "allkeys-lru");
+        for both in [strong.clone().weaker(weak.clone()), weak.weaker(strong.clone())] {
+            assert_eq!(both.durability, Some(Durability::Memory));
+            assert_eq!((both.replicas, both.eviction.as_deref()), (0, Some("allkeys-lru")));
+        }
+        assert_eq!(facts(None, 1, "noeviction").weaker(strong).durability, None);
     }
 
     #[test]

@@ -363,8 +363,10 @@ async fn a_server_that_keeps_less_than_wanted_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_config_durability_has_to_be_said() {
     let server = Server::start(&[]).await;
-    let rules = ["ACL", "SETUSER", "app", "on", ">secret", "~{evs:*", "+@all", "-@dangerous", "-config", "+info"];
-    server.run(&rules).await.unwrap();
+    // The least that a role needs, but for `config|get`.
+    let allowed = ["+@read", "+@write", "+@scripting", "+@connection", "+info", "+wait"];
+    let rules = ["ACL", "SETUSER", "app", "on", ">secret", "~{evs:*", "-@all"];
+    server.run(&[rules.as_slice(), &allowed].concat()).await.unwrap();
     let url = format!("redis://app:secret@127.0.0.1:{}", server.port);
     let opener = evstore_redis::provider().opener;
     let error = opener.open(&settings(&url, &[])).await.unwrap_err();
@@ -372,6 +374,8 @@ async fn without_config_durability_has_to_be_said() {
     assert!(!format!("{error:?}").contains("secret"));
     let store = open(&url, &[("durability", "memory")]).await;
     append(&store, "a-1", CommitId::generate()).await.unwrap();
+    server.run(&["ACL", "SETUSER", "app", "+config|get"]).await.unwrap();
+    assert_eq!(open(&url, &[]).await.capabilities().durability, Durability::Memory);
 }
 
 #[tokio::test(flavor = "multi_thread")]
