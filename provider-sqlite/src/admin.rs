@@ -260,14 +260,11 @@ fn copy_snapshot(transaction: &Transaction<'_>, copied: &Snapshot, limits: &Limi
     limits::check_snapshot(limits, copied)?;
     let found = find_stream(transaction.connection, &copied.stream)?;
     let head = head_of(transaction, found.as_ref());
-    let Some(found) = found else {
-        let error = Error::new(ErrorKind::Conflict, "the stream of a snapshot is not here");
-        return Err(error.with("stream", &copied.stream).into());
-    };
     let kept = snapshot::read(transaction.connection, &copied.stream)?;
-    let fate = copy::snapshot(copied, kept.as_ref(), &head.state);
+    let fate = copy::snapshot(copied, kept.as_ref(), &head)?;
     if fate == Fate::Write {
-        snapshot::write(transaction.connection, found.key, copied)?;
+        // A stream that is missing is one that the snapshot is ahead of.
+        snapshot::write(transaction.connection, found.map_or(NO_KEY, |found| found.key), copied)?;
     }
     Ok(fate)
 }

@@ -13,7 +13,7 @@ use rusqlite::{Connection, params};
 pub fn put(transaction: &Transaction<'_>, snapshot: &Snapshot) -> Worked<SnapshotPut> {
     let found = find_stream(transaction.connection, &snapshot.stream)?;
     let head = head_of(transaction, found.as_ref());
-    decide::put_snapshot(&situation(transaction, &head)).map_err(|error| error.with("stream", &snapshot.stream))?;
+    decide::put_snapshot(&situation(transaction, &head), snapshot)?;
     let key = found.map_or(NO_KEY, |found| found.key);
     match kept(transaction.connection, key, &snapshot.stream)? {
         Some(by) if by > snapshot.revision => Ok(SnapshotPut::Superseded { by, usage: USAGE }),
