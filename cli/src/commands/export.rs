@@ -4,15 +4,13 @@ use crate::failure::Result;
 use crate::files::NewFile;
 use crate::line::{self, CheckpointLine, FirstLine, INCARNATION};
 use crate::output::Format;
+use crate::pages::{Records, Streams};
 use crate::progress::{Progress, Unit};
 use crate::session::{self, Session};
 use crate::view;
-use crate::walk::Walk;
+use crate::walk::{Damage, Walk};
 use evstore_api::chain::Chain;
-use evstore_api::{
-    Content, EventStore, FeedItem, ListRecords, ListStreams, NamespaceFilter, Position, ReadSnapshot, Record,
-    RecordKind,
-};
+use evstore_api::{Content, EventStore, FeedItem, Position, ReadSnapshot, Record, RecordKind};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -132,7 +130,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
 async fn export(args: &Args, session: &mut Session, to_stdout: bool) -> Result<Exported> {
     let store = session.open_store().await?;
     let admin = session.open_admin().await?;
-    let mut walk = Walk::begin(store.clone(), admin.clone()).await?;
+    let mut walk = Walk::begin(store.clone(), admin.clone(), Damage::Stops).await?;
     let progress = if to_stdout && session.output().format() != Format::Table {
         None
     } else {
@@ -189,46 +187,28 @@ fn write_item(
 }
 
 async fn write_snapshots(store: &dyn EventStore, sink: &mut Sink<'_>) -> Result {
-    let mut request = ListStreams {
-        namespace: NamespaceFilter::All,
-        category: None,
-        prefix: String::new(),
-        after: None,
-        limit: store.capabilities().limits.page_items,
-        deadline: session::deadline(),
-    };
-    loop {
-        request.deadline = session::deadline();
-        let page = store.list_streams(request.clone()).await?;
-        for listed in page.streams {
+    let mut streams = Streams::all(store);
+    while let Some(page) = streams.next(store).await? {
+        for listed in page {
             let read = ReadSnapshot { stream: listed.stream, deadline: session::deadline() };
             if let Some(snapshot) = store.read_snapshot(read).await? {
                 sink.line(line::snapshot(&snapshot))?;
             }
         }
-        match page.next {
-            Some(next) => request.after = Some(next),
-            None => return Ok(()),
-        }
     }
+    Ok(())
 }
 
 async fn write_checkpoints(store: &dyn EventStore, incarnation: &str, sink: &mut Sink<'_>) -> Result {
-    let limit = store.capabilities().limits.page_items;
-    let mut request = ListRecords { kind: RecordKind::Checkpoint, after: None, limit, deadline: session::deadline() };
-    loop {
-        request.deadline = session::deadline();
-        let page = store.list_records(request.clone()).await?;
-        for record in page.records {
+    let mut records = Records::all(store, RecordKind::Checkpoint);
+    while let Some(page) = records.next(store).await? {
+        for record in page {
             if let Some(checkpoint) = checkpoint(record, incarnation) {
                 sink.line(line::checkpoint(&checkpoint))?;
             }
         }
-        match page.next {
-            Some(next) => request.after = Some(next),
-            None => return Ok(()),
-        }
     }
+    Ok(())
 }
 
 /// A checkpoint whose cursor will be of whichever store it is restored into: positions are the same there.

@@ -51,7 +51,7 @@ pub async fn run(mut incoming: Incoming, dry_run: bool, session: &mut Session) -
         }
         return Ok(assembly.imported(&incoming, 0, 0));
     }
-    let mut appends = Appends::new(session.open_store().await?);
+    let mut appends = Appends::new(session.open_store_to_append().await?);
     let read = append_all(&mut assembly, &mut incoming, &mut appends).await;
     // What is on its way is finished before anything is said.
     while appends.finish_one().await {}

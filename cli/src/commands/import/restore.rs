@@ -5,8 +5,9 @@ use super::Imported;
 use super::incoming::{Incoming, Numbered};
 use crate::failure::{Failure, Result};
 use crate::line::{BareLine, Body, CheckpointLine, EventLine, ExportHead, Frame, INCARNATION};
+use crate::pages::Streams;
 use crate::session::{Session, deadline};
-use crate::walk::Walk;
+use crate::walk::{Damage, Walk};
 use evstore_api::chain::Chain;
 use evstore_api::{
     Commit, CommitId, CommitKind, Content, Epoch, Error, ErrorKind, Event, EventStore, FeedItem, Incarnation, Meta,
@@ -36,7 +37,7 @@ pub async fn run(mut incoming: Incoming, head: ExportHead, dry_run: bool, sessio
         reading.check_whole(&incoming)?;
         return Ok(reading.imported(&incoming));
     }
-    let store = session.open_store().await?;
+    let store = session.open_store_to_append().await?;
     let admin = session.open_admin().await?;
     let meta = match begin(&*store, &*admin).await? {
         Begin::Importing(meta) => meta,
@@ -85,16 +86,9 @@ async fn begin(store: &dyn EventStore, admin: &dyn StoreAdmin) -> Result<Begin> 
 }
 
 async fn is_empty(store: &dyn EventStore) -> Result<bool> {
-    let request = evstore_api::ListStreams {
-        namespace: evstore_api::NamespaceFilter::All,
-        category: None,
-        prefix: String::new(),
-        after: None,
-        limit: 1,
-        deadline: deadline(),
-    };
     let nothing_numbered = store.feed_head(deadline()).await?.position.is_none_or(|position| position.0 == 0);
-    Ok(nothing_numbered && store.list_streams(request).await?.streams.is_empty())
+    let first = Streams::all(store).at_most(1).next(store).await?;
+    Ok(nothing_numbered && first.is_none_or(|streams| streams.is_empty()))
 }
 
 /// Opens the store again. Whoever restored the same beside us may have done so already.
@@ -379,7 +373,7 @@ async fn compare(
 ) -> Result<Imported> {
     while reading.next(&mut incoming, Epoch(0), None).await?.is_some() {}
     reading.check_whole(&incoming)?;
-    let mut walk = Walk::begin(store, admin).await?;
+    let mut walk = Walk::begin(store, admin, Damage::Stops).await?;
     let mut chain = Chain::default();
     if walk.through() == reading.reached {
         while let Some(items) = walk.next().await? {
