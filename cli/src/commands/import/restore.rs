@@ -52,7 +52,7 @@ pub async fn run(
     let mut checked = None;
     if let Some(file) = again {
         incoming.doing("checking");
-        checked = Some(Reading::new(head).to_the_end(&mut incoming, &limits).await?);
+        checked = Some(Reading::new(head).read_whole(&mut incoming, &limits).await?);
         incoming = Incoming::start(Lines::open(file)?, incoming.into_progress());
         incoming.doing("restoring");
     }
@@ -62,7 +62,7 @@ pub async fn run(
         Begin::NotEmpty => {
             let reading = match checked {
                 Some(reading) => reading,
-                None => Reading::new(head).to_the_end(&mut incoming, &limits).await?,
+                None => Reading::new(head).read_whole(&mut incoming, &limits).await?,
             };
             return compare(reading, incoming.file(), store, admin).await;
         }
@@ -121,17 +121,17 @@ async fn plan(
     session: &mut Session,
 ) -> Result<Imported> {
     let Some(store) = session.open_store_if_there().await? else {
-        return Ok(reading.to_the_end(&mut incoming, limits).await?.imported());
+        return Ok(reading.read_whole(&mut incoming, limits).await?.imported());
     };
     let meta = admin.read_meta(deadline()).await?;
     refuse_state(&meta)?;
     if meta.state == StoreState::Open && !is_empty(&*store).await? {
-        let reading = reading.to_the_end(&mut incoming, limits).await?;
+        let reading = reading.read_whole(&mut incoming, limits).await?;
         return compare(reading, incoming.file(), store, admin).await;
     }
     // What an earlier run restored is compared when it is restored again.
     reading.there = store.feed_head(deadline()).await?.position.unwrap_or_default();
-    Ok(reading.to_the_end(&mut incoming, limits).await?.imported())
+    Ok(reading.read_whole(&mut incoming, limits).await?.imported())
 }
 
 /// What a restore can begin with.
@@ -302,7 +302,7 @@ impl Reading {
     }
 
     /// Reads all of it and checks all that can be checked without writing.
-    async fn to_the_end(mut self, incoming: &mut Incoming, limits: &Limits) -> Result<Self> {
+    async fn read_whole(mut self, incoming: &mut Incoming, limits: &Limits) -> Result<Self> {
         while let Some(Item { line, replica }) = self.next(incoming, Epoch(0), None).await? {
             let fits = match &replica {
                 Replica::Commit(commit) => limits::check_copy(limits, commit).map(drop),
