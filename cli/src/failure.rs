@@ -1,6 +1,6 @@
 //! What ends a command early, and how it is told: a sentence and a hint for people, one JSON object for programs.
 
-use evstore_api::{Advice, CommitId, Error, Written};
+use evstore_api::{Advice, CommitId, Error, ErrorKind, Written};
 use serde_json::{Map, Value, json};
 use std::io;
 
@@ -129,7 +129,7 @@ impl Failure {
             }
             Self::Io { doing, cause } => {
                 let message = format!("{doing}: {cause}");
-                (object("io", &message, "ask_operator", Written::No, None), String::new())
+                (object("io", &message, io_advice(cause), Written::No, None), String::new())
             }
             Self::Untold { doing, cause, commit } => {
                 let message = format!("{doing}: {cause}");
@@ -151,6 +151,16 @@ impl Failure {
         }
         Some(value)
     }
+}
+
+/// What to do about a file that failed: most often another one was meant.
+fn io_advice(cause: &io::Error) -> &'static str {
+    let advice = match cause.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => Advice::MendRequest,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Advice::MendSetup,
+        _ => Advice::AskOperator,
+    };
+    advice.name()
 }
 
 /// What to do where the outcome could not be told.
@@ -222,6 +232,9 @@ fn store_hint(error: &Error) -> String {
         (Advice::MendRequest | Advice::Accept, _) => String::new(),
         (Advice::DecideAgain, _) => "nothing was written: read the stream again and decide again".into(),
         (Advice::Follow, _) => "nothing was written: use the store that it names (-s)".into(),
+        (Advice::RetryLater, _) if error.kind() == ErrorKind::Fenced => {
+            "nothing was written: try again in a moment; `evstore doctor` tells what the store is closed for".into()
+        }
         (Advice::RetryLater, _) => "nothing was written: try again in a moment".into(),
         (Advice::AllowMoreTime, _) => "nothing was sent in time: try again, or raise the store's timeout".into(),
         (Advice::RepeatSameCommit, Some(commit)) => {
@@ -237,7 +250,7 @@ fn store_hint(error: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use evstore_api::{ErrorKind, Head, Revision};
+    use evstore_api::{Head, Revision};
 
     #[test]
     fn a_conflict_tells_what_is_there() {

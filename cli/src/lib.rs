@@ -13,6 +13,7 @@ mod line;
 mod moment;
 mod output;
 mod pages;
+mod plan;
 mod progress;
 mod scratch;
 mod session;

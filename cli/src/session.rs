@@ -207,6 +207,24 @@ impl Session {
         self.open(existing).await.map_err(|failure| not_made(failure, &configured))
     }
 
+    /// The same for a look that can do without it: none where there is no store yet.
+    ///
+    /// # Errors
+    /// As the provider's opener.
+    pub async fn open_store_if_there(&mut self) -> Result<Option<Arc<dyn EventStore>>> {
+        match self.open_store().await {
+            Ok(store) => Ok(Some(store)),
+            Err(Failure::Advised { error, .. } | Failure::Store(error)) if error.kind() == ErrorKind::Schema => {
+                // One that is there and can't be understood is another thing than one that could be made.
+                match self.open_admin().await?.plan_schema(self.deadline()).await {
+                    Ok(plan) if !plan.changes.is_empty() => Ok(None),
+                    Ok(_) | Err(_) => Err(self.explained(error.into())),
+                }
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
     /// The same to append to, where the store is made on the way if its config says so (`auto_create`).
     ///
     /// # Errors

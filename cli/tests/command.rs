@@ -85,6 +85,69 @@ fn deleting_asks_and_is_final() {
     assert_eq!(document(&folder.ok("stream head a-1 -o json"))["state"], "deleted");
 }
 
+/// What a dry run says is what then happens.
+#[test]
+fn a_dry_run_refuses_what_would_be_refused_and_changes_nothing() {
+    let folder = Folder::new();
+    folder.ok("append a-1 --type t");
+    folder.ok(&format!("append a-1 --type t --commit {COMMIT}"));
+    folder.ok("append gone-1 --type t");
+    folder.ok("stream delete gone-1 -y");
+    folder.ok("checkpoint set c 1");
+    let before = folder.ok("export - --checkpoints");
+    let refused = [
+        ("stream truncate a-1 --before 99", "invalid"),
+        ("stream truncate a-1 --before 1", "invalid"),
+        ("stream truncate no-1 --before 2", "not_found"),
+        ("stream truncate gone-1 --before 2", "gone"),
+        ("stream delete a-1 --expected 7", "conflict"),
+        ("stream delete no-1", "not_found"),
+        ("stream delete gone-1", "gone"),
+        ("append a-1 --type t --expected 7", "conflict"),
+        ("append gone-1 --type t", "gone"),
+        ("append a-1 --type u --commit 01900000000070008000000000000001", "id_reused"),
+        ("checkpoint set c 99", "cursor_refused"),
+        ("checkpoint delete no", "not_found"),
+        ("snapshot delete a-1", "not_found"),
+    ];
+    for (command, kind) in refused {
+        let asks = ["stream", "checkpoint delete", "snapshot"].iter().any(|asking| command.starts_with(asking));
+        let yes = if asks { " -y" } else { "" };
+        for flags in ["--dry-run", yes] {
+            let code = folder.run(&format!("{command} -o json {flags}").replace("  ", " ").trim_end()).status.code();
+            let error = folder.error(format!("{command} -o json {flags}").replace("  ", " ").trim_end(), code.unwrap());
+            assert_eq!(error["kind"], kind, "{command} {flags}");
+        }
+    }
+    let planned = [
+        "stream truncate a-1 --before 2",
+        "stream delete a-1 --expected 2",
+        "append a-1 --type t --expected 2",
+        "append new-1 --type t --expected no-stream",
+        "checkpoint set c 0",
+        "checkpoint delete c",
+        "schema apply",
+    ];
+    for command in planned {
+        let plan = folder.ok(&format!("{command} --dry-run -o json"));
+        assert!(plan.contains("\"dry_run\":true") || command == "schema apply", "{command}: {plan}");
+    }
+    let repeat = document(&folder.ok(&format!("append a-1 --type t --commit {COMMIT} --dry-run -o json")));
+    assert_eq!((&repeat["repeated"], &repeat["first_revision"]), (&json!(true), &json!(2)));
+    assert_eq!(folder.ok("export - --checkpoints"), before);
+}
+
+#[test]
+fn a_checkpoint_is_not_set_to_the_place_of_another_store() {
+    let folder = Folder::new();
+    folder.ok("append a-1 --type t");
+    folder.ok("-s b append a-1 --type t");
+    let foreign = document(&folder.ok("-s b feed -o json"))["next"].as_str().unwrap().to_owned();
+    folder.error(&format!("checkpoint set c {foreign} -o json"), 2);
+    let own = document(&folder.ok("feed -o json"))["next"].as_str().unwrap().to_owned();
+    folder.ok(&format!("checkpoint set c {own}"));
+}
+
 #[test]
 fn a_checkpoint_is_set_listed_and_deleted() {
     let folder = Folder::new();

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use clap::Subcommand;
 use evstore::Checkpoint;
 use evstore_api::{
-    Cursor, Error, ErrorKind, Position, PutRecord, ReadRecord, Record, RecordExpected, RecordKey, RecordKind,
-    RecordName,
+    Cursor, Error, ErrorKind, FeedFilter, FeedStart, Position, PutRecord, ReadFeed, ReadRecord, Record, RecordExpected,
+    RecordKey, RecordKind, RecordName,
 };
 use serde_json::{Map, Value};
 
@@ -165,6 +165,15 @@ async fn set(name: RecordName, place: &str, dry_run: bool, session: &mut Session
         }
         (Err(_), _) => place.parse()?,
     };
+    // The store itself says whether the cursor is one of its own: a consumer would find out when it starts.
+    let try_it = ReadFeed {
+        from: FeedStart::After(cursor.clone()),
+        filter: FeedFilter::none(),
+        limit: 1,
+        max_bytes: 1,
+        deadline: session.deadline(),
+    };
+    store.read_feed(try_it).await?;
     let found = find(&name, session).await?;
     let from = found.as_ref().map_or("nowhere".to_owned(), |record| {
         let cursor = self::cursor(record);

@@ -152,7 +152,7 @@ impl Tour<'_> {
         self.begin("A real log: the events of permit applications in a Dutch municipality.", &typed)?;
         self.write(LOG_NAME, LOG)?;
         let size = Some(LOG.len() as u64);
-        let imported = import::import(Lines::of_bytes(LOG_NAME, LOG), size, false, self.session).await?;
+        let imported = import::import(Lines::of_bytes(LOG_NAME, LOG), size, None, false, self.session).await?;
         let Imported { added, streams, .. } = imported;
         self.say(&format!("{added} events added ({streams} streams), each durable before it was acknowledged"))?;
         self.say(&format!("({CITATION})"))?;
