@@ -20,7 +20,11 @@ const CALL_MAX: Duration = Duration::from_secs(30);
 /// Longest wait for what the feed of a store whose appends order it does not have yet.
 const IN_FEED_MAX: Duration = Duration::from_millis(500);
 /// Events in a page, where a check does not care.
-pub(crate) const PAGE: u32 = 500;
+const PAGE: u32 = 500;
+/// Events in a page of a store that may allow fewer, where a check does not care.
+pub(crate) fn page_of(capabilities: &Capabilities) -> u32 {
+    PAGE.min(capabilities.limits.page_items)
+}
 /// Bytes in a page, where a check does not care.
 pub(crate) const PAGE_BYTES: u64 = 16 << 20;
 
@@ -345,7 +349,7 @@ impl Context {
             stream: stream.clone(),
             from,
             direction: Direction::Forward,
-            limit: PAGE,
+            limit: page_of(self.capabilities()),
             max_bytes: PAGE_BYTES,
             deadline: self.deadline(),
         }
@@ -354,7 +358,8 @@ impl Context {
     /// A request for a page of the feed.
     #[must_use]
     pub fn feed_request(&self, from: FeedStart, filter: FeedFilter) -> ReadFeed {
-        ReadFeed { from, filter, limit: PAGE, max_bytes: PAGE_BYTES, deadline: self.deadline() }
+        let limit = page_of(self.capabilities());
+        ReadFeed { from, filter, limit, max_bytes: PAGE_BYTES, deadline: self.deadline() }
     }
 
     /// Everything that this check's own streams have in the feed, in feed order: pages one after the other until the end.

@@ -1,5 +1,6 @@
 //! Clients that race: each makes random calls and records every call and answer. Then what was there at the end.
 
+use crate::context::page_of;
 use crate::history::record::{
     Append as AppendRecord, AppendOutcome, Call, Consistency as ReadConsistency, Event as EventRecord,
     Expected as ExpectedRecord, FeedEntry, FeedItem as FeedItemRecord, FinalBody, FinalCommit, FinalFeed, FinalStream,
@@ -7,7 +8,7 @@ use crate::history::record::{
 };
 use crate::history::{self, record::Digest};
 use crate::seed::Seed;
-use evstore_api::capabilities::{Consistency, FeedOrder, Positions, RealTime};
+use evstore_api::capabilities::{Consistency, FeedOrder, Positioned, Positions, RealTime};
 use evstore_api::{
     Append, Appended, Capabilities, CommitId, CommitNumber, Deadline, Direction, Error, ErrorKind, EventRef,
     EventStore, EventType, Events, Expected, FeedFilter, FeedItem, FeedStart, NewCommit, NewEvent, PutSnapshot,
@@ -18,10 +19,11 @@ use std::time::Duration;
 
 /// Longest time of one call.
 const CALL_MAX: Duration = Duration::from_secs(20);
-/// Events read at a time.
-const PAGE: u32 = 1000;
 /// Bytes read at a time.
 const PAGE_BYTES: u64 = 8 << 20;
+/// How much longer than declared a subscriber of a race may wait for an event. It shares a busy machine with writers that go
+/// as fast as they can: what is judged is that a feed goes on, not how fast. `feed.is-as-fast-as-declared` measures that.
+const LAG_MORE: Duration = Duration::from_secs(60);
 /// How often a commit is repeated whose fate is not known.
 const REPEATS_MAX: u32 = 5;
 /// Commits that a client remembers for repeating them later: well inside the smallest window that a store may have.
@@ -153,7 +155,7 @@ impl Client<'_> {
         outcome
     }
 
-    /// Reads a stream from a random place.
+    /// Reads a whole stream.
     async fn read(&mut self, stream: &StreamId) -> Option<StreamPage> {
         self.operation += 1;
         let consistency = match self.store.capabilities().reads {
@@ -162,7 +164,7 @@ impl Client<'_> {
         };
         let call = |outcome| Call::Read(Read { consistency, outcome });
         let invoked_at = self.begin(stream, 0, call(ReadOutcome::Failed));
-        let result = self.store.read_stream(read_request(stream, StreamStart::First)).await;
+        let result = read_whole(self.store, stream).await;
         let outcome = result.as_ref().map_or(ReadOutcome::Failed, read_outcome);
         self.end(stream, 0, invoked_at, call(outcome));
         result.ok()
@@ -171,7 +173,7 @@ impl Client<'_> {
     /// Saves what a fold of the whole stream gives.
     async fn save_snapshot(&mut self, stream: &StreamId) {
         let Some(page) = self.read(stream).await else { return };
-        let (Some(last), None) = (page.commits.last(), page.next) else { return };
+        let Some(last) = page.commits.last() else { return };
         let state = fold(&page);
         let snapshot = Snapshot {
             stream: stream.clone(),
@@ -248,14 +250,25 @@ fn new_event(seed: &mut Seed) -> NewEvent {
     event
 }
 
-fn read_request(stream: &StreamId, from: StreamStart) -> ReadStream {
-    ReadStream {
-        stream: stream.clone(),
-        from,
-        direction: Direction::Forward,
-        limit: PAGE,
-        max_bytes: PAGE_BYTES,
-        deadline: Deadline::within(CALL_MAX),
+/// All pages of a stream as one, with the head of the last. What earlier pages hold never changes, so that the whole is the
+/// stream as it was when the last page was read.
+async fn read_whole(store: &dyn EventStore, stream: &StreamId) -> Result<StreamPage> {
+    let (mut from, mut commits) = (StreamStart::First, Vec::new());
+    loop {
+        let request = ReadStream {
+            stream: stream.clone(),
+            from,
+            direction: Direction::Forward,
+            limit: page_of(store.capabilities()),
+            max_bytes: PAGE_BYTES,
+            deadline: Deadline::within(CALL_MAX),
+        };
+        let mut page = store.read_stream(request).await?;
+        commits.append(&mut page.commits);
+        match page.next {
+            Some(next) => from = StreamStart::At(next),
+            None => return Ok(StreamPage { commits, ..page }),
+        }
     }
 }
 
@@ -303,13 +316,8 @@ fn append_outcome(result: &Result<Appended, Error>) -> AppendOutcome {
 }
 
 fn read_outcome(page: &StreamPage) -> ReadOutcome {
-    let head = page.head.revision.0;
-    let events: Vec<_> = page.events().map(|event| event_record(event.event)).collect();
-    let seen = match page.events().next() {
-        None => Seen::Head,
-        Some(first) => Seen::Events { from: first.revision().0, events },
-    };
-    ReadOutcome::Ok { head, seen }
+    // The whole stream was read: its events have to be those up to the head, no more and no fewer.
+    ReadOutcome::Ok { head: page.head.revision.0, seen: Seen::Chain(fold(page)) }
 }
 
 /// The state of a stream that was read whole: its events, folded.
@@ -347,8 +355,13 @@ pub(crate) async fn final_streams(admin: &dyn StoreAdmin, streams: &[StreamId]) 
         let (mut commits, mut from) = (Vec::new(), Some(CommitNumber(1)));
         while let Some(number) = from {
             let deadline = Deadline::within(CALL_MAX);
-            let request =
-                ReadCommits { stream: stream.clone(), from: number, limit: PAGE, max_bytes: PAGE_BYTES, deadline };
+            let request = ReadCommits {
+                stream: stream.clone(),
+                from: number,
+                limit: page_of(admin.capabilities()),
+                max_bytes: PAGE_BYTES,
+                deadline,
+            };
             let page = admin.read_commits(request).await?;
             commits.extend(page.commits.iter().map(final_commit));
             from = page.next;
@@ -376,7 +389,7 @@ pub(crate) async fn final_feed(store: &dyn EventStore, events: usize) -> Result<
     let mut from = FeedStart::First;
     let (mut entries, mut found) = (Vec::new(), 0);
     loop {
-        let page = store.read_feed(feed_request(from, PAGE)).await?;
+        let page = store.read_feed(feed_request(from, page_of(store.capabilities()))).await?;
         found += page.events().count();
         entries.extend(page.items.iter().flat_map(feed_entries));
         if page.end && (found >= events || deadline.has_passed()) {
@@ -438,9 +451,18 @@ pub(crate) fn claims(capabilities: &Capabilities) -> history::Claims {
         RealTime::NotKept => FeedRealtime::NotPromised,
     };
     let commits = FeedCommits::Whole;
-    let feed = FeedClaims { order, positions, commits, real_time, lag: FeedLag::Measured };
+    let within = match capabilities.positioned {
+        Positioned::ByAppend => Duration::ZERO,
+        Positioned::BySequencer { within } => within,
+        Positioned::Never { settling } => settling,
+    };
+    let lag_ns = (within + LAG_MORE).as_nanos() as u64;
+    let lag = FeedLag::Within { lag_ns, healed_at: Moment(0) };
+    let feed = FeedClaims { order, positions, commits, real_time, lag };
+    use history::stream::{Removal, Sessions, StreamClaims};
     history::Claims {
-        streams: history::stream::StreamClaims { sessions: history::stream::Sessions::Guaranteed },
+        // No race truncates, deletes or moves anything.
+        streams: StreamClaims { sessions: Sessions::Guaranteed, removal: Removal::Never },
         feed: history::FeedClaim::Of(feed),
     }
 }

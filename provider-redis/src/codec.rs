@@ -9,8 +9,7 @@ use crate::error::corrupt;
 use bytes::Bytes;
 use evstore_api::{
     Commit, CommitId, CommitKind, CommitNumber, Content, ContentDigest, ContentType, Epoch, Extension, Head, Meta,
-    Position, Record, RecordKey, RecordNumber, Result, Revision, Snapshot, StoreName, StreamId, StreamState, Timestamp,
-    format,
+    Position, Record, RecordKey, RecordNumber, Result, Revision, Snapshot, StoreName, StreamId, Timestamp, format,
 };
 use evstore_kit::state;
 use std::fmt::Write as _;
@@ -388,9 +387,4 @@ pub fn hex(bytes: &[u8; 16]) -> String {
         write!(text, "{byte:02x}").expect("writing to a string does not fail");
     }
     text
-}
-
-/// The state of a stream, from its head.
-pub fn state_of(stored: Option<&StoredHead>, meta: &Meta, own: &StoreName) -> StreamState {
-    stored.map_or(StreamState::Missing, |head| head.head(meta, own).state)
 }

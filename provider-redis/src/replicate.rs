@@ -14,7 +14,7 @@ use crate::store::{Client, array, bytes_of, number};
 use bytes::Bytes;
 use evstore_api::{
     Commit, CommitKind, CommitNumber, Content, Error, ErrorKind, Head, Position, Record, RecordKey, RecordKind,
-    Replica, Replicate, Replicated, Result, Revision, Snapshot, StreamId, StreamState, Usage,
+    Replica, Replicate, Replicated, Result, Revision, Snapshot, StreamId, Usage,
 };
 use evstore_kit::copy::{self, Claimed, CommitFate, Fate};
 use evstore_kit::{limits, refusal};
@@ -270,7 +270,7 @@ impl<'a> Draft<'a> {
         match item {
             Item::Commit(commit, encoded) => self.add_commit(commit, encoded),
             Item::Removed { first, last } => self.add_removed(*first, *last),
-            Item::Snapshot(snapshot) => Ok(self.add_snapshot(snapshot)),
+            Item::Snapshot(snapshot) => self.add_snapshot(snapshot),
             Item::Record(record) => self.add_record(record),
         }
     }
@@ -352,16 +352,16 @@ impl<'a> Draft<'a> {
         })
     }
 
-    fn add_snapshot(&mut self, snapshot: &Snapshot) -> Fate {
+    fn add_snapshot(&mut self, snapshot: &Snapshot) -> Result<Fate> {
         let (known, own) = (self.known.clone(), self.client.own().clone());
         let draft = self.stream(&snapshot.stream);
-        let state: StreamState = codec::state_of(draft.head.as_ref(), &known.meta, &own);
-        let fate = copy::snapshot(snapshot, draft.snapshot.as_ref(), &state);
+        let head = draft.head.as_ref().map_or_else(Head::missing, |head| head.head(&known.meta, &own));
+        let fate = copy::snapshot(snapshot, draft.snapshot.as_ref(), &head)?;
         if fate == Fate::Write {
             draft.snapshot = Some(snapshot.clone());
             draft.snapshot_changed = true;
         }
-        fate
+        Ok(fate)
     }
 
     fn add_record(&mut self, record: &Record) -> Result<Fate> {

@@ -8,16 +8,10 @@ use evstore_api::{
 };
 use std::sync::Arc;
 
-/// Providers of this project with the feature that builds each in, for an error that says how to get one.
-const KNOWN: [(&str, &str); 7] = [
-    ("memory", "memory"),
-    ("sqlite", "sqlite"),
-    ("postgres", "postgres"),
-    ("redis", "redis"),
-    ("dynamodb", "dynamodb"),
-    ("s3", "s3"),
-    ("tiered", "s3"),
-];
+/// Providers of this release, each built in by the feature of its name.
+const KNOWN: [&str; 4] = ["memory", "sqlite", "postgres", "redis"];
+/// Providers that later releases will have: their names are spoken for.
+const LATER: [&str; 3] = ["dynamodb", "s3", "tiered"];
 
 /// The providers that a program knows: a plain value, to be made once and passed on.
 ///
@@ -190,12 +184,13 @@ impl Registry {
 
     /// Why there is no such provider; `place` adds whose it was to be.
     fn missing(&self, name: &str, place: impl FnOnce(Error) -> Error) -> Error {
-        if let Some((_, feature)) = KNOWN.iter().find(|(known, _)| *known == name) {
+        if KNOWN.contains(&name) {
             let message = "the provider is not in this build; build with its feature, or with the feature full";
-            return place(Error::new(ErrorKind::Invalid, message)).with("provider", name).with("feature", feature);
+            return place(Error::new(ErrorKind::Invalid, message)).with("provider", name).with("feature", name);
         }
+        let message = if LATER.contains(&name) { "the provider is not in this release" } else { "no such provider" };
         let known: Vec<_> = self.providers.iter().map(|provider| provider.name).collect();
-        let error = place(Error::new(ErrorKind::Invalid, "no such provider"));
+        let error = place(Error::new(ErrorKind::Invalid, message));
         error.with("provider", name).with("known", known.join(" "))
     }
 

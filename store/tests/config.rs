@@ -250,6 +250,10 @@ fn unknown_providers_and_those_not_built_in_are_told_apart() {
          file: evstore.toml:2, provider: postgres, feature: postgres)"
     );
     assert_eq!(
+        refusal("[stores.primary]\nprovider = \"dynamodb\"\n"),
+        "the provider is not in this release (store: primary, file: evstore.toml:2, provider: dynamodb, known: remote)"
+    );
+    assert_eq!(
         refusal("[stores.primary]\nurl = \"a://b\"\n"),
         "a store names its provider (store: primary, key: provider, file: evstore.toml:2)"
     );

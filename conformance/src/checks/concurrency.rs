@@ -310,8 +310,7 @@ async fn histories_of_threads_are_serial(context: Context) -> Result<Outcome, Br
     Ok(Outcome::Held)
 }
 
-type Tails =
-    (Arc<AtomicBool>, Vec<tokio::task::JoinHandle<evstore_api::Result<Vec<history::record::SubscriptionRun>>>>);
+type Tails = (Arc<AtomicBool>, Vec<tokio::task::JoinHandle<Result<Vec<history::record::SubscriptionRun>, Broken>>>);
 
 /// Ends a race: barriers, what is there, what the subscribers got; then the whole history is checked.
 async fn judge(
