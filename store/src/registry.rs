@@ -8,9 +8,9 @@ use evstore_api::{
 };
 use std::sync::Arc;
 
-/// Providers of this release, each built in by the feature of its name.
-const KNOWN: [&str; 4] = ["memory", "sqlite", "postgres", "redis"];
-/// Providers that later releases will have: their names are spoken for.
+/// Providers of this project that a build may lack; each is built in by the feature of its name.
+const FEATURES: [&str; 4] = ["memory", "sqlite", "postgres", "redis"];
+/// Providers that later releases have.
 const LATER: [&str; 3] = ["dynamodb", "s3", "tiered"];
 
 /// The providers that a program knows: a plain value, to be made once and passed on.
@@ -184,14 +184,21 @@ impl Registry {
 
     /// Why there is no such provider; `place` adds whose it was to be.
     fn missing(&self, name: &str, place: impl FnOnce(Error) -> Error) -> Error {
-        if KNOWN.contains(&name) {
-            let message = "the provider is not in this build; build with its feature, or with the feature full";
-            return place(Error::new(ErrorKind::Invalid, message)).with("provider", name).with("feature", name);
+        let refused = |message| Error::new(ErrorKind::Invalid, message);
+        if FEATURES.contains(&name) {
+            let message =
+                "the provider is not in this build; build with its feature (--features NAME), or with the feature full";
+            return place(refused(message)).with("provider", name).with("feature", name);
         }
-        let message = if LATER.contains(&name) { "the provider is not in this release" } else { "no such provider" };
-        let known: Vec<_> = self.providers.iter().map(|provider| provider.name).collect();
-        let error = place(Error::new(ErrorKind::Invalid, message));
-        error.with("provider", name).with("known", known.join(" "))
+        if LATER.contains(&name) {
+            let error = place(refused("this release does not have the provider yet"));
+            return error.with("provider", name).with("known", self.known());
+        }
+        place(refused("no such provider")).with("provider", name).with("known", self.known())
+    }
+
+    fn known(&self) -> String {
+        self.providers.iter().map(|provider| provider.name).collect::<Vec<_>>().join(" ")
     }
 
     fn show_store(&self, config: &Config, name: &StoreName, all: &mut Vec<Shown>) {
