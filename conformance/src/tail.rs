@@ -4,6 +4,7 @@ use crate::check::{Broken, ensure};
 use crate::history::record::{Delivery, RunEnd, SubscriptionRun};
 use crate::race::{feed_entries, feed_request, now};
 use crate::seed::Seed;
+use evstore_api::cursor::Place;
 use evstore_api::{Cursor, Deadline, EventStore, FeedPage, FeedStart, Result, WaitFeed};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,11 +78,20 @@ async fn begin(
         subscriber,
         run,
         incarnation: head.cursor.incarnation().to_string(),
-        after: checkpoint.and_then(Cursor::position).map_or(0, |position| position.0),
+        after: checkpoint.map_or(0, begun_after),
         started_at: now(),
         ended: RunEnd::Cut,
         deliveries: Vec::new(),
     })
+}
+
+/// The position that a run begins after; 1 where it begins somewhere in a feed that has none, so that nothing is expected to be
+/// the first of its stream.
+fn begun_after(checkpoint: &Cursor) -> u64 {
+    match checkpoint.place() {
+        Place::Total(position) => position.0,
+        Place::Parts(parts) => u64::from(!parts.is_empty()),
+    }
 }
 
 fn deliver(run: &mut SubscriptionRun, page: &FeedPage) {

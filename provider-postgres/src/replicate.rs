@@ -284,7 +284,7 @@ impl Draft {
             Some(row) => Some(codec::snapshot(&row, copied.stream.clone())?),
             None => None,
         };
-        let fate = copy::snapshot(copied, kept.as_ref(), &head.state);
+        let fate = copy::snapshot(copied, kept.as_ref(), &head)?;
         if fate == Fate::Write {
             snapshot::write(transaction, last.key, copied).await?;
         }

@@ -14,8 +14,7 @@ pub async fn put(client: &Client, request: &PutSnapshot) -> Result<SnapshotPut> 
     client
         .write(request.deadline, async |transaction| {
             let found = transaction.lock_stream(client.schema(), &snapshot.stream).await?;
-            decide::put_snapshot(&transaction.situation(&found))
-                .map_err(|error| error.with("stream", &snapshot.stream))?;
+            decide::put_snapshot(&transaction.situation(&found), snapshot)?;
             let key = found.last.map_or(0, |last| last.key);
             match kept(transaction, key).await? {
                 Some(by) if by > snapshot.revision => Ok(SnapshotPut::Superseded { by, usage: ONE_REQUEST }),

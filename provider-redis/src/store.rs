@@ -104,6 +104,31 @@ impl Client {
         &self.config.own
     }
 
+    /// Its settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What the server of a partition says of itself.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn facts(&self, partition: u32, deadline: Deadline) -> Result<server::Facts> {
+        let live = self.links[partition as usize].live(deadline).await?;
+        let facts = tokio::time::timeout_at(deadline.0.into(), server::facts(live.connection)).await;
+        facts.map_err(|_| error::late(Purpose::Read))?.map_err(|error| error::failed(&error, Purpose::Read))
+    }
+
+    /// The last position of a partition; none before it is made.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn position(&self, partition: u32, deadline: Deadline) -> Result<Option<u64>> {
+        let asked = Step::Command(schema::command("HGET", self.keys.meta(partition), &["position"]));
+        let found = self.run(partition, &asked, deadline, Purpose::Read).await?;
+        Ok(server::text(&found).and_then(|position| position.parse().ok()))
+    }
+
     /// Its keys.
     pub fn keys(&self) -> &Keyspace {
         &self.keys
