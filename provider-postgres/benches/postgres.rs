@@ -170,6 +170,7 @@ impl Bench {
                 cell.0.push(self.floor(&store, *callers, events).await);
                 self.drop(store).await;
                 let store = self.store().await;
+                begin_streams(&store.store).await;
                 let (rate, lag) = self.called(&store, *callers, events).await;
                 cell.1.push(rate);
                 cell.2.push(lag);
@@ -405,11 +406,26 @@ async fn call(store: Arc<dyn EventStore>, caller: u64, callers: u64, events: usi
     let mut commits = 0_u64;
     while Instant::now() < end {
         let stream = streams[commits as usize % streams.len()].clone();
-        let revision = commits / streams.len() as u64 * events as u64;
+        // Each has one event from the beginning.
+        let revision = 1 + commits / streams.len() as u64 * events as u64;
         put(&store, stream, Expected::At(Revision(revision)), commits * callers + caller, events).await;
         commits += 1;
     }
     commits
+}
+
+/// One event in each stream, as the floor's streams need nothing either to be there.
+async fn begin_streams(store: &Arc<dyn EventStore>) {
+    let tasks: Vec<_> = (0..STREAMS)
+        .map(|stream| {
+            let store = store.clone();
+            let name = StreamId::new(format!("order-{stream}")).unwrap();
+            tokio::spawn(async move { put(&store, name, Expected::NoStream, u64::MAX - stream, 1).await })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
 }
 
 /// Age of commits when the background sequencer shows them, p99 in ms. Looks at the end of the feed only, as `doctor` does.

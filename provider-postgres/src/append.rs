@@ -2,7 +2,7 @@
 
 use crate::codec::{self, Id, ONE_REQUEST};
 use crate::error::{self, Fate, Result as Worked};
-use crate::lanes::Job;
+use crate::lanes::{Job, Line};
 use crate::store::Client;
 use evstore_api::{
     Appended, CommitNumber, Deadline, Error, ErrorKind, Expected, FindCommit, Result, Revision, Timestamp,
@@ -48,31 +48,33 @@ impl Batch {
             self.jobs = keep_begun(self.jobs);
             let Some(deadline) = self.deadline() else { return };
             self.now = client.now();
-            let mut connection = match client.connection(deadline).await {
-                Ok(connection) => connection,
+            let mut line = match Line::open(client, deadline).await {
+                Ok(line) => line,
                 Err(error) => return self.refuse_all(|| copy(&error)),
             };
-            let call = self.query(client).fetch_all(&mut *connection);
+            let call = self.query(client).fetch_all(line.connection());
             let answer = tokio::time::timeout_at(deadline.0.into(), call).await;
             let failed = match answer {
-                Ok(Ok(rows)) => return self.answer(client, &rows),
-                Ok(Err(failed)) => failed,
-                Err(_) => {
-                    connection.close_on_drop();
-                    return self.refuse_all(error::late);
+                Ok(Ok(rows)) => {
+                    line.give_back();
+                    return self.answer(client, &rows);
                 }
+                Ok(Err(failed)) => failed,
+                // Dropped, the line is closed.
+                Err(_) => return self.refuse_all(error::late),
             };
             match error::fate(&failed) {
-                Fate::Unknown => {
-                    connection.close_on_drop();
-                    return self.refuse_all(|| error::indeterminate(&failed));
+                Fate::Unknown => return self.refuse_all(|| error::indeterminate(&failed)),
+                Fate::UndoneByOthers => {
+                    line.give_back();
+                    tokio::time::sleep(AGAIN_AFTER).await;
                 }
-                Fate::UndoneByOthers => tokio::time::sleep(AGAIN_AFTER).await,
                 Fate::Refused if self.jobs.len() > 1 => {
-                    drop(connection);
+                    line.give_back();
                     return self.send_each_alone(client).await;
                 }
                 Fate::Refused => {
+                    line.give_back();
                     let error = error::not_written(failed);
                     return self.refuse_all(|| copy(&error));
                 }
@@ -95,13 +97,12 @@ impl Batch {
 
     fn query(&self, client: &Client) -> sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments> {
         let jobs = &self.jobs;
-        let rounds = self.rounds();
-        let last_round = rounds.iter().copied().max().unwrap_or(1);
+        let (rounds, sizes) = self.rounds();
         let wanted = || jobs.iter().map(|job| &job.wanted);
         sqlx::query(client.statements.append.sql())
             .bind(self.now.0)
             .bind(self.locks())
-            .bind(last_round)
+            .bind(sizes)
             .bind(rounds)
             .bind(wanted().map(|wanted| wanted.stream.namespace.as_str()).collect::<Vec<_>>())
             .bind(wanted().map(|wanted| wanted.stream.name.as_str()).collect::<Vec<_>>())
@@ -113,31 +114,58 @@ impl Batch {
             .bind(jobs.iter().map(|job| &job.encoded[..]).collect::<Vec<_>>())
     }
 
-    /// In which turn each is decided: those of one stream one after the other, so that each sees the verdict before it.
-    fn rounds(&self) -> Vec<i32> {
-        let mut turns: HashMap<_, i32> = HashMap::with_capacity(self.jobs.len());
-        let mut turn = |job: &Job| {
+    /// In which turn each is decided, and how many in each turn: those of one stream one after the other, so that each sees the
+    /// verdict before it.
+    fn rounds(&self) -> (Vec<i32>, Vec<i32>) {
+        let mut turns: HashMap<_, usize> = HashMap::with_capacity(self.jobs.len());
+        let (mut rounds, mut sizes) = (Vec::with_capacity(self.jobs.len()), Vec::new());
+        for job in &self.jobs {
             let turn = turns.entry(job.lock).or_insert(0);
+            if *turn == sizes.len() {
+                sizes.push(0);
+            }
+            sizes[*turn] += 1;
             *turn += 1;
-            *turn
-        };
-        self.jobs.iter().map(&mut turn).collect()
+            rounds.push(*turn as i32);
+        }
+        (rounds, sizes)
     }
 
     fn answer(self, client: &Client, rows: &[PgRow]) {
-        let mut row_of: Vec<Option<&PgRow>> = vec![None; self.jobs.len()];
-        for row in rows {
-            let place = codec::number(row, 0).ok().and_then(|ordinal| usize::try_from(ordinal).ok()?.checked_sub(1));
-            if let Some(slot) = place.and_then(|place| row_of.get_mut(place)) {
-                *slot = Some(row);
-            }
-        }
-        for (job, row) in self.jobs.into_iter().zip(row_of) {
+        let places = self.places(rows);
+        for (job, row) in self.jobs.into_iter().zip(places) {
             let unanswered = || error::corrupt("the server did not answer an append");
             let verdict = row.ok_or_else(|| unanswered().into()).and_then(|row| verdict(client, self.now, &job, row));
             let verdict = verdict.map_err(|stop| Error::from(stop).of_commit(job.wanted.commit));
             job.answer(verdict);
         }
+    }
+
+    /// Which row answers which append. Those that were not written are named by their place; those that were, by their digest,
+    /// which says stream, id and content: the same twice is written once.
+    fn places<'a>(&self, rows: &'a [PgRow]) -> Vec<Option<&'a PgRow>> {
+        let mut places: Vec<Option<&PgRow>> = vec![None; self.jobs.len()];
+        let mut written = HashMap::new();
+        for row in rows {
+            match codec::get::<Option<i64>>(row, ORDINAL) {
+                Ok(Some(ordinal)) => {
+                    let place = usize::try_from(ordinal).ok().and_then(|ordinal| ordinal.checked_sub(1));
+                    if let Some(slot) = place.and_then(|place| places.get_mut(place)) {
+                        *slot = Some(row);
+                    }
+                }
+                Ok(None) => {
+                    if let Ok(Id(digest)) = codec::get(row, DIGEST) {
+                        written.insert(digest, row);
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        for (job, place) in self.jobs.iter().zip(&mut places).filter(|(_, place)| place.is_none()) {
+            *place = written.remove(&job.wanted.digest.0);
+        }
+        places
     }
 }
 
@@ -158,10 +186,12 @@ fn expected(expected: Expected) -> i64 {
 }
 
 /// Columns of the append function's answer.
+const ORDINAL: usize = 0;
 const WRITTEN: usize = 1;
 const META: usize = 5;
 const HEAD: usize = 6;
 const FOUND: usize = 13;
+const DIGEST: usize = 17;
 
 /// What the server decided, in the contract's words. It only says what it found; why that is a refusal is decided by the same
 /// function as everywhere.

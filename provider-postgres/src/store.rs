@@ -178,7 +178,7 @@ impl Client {
     async fn with(shared: Arc<Shared>, deadline: Deadline) -> Result<Arc<Self>> {
         let server = server(&shared, deadline).await?;
         let capabilities = capabilities::capabilities(&server, shared.config.limits);
-        let lanes = Lanes::new(shared.config.lanes_max);
+        let lanes = Lanes::new(shared.config.lanes_max, shared.config.pool_max as usize);
         Ok(Arc::new(Self { shared, capabilities, lanes, closed: watch::Sender::new(false) }))
     }
 
@@ -384,7 +384,9 @@ impl StoreAdmin for PostgresAdmin {
 
     async fn check_schema(&self, deadline: Deadline) -> Result<()> {
         self.0.check_open()?;
-        schema::check(&self.0, deadline).await
+        schema::check(&self.0, deadline).await?;
+        // An operator's side: that this release may write is part of what is asked.
+        admin::read_meta(&self.0, deadline).await?.format.check_write()
     }
 
     async fn close(&self) -> Result<()> {

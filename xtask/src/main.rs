@@ -1,8 +1,9 @@
-//! The project's own chores: `cargo xtask test`, `tidy`, `docs`, `bench`.
+//! The project's own chores: `cargo xtask test`, `tidy`, `docs`, `engine`.
 
 #![allow(clippy::print_stdout, reason = "a chore talks to the person who started it")]
 
 mod docs;
+mod engine;
 mod engines;
 mod licences;
 mod plan;
@@ -30,6 +31,8 @@ enum Chore {
     Tidy(tidy::Tidy),
     /// Writes the generated pages and tables anew.
     Docs,
+    /// A throwaway engine for a command, or until Enter.
+    Engine(engine::Engine),
 }
 
 fn main() -> Result<()> {
@@ -37,5 +40,6 @@ fn main() -> Result<()> {
         Chore::Test(test) => test.run(),
         Chore::Tidy(tidy) => tidy.run(),
         Chore::Docs => docs::write(),
+        Chore::Engine(engine) => engine.run(),
     }
 }

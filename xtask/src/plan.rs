@@ -62,7 +62,7 @@ fn postgres(release: Release) -> Result<()> {
     }
     // Orphan prepared transactions are among the accidents.
     let server = Postgres::start(release, &["max_prepared_transactions=10"])?;
-    run("Postgres", command.env(URL, server.url()))
+    run("Postgres", command.envs(server.environment()))
 }
 
 /// Both embedded stores held to the catalog by the command that a user types. What was not run is listed by it.

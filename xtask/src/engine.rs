@@ -1,0 +1,70 @@
+//! `cargo xtask engine`: a throwaway engine for as long as a command runs, or until Enter.
+
+use crate::engines::postgres::{Postgres, Release};
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use std::ffi::OsString;
+use std::io::Read;
+use std::process::Command;
+
+/// Starts a throwaway engine and gives its address to a command, as the tests have it.
+#[derive(Args)]
+pub struct Engine {
+    /// Which one.
+    kind: Kind,
+    /// `name=value` settings of a Postgres server.
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    settings: Vec<String>,
+    /// What to run with its address in the environment; none prints the address and waits for the end of input.
+    #[arg(last = true)]
+    command: Vec<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    /// Postgres 18.
+    Postgres,
+    /// Postgres 15, or what the distribution has.
+    PostgresDistribution,
+}
+
+impl Engine {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// When the engine can't be had or does not start; when the command fails.
+    pub fn run(self) -> Result<()> {
+        match self.kind {
+            Kind::Postgres => self.postgres(Release::Newest),
+            Kind::PostgresDistribution => self.postgres(Release::Distribution),
+        }
+    }
+
+    fn postgres(self, release: Release) -> Result<()> {
+        let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
+        let server = Postgres::start(release, &settings)?;
+        with(&self.command, server.environment())
+    }
+}
+
+/// Runs a command with an engine's address, or prints it and waits.
+fn with<K: Into<OsString>, V: Into<OsString>>(
+    command: &[String],
+    environment: impl IntoIterator<Item = (K, V)>,
+) -> Result<()> {
+    let environment: Vec<(OsString, OsString)> =
+        environment.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+    let Some((program, arguments)) = command.split_first() else {
+        for (name, value) in environment {
+            println!("{}={}", name.display(), value.display());
+        }
+        // Until Enter, or until whoever started this closes its input.
+        let _ = std::io::stdin().read(&mut [0])?;
+        return Ok(());
+    };
+    let status = Command::new(program).args(arguments).envs(environment).status()?;
+    if !status.success() {
+        bail!("{program} failed ({status})");
+    }
+    Ok(())
+}
