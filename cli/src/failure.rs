@@ -12,6 +12,13 @@ pub type Result<T = (), E = Failure> = std::result::Result<T, E>;
 pub enum Failure {
     /// The store, its config or a value from the command line was refused.
     Store(Error),
+    /// The same, where the command knows better what to do next than the error's kind does.
+    Advised {
+        /// What was refused.
+        error: Error,
+        /// What to do next.
+        hint: String,
+    },
     /// The command line itself does not make sense.
     Usage {
         /// What is wrong.
@@ -84,6 +91,7 @@ impl Failure {
         let (message, hint) = match self {
             Self::ReaderLeft => return None,
             Self::Store(error) => (store_sentence(error), store_hint(error)),
+            Self::Advised { error, hint } => (store_sentence(error), hint.clone()),
             Self::Usage { message, hint } | Self::Broken { message, hint } => (message.clone(), hint.clone()),
             Self::Io { doing, cause } => (format!("{doing}: {cause}"), String::new()),
             Self::Untold { doing, cause, commit } => (format!("{doing}: {cause}"), untold(*commit)),
@@ -91,6 +99,12 @@ impl Failure {
             Self::Interrupted { hint, .. } => ("interrupted".to_owned(), hint.clone()),
         };
         Some(if hint.is_empty() { message } else { format!("{message}\n  {hint}") })
+    }
+
+    /// What happened, in one line and without what to do next.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        self.text().unwrap_or_default().lines().next().unwrap_or_default().to_owned()
     }
 
     /// For programs: one object.
@@ -109,6 +123,7 @@ impl Failure {
         let (mut value, hint) = match self {
             Self::ReaderLeft => return None,
             Self::Store(error) => (store_json(error), store_hint(error)),
+            Self::Advised { error, hint } => (store_json(error), hint.clone()),
             Self::Usage { message, hint } => {
                 (object("usage", message, "mend_request", Written::No, None), hint.clone())
             }

@@ -12,6 +12,7 @@ mod files;
 mod line;
 mod moment;
 mod output;
+mod pages;
 mod progress;
 mod scratch;
 mod session;

@@ -87,6 +87,10 @@ impl Report {
             self.capabilities.engine,
             self.seed
         );
+        let risks = self.capabilities.risks();
+        if !risks.is_empty() {
+            let _ = writeln!(text, "as it is set up, acknowledged commits can be lost: {}", risks.join("; "));
+        }
         text
     }
 
@@ -121,6 +125,7 @@ impl Report {
             "contract": self.capabilities.contract,
             "release": env!("CARGO_PKG_VERSION"),
             "capabilities": format!("{:?}", self.capabilities),
+            "can_lose_acknowledged": self.capabilities.risks(),
             "seed": self.seed,
             "held": self.count("held"),
             "broken": self.count("BROKEN"),
@@ -217,9 +222,14 @@ mod tests {
         let store = StoreName::new("main").unwrap();
         let report = Report { store, capabilities: capabilities(), seed: 7, findings: findings.collect() };
         let text = report.text();
-        for line in
-            ["BROKEN   ", "refused  ", "not run  ", "           append a-1", "1 held, 1 BROKEN, 1 refused, 1 not run"]
-        {
+        for line in [
+            "BROKEN   ",
+            "refused  ",
+            "not run  ",
+            "           append a-1",
+            "1 held, 1 BROKEN, 1 refused, 1 not run",
+            "acknowledged commits can be lost: the end of the process that keeps them; a power cut",
+        ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }
         let json = report.json();

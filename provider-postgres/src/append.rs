@@ -1,15 +1,18 @@
 //! A batch of appends: one call of the server's function, and what its answer means for each of them.
 
-use crate::codec::{self, Id, ONE_REQUEST};
+use crate::codec::{self, Id, ONE_REQUEST, integer};
 use crate::error::{self, Fate, Result as Worked};
 use crate::lanes::{Job, Line};
 use crate::store::Client;
+use evstore_api::number::NUMBER_MAX;
 use evstore_api::{
     Appended, CommitNumber, Deadline, Error, ErrorKind, Expected, FindCommit, Result, Revision, Timestamp,
 };
 use evstore_kit::decide::{self, Decision, Situation};
 use evstore_kit::group_commit::{Job as _, keep_begun};
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{PgConnection, Postgres, Row};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -52,12 +55,12 @@ impl Batch {
                 Ok(line) => line,
                 Err(error) => return self.refuse_all(|| copy(&error)),
             };
-            let call = self.query(client).fetch_all(line.connection());
+            let call = client.whole(line.connection(), async |connection| self.call(client, connection).await);
             let answer = tokio::time::timeout_at(deadline.0.into(), call).await;
             let failed = match answer {
-                Ok(Ok(rows)) => {
+                Ok(Ok(answer)) => {
                     line.give_back();
-                    return self.answer(client, &rows);
+                    return self.answer(client, &answer);
                 }
                 Ok(Err(failed)) => failed,
                 // Dropped, the line is closed.
@@ -95,11 +98,55 @@ impl Batch {
         }
     }
 
-    fn query(&self, client: &Client) -> sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments> {
+    /// One round trip, but for a single append against which something can be said: then the other function says what.
+    async fn call(&self, client: &Client, connection: &mut PgConnection) -> Result<Answer, sqlx::Error> {
+        if let [job] = &self.jobs[..] {
+            let row = self.query_one(client, job).fetch_one(&mut *connection).await?;
+            if let Some(written) = row.try_get_unchecked::<Option<Vec<i64>>, _>(0)? {
+                return Ok(Answer::One(written));
+            }
+        }
+        self.query(client).fetch_all(connection).await.map(Answer::Rows)
+    }
+
+    fn query_one<'a>(&self, client: &Client, job: &'a Job) -> Query<'a, Postgres, PgArguments> {
+        let wanted = &job.wanted;
+        // The next revision is what the expectation is about; the last event's has to be a revision too.
+        let highest = integer(NUMBER_MAX) - i64::from(wanted.events);
+        let (lowest, highest) = match wanted.expected {
+            Expected::Any => (1, highest),
+            Expected::Exists => (2, highest),
+            Expected::NoStream => (1, 1),
+            Expected::At(revision) => {
+                let next = i64::try_from(revision.0).unwrap_or(i64::MAX).saturating_add(1);
+                (next, next.min(highest))
+            }
+        };
+        client
+            .statements
+            .append_one
+            .query()
+            .bind(self.now.0)
+            .bind(job.lock)
+            .bind(wanted.stream.namespace.as_str())
+            .bind(wanted.stream.name.as_str())
+            .bind(wanted.stream.name.category().as_str().to_owned())
+            .bind(Id(wanted.commit.0))
+            .bind(Id(wanted.digest.0))
+            .bind(lowest)
+            .bind(highest)
+            .bind(i64::from(wanted.events))
+            .bind(&job.encoded[..])
+    }
+
+    fn query(&self, client: &Client) -> Query<'static, Postgres, PgArguments> {
         let jobs = &self.jobs;
         let (rounds, sizes) = self.rounds();
         let wanted = || jobs.iter().map(|job| &job.wanted);
-        sqlx::query(client.statements.append.sql())
+        client
+            .statements
+            .append
+            .query()
             .bind(self.now.0)
             .bind(self.locks())
             .bind(sizes)
@@ -131,12 +178,28 @@ impl Batch {
         (rounds, sizes)
     }
 
-    fn answer(self, client: &Client, rows: &[PgRow]) {
+    fn answer(self, client: &Client, answer: &Answer) {
+        let rows = match answer {
+            Answer::Rows(rows) => rows,
+            Answer::One(written) => return self.answer_one(written),
+        };
         let places = self.places(rows);
         for (job, row) in self.jobs.into_iter().zip(places) {
             let unanswered = || error::corrupt("the server did not answer an append");
             let verdict = row.ok_or_else(|| unanswered().into()).and_then(|row| verdict(client, self.now, &job, row));
             let verdict = verdict.map_err(|stop| Error::from(stop).of_commit(job.wanted.commit));
+            job.answer(verdict);
+        }
+    }
+
+    fn answer_one(self, written: &[i64]) {
+        for job in self.jobs {
+            let verdict = match *written {
+                [number, first, at] => {
+                    Ok(receipt(&job, number.unsigned_abs(), Revision(first.unsigned_abs()), Timestamp(at)))
+                }
+                _ => Err(error::corrupt("the server did not answer an append").of_commit(job.wanted.commit)),
+            };
             job.answer(verdict);
         }
     }
@@ -169,6 +232,29 @@ impl Batch {
     }
 }
 
+/// What the server says to a batch.
+enum Answer {
+    /// Of one that was written: its number, first revision and time.
+    One(Vec<i64>),
+    /// A row for each.
+    Rows(Vec<PgRow>),
+}
+
+/// What an append that was written is told. Its position comes later.
+fn receipt(job: &Job, number: u64, first: Revision, recorded_at: Timestamp) -> Appended {
+    Appended {
+        commit: job.wanted.commit,
+        number: CommitNumber(number),
+        first,
+        last: Revision(first.0 + u64::from(job.wanted.events) - 1),
+        position: None,
+        recorded_at,
+        digest: job.wanted.digest,
+        repeated: false,
+        usage: ONE_REQUEST,
+    }
+}
+
 /// The same refusal for another caller; the cause goes along as text.
 fn copy(error: &Error) -> Error {
     let copy = Error::new(error.kind(), error.message());
@@ -198,17 +284,7 @@ const DIGEST: usize = 17;
 fn verdict(client: &Client, now: Timestamp, job: &Job, row: &PgRow) -> Worked<Appended> {
     if let Some(number) = codec::get::<Option<i64>>(row, WRITTEN)? {
         let first = Revision(codec::number(row, WRITTEN + 1)?);
-        return Ok(Appended {
-            commit: job.wanted.commit,
-            number: CommitNumber(number.unsigned_abs()),
-            first,
-            last: Revision(first.0 + u64::from(job.wanted.events) - 1),
-            position: None,
-            recorded_at: Timestamp(codec::get(row, WRITTEN + 2)?),
-            digest: job.wanted.digest,
-            repeated: false,
-            usage: ONE_REQUEST,
-        });
+        return Ok(receipt(job, number.unsigned_abs(), first, Timestamp(codec::get(row, WRITTEN + 2)?)));
     }
     let meta = codec::meta(row, META)?;
     let last = codec::last_of_answer(row, HEAD)?;
@@ -228,7 +304,10 @@ fn verdict(client: &Client, now: Timestamp, job: &Job, row: &PgRow) -> Worked<Ap
 pub async fn find_commit(client: &Client, request: &FindCommit) -> Result<Option<Appended>> {
     client
         .read(request.deadline, async |connection| {
-            let find = sqlx::query(client.statements.find.sql())
+            let find = client
+                .statements
+                .find
+                .query()
                 .bind(request.stream.namespace.as_str())
                 .bind(request.stream.name.as_str())
                 .bind(Id(request.commit.0));

@@ -5,7 +5,7 @@
 //! caller; a lane of its own begins only when something waits.
 
 use crate::append::Batch;
-use crate::store::Client;
+use crate::store::{ASK_AFTER, Client};
 use evstore_api::{Append, Appended, Deadline, Error, ErrorKind, Result};
 use evstore_kit::decide::Wanted;
 use evstore_kit::group_commit::keep_begun;
@@ -17,18 +17,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot, watch};
 
-/// For each lane that is under way, so many appends have to wait before another begins: a batch of several costs the server less
-/// than several of one. With none under way nothing waits.
-const LANE_JOBS_MIN: usize = 4;
+/// So many appends have to wait before a second lane begins, and for each lane more four times as many: a batch of several costs the
+/// server less than several of one. With none under way nothing waits.
+const LANE_JOBS_MIN: usize = 3;
 /// What waited for so long gets another lane all the same: those under way may wait for somebody else.
 const LANE_PATIENCE: Duration = Duration::from_millis(2);
 /// Appends of one batch at most: beyond it a batch gains little, and holds more advisory locks than a server has by default.
 const BATCH_JOBS_MAX: usize = 64;
 /// Bytes of one batch at most; a larger append makes a batch of its own.
 const BATCH_BYTES_MAX: usize = 4 << 20;
-/// A connection that lay idle for so long is asked whether it lives before an append is sent on it: a dead one would leave the
-/// caller without knowing what became of the append.
-const ASK_AFTER: Duration = Duration::from_millis(500);
 /// KiB that wait at most. Callers beyond it wait outside, in order.
 const QUEUE_KIB_MAX: u32 = 64 << 10;
 
@@ -144,7 +141,9 @@ impl Lanes {
             return Ok((number, Begun::Alone(Batch::new(vec![job])), answer));
         }
         state.waiting.push_back(job);
-        let begins = state.waiting.len() > state.lanes * LANE_JOBS_MIN && self.begin(&mut state);
+        let enough = 4_usize.saturating_pow(u32::try_from(state.lanes).unwrap_or(u32::MAX).saturating_sub(1));
+        let awaited = state.lanes == 0 || state.waiting.len() >= LANE_JOBS_MIN.saturating_mul(enough);
+        let begins = awaited && self.begin(&mut state);
         Ok((number, if begins { Begun::Lane } else { Begun::Queued }, answer))
     }
 

@@ -135,6 +135,50 @@ BEGIN
     RETURN FOUND;
 END
 $$;
+REVOKE ALL ON FUNCTION {schema}.make_streams FROM PUBLIC;
+
+--; make the append of one, for when nothing else waits: what it writes, or nothing where the other has to say why not
+CREATE OR REPLACE FUNCTION {schema}.append_one(
+    now bigint, stream_lock bigint, namespace text, name text, category text,
+    id uuid, digest uuid, lowest bigint, highest bigint, count bigint, events bytea
+) RETURNS bigint[] LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = {schema}, pg_temp
+SET enable_seqscan = off
+AS $$
+#variable_conflict use_variable
+DECLARE
+    written bigint[];
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'appends run under read committed' USING ERRCODE = 'feature_not_supported';
+    END IF;
+    -- As in `append`, whose reasons these are.
+    IF pg_advisory_xact_lock_shared('commits'::regclass::oid::integer, 0) IS NULL THEN END IF;
+    IF pg_advisory_xact_lock(stream_lock) IS NULL THEN END IF;
+    INSERT INTO commits AS c (stream, number, revision, recorded_at, xid, ordering, count, id, digest, events)
+    SELECT s.key, h.number + 1, h.next, greatest(now, h.recorded_at),
+        store.xid_bias + pg_current_xact_id()::text::bigint, nextval('order_of_commits'), count, id, digest, events
+    FROM store
+    CROSS JOIN LATERAL (
+        SELECT t.key FROM streams t WHERE t.namespace = namespace AND t.name = name AND t.category = category OFFSET 0
+    ) s
+    CROSS JOIN LATERAL (
+        SELECT l.number, l.revision + l.count AS next, l.recorded_at, l.kind FROM commits l WHERE l.stream = s.key
+        ORDER BY l.revision DESC, l.number DESC LIMIT 1
+    ) h
+    WHERE store.id = 1 AND store.access < 2 AND h.kind NOT IN (2, 3) AND h.next BETWEEN lowest AND highest
+        AND h.number < 9007199254740991
+        AND NOT EXISTS (
+            SELECT FROM (
+                SELECT FROM commits f WHERE (f.stream, f.id) BETWEEN (s.key, id) AND (s.key, id)
+                ORDER BY f.stream, f.id LIMIT 1
+            ) same
+        )
+    RETURNING ARRAY[c.number, c.revision, c.recorded_at] INTO written;
+    RETURN written;
+END
+$$;
+REVOKE ALL ON FUNCTION {schema}.append_one FROM PUBLIC;
 
 --; make the append: a batch, each with its own verdict, in one round trip
 CREATE OR REPLACE FUNCTION {schema}.append(
@@ -149,7 +193,6 @@ CREATE OR REPLACE FUNCTION {schema}.append(
 SET search_path = {schema}, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
-SET enable_bitmapscan = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -246,6 +289,7 @@ BEGIN
     END LOOP;
 END
 $$;
+REVOKE ALL ON FUNCTION {schema}.append FROM PUBLIC;
 
 --; make the sequencer: what became visible since the step before takes the next positions
 CREATE OR REPLACE FUNCTION {schema}.sequence_commits(OUT outcome text, OUT end_position bigint, OUT moved bigint)
@@ -304,6 +348,28 @@ BEGIN
     SELECT coalesce(sum(total), 0) INTO moved FROM kept;
     end_position := last + moved;
     outcome := 'done';
+END
+$$;
+REVOKE ALL ON FUNCTION {schema}.sequence_commits FROM PUBLIC;
+
+--; tell what the sequencer has not seen yet, and since when the oldest of it waits
+CREATE OR REPLACE FUNCTION {schema}.unsequenced(OUT commits bigint, OUT oldest bigint)
+LANGUAGE plpgsql STABLE
+SET search_path = {schema}, pg_temp
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+BEGIN
+    SELECT count(*), min(c.recorded_at) INTO commits, oldest
+    FROM (SELECT s.snapshot, store.xid_bias AS bias FROM sequencer s CROSS JOIN store) q
+    CROSS JOIN LATERAL (
+        SELECT l.recorded_at FROM commits l WHERE l.xid >= q.bias + pg_snapshot_xmax(q.snapshot)::text::bigint
+        UNION ALL
+        SELECT l.recorded_at FROM pg_snapshot_xip(q.snapshot) running
+        CROSS JOIN LATERAL (SELECT m.recorded_at FROM commits m WHERE m.xid = q.bias + running::text::bigint OFFSET 0) l
+    ) c;
 END
 $$;
 

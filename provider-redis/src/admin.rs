@@ -1,12 +1,13 @@
 //! The handle that operators and migrations hold.
 
+use crate::link::Step;
 use crate::store::Client;
-use crate::{append, read, replicate, schema};
+use crate::{append, read, replicate, schema, server};
 use async_trait::async_trait;
 use evstore_api::{
-    AdvanceFeed, Capabilities, CommitsPage, Deadline, Delete, Deleted, FeedAdvanced, Meta, MetaSwapped, OpenStream,
-    ReadCommits, Replicate, Replicated, Result, SchemaPlan, SealStream, StoreAdmin, StreamOpened, StreamSealed,
-    SwapMeta, Truncate, Truncated,
+    AdvanceFeed, Capabilities, CommitsPage, Deadline, Delete, Deleted, FeedAdvanced, Finding, Meta, MetaSwapped,
+    OpenStream, ReadCommits, Replicate, Replicated, Result, SchemaPlan, SealStream, StoreAdmin, StreamOpened,
+    StreamSealed, SwapMeta, Truncate, Truncated,
 };
 use evstore_kit::refusal;
 
@@ -73,6 +74,22 @@ impl StoreAdmin for RedisAdmin {
     async fn check_schema(&self, deadline: Deadline) -> Result<()> {
         let _open = self.0.enter(deadline).await?;
         schema::check(&self.0, deadline).await?.check_write()
+    }
+
+    async fn examine(&self, deadline: Deadline) -> Result<Vec<Finding>> {
+        let _open = self.0.enter(deadline).await?;
+        let mut findings = Vec::new();
+        for partition in 0..self.0.keys().partitions() {
+            let asked = ["persistence", "memory"].map(|section| {
+                let mut info = redis::cmd("INFO");
+                info.arg(section);
+                Step::Command(info)
+            });
+            let answers = self.0.read_all(partition, &asked, deadline).await?;
+            let info: String = answers.iter().filter_map(server::text).collect();
+            findings.extend(server::examine(&info));
+        }
+        Ok(findings)
     }
 
     async fn close(&self) -> Result<()> {

@@ -6,7 +6,7 @@ use crate::keyspace::Keyspace;
 use crate::schema;
 use bytes::Bytes;
 use evstore_api::capabilities::Durability;
-use evstore_api::{CommitId, Error, ErrorKind, Incarnation, Lineage, Position, Result, format};
+use evstore_api::{CommitId, Error, ErrorKind, Finding, Incarnation, Lineage, Position, Result, format};
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisError, Value};
 use std::collections::BTreeMap;
@@ -154,6 +154,39 @@ pub async fn facts(mut connection: MultiplexedConnection) -> Result<Facts, Redis
     })
 }
 
+/// Share of the memory limit, in percent, above which an operator should hear of it: with `noeviction` appends are refused at it.
+const MEMORY_WARNED_PERCENT: u64 = 80;
+
+/// What a server's own account of its disk and its memory says that an operator should know.
+pub fn examine(info: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (name, wrote) in [
+        ("aof_last_write_status", "the last write to the append-only file failed"),
+        ("aof_last_bgrewrite_status", "the last rewrite of the append-only file failed"),
+        ("rdb_last_bgsave_status", "the last dump failed"),
+    ] {
+        if field(info, name).is_some_and(|status| status != "ok") {
+            let mending = "see the server's log, and whether its disk is full";
+            findings.push(Finding::warning("persistence", format!("{wrote} ({name})"), mending));
+        }
+    }
+    if findings.is_empty() {
+        findings.push(Finding::fine("persistence", "the last writes of the server to its disk went well"));
+    }
+    let number = |name| field(info, name).and_then(|number| number.parse::<u64>().ok()).unwrap_or(0);
+    let (used, max) = (number("used_memory"), number("maxmemory"));
+    findings.push(match used.saturating_mul(100).checked_div(max) {
+        None => Finding::fine("memory", format!("{used} bytes used, and the server has no limit")),
+        Some(percent) if percent >= MEMORY_WARNED_PERCENT => Finding::warning(
+            "memory",
+            format!("{used} of {max} bytes used ({percent} %): appends are refused when it is full"),
+            "raise maxmemory, or truncate streams that are not needed whole",
+        ),
+        Some(percent) => Finding::fine("memory", format!("{used} of {max} bytes used ({percent} %)")),
+    });
+    findings
+}
+
 /// What an acknowledged commit survives: what the server is set up for, held against what is wanted.
 ///
 /// # Errors
@@ -229,6 +262,7 @@ fn pairs(value: &Value) -> Option<BTreeMap<String, String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use evstore_api::Severity;
 
     #[test]
     fn persistence_is_read_as_what_it_survives() {
@@ -239,6 +273,19 @@ mod tests {
         assert_eq!(read("yes", "always"), Durability::PowerLoss);
         assert_eq!(read("yes", "everysec"), Durability::ProcessCrash);
         assert_eq!(read("no", "always"), Durability::Memory);
+    }
+
+    #[test]
+    fn a_failed_write_and_a_full_memory_are_warned_of() {
+        let about = |info: &str| {
+            let findings = examine(info).into_iter().filter(|finding| finding.severity != Severity::Fine);
+            findings.map(|finding| finding.about).collect::<Vec<_>>()
+        };
+        assert_eq!(about("aof_last_write_status:ok\r\nused_memory:90\r\nmaxmemory:0\r\n"), Vec::<&str>::new());
+        assert_eq!(
+            about("aof_last_write_status:err\r\nused_memory:80\r\nmaxmemory:100\r\n"),
+            ["persistence", "memory"]
+        );
     }
 
     #[test]

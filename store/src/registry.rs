@@ -64,6 +64,10 @@ impl Registry {
         let registry = registry.with(evstore_memory::provider());
         #[cfg(feature = "sqlite")]
         let registry = registry.with(evstore_sqlite::provider());
+        #[cfg(feature = "postgres")]
+        let registry = registry.with(evstore_postgres::provider());
+        #[cfg(feature = "redis")]
+        let registry = registry.with(evstore_redis::provider());
         registry
     }
 

@@ -1,5 +1,6 @@
 //! `cargo xtask engine`: a throwaway engine for as long as a command runs, or until Enter.
 
+use crate::engines::pgbouncer::PgBouncer;
 use crate::engines::postgres::{Postgres, Release};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
@@ -26,6 +27,8 @@ enum Kind {
     Postgres,
     /// Postgres 15, or what the distribution has.
     PostgresDistribution,
+    /// Postgres 18 behind a PgBouncer in transaction mode.
+    Pgbouncer,
 }
 
 impl Engine {
@@ -37,6 +40,7 @@ impl Engine {
         match self.kind {
             Kind::Postgres => self.postgres(Release::Newest),
             Kind::PostgresDistribution => self.postgres(Release::Distribution),
+            Kind::Pgbouncer => self.pgbouncer(),
         }
     }
 
@@ -44,6 +48,12 @@ impl Engine {
         let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
         let server = Postgres::start(release, &settings)?;
         with(&self.command, server.environment())
+    }
+
+    fn pgbouncer(self) -> Result<()> {
+        let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
+        let pooler = PgBouncer::before(Postgres::start(Release::Newest, &settings)?)?;
+        with(&self.command, [("EVSTORE_TEST_POSTGRES_URL", pooler.url()), ("EVSTORE_TEST_POSTGRES_POOLER", "true")])
     }
 }
 

@@ -77,7 +77,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
     if args.dry_run {
         return print_plan(session, &stream, &events, commit, args.expected);
     }
-    let store = session.open_store().await?;
+    let store = session.open_store_to_append().await?;
     session.commit_begins(commit);
     let deadline = session.deadline();
     let request =

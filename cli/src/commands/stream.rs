@@ -4,12 +4,11 @@ use super::append::{parse_expected, print_receipt};
 use super::read::readable;
 use crate::failure::Result;
 use crate::output::Cell;
-use crate::session::{self, Session};
+use crate::pages::Streams;
+use crate::session::Session;
 use crate::view;
 use clap::Subcommand;
-use evstore_api::{
-    Category, CommitId, Delete, Expected, ListStreams, ReadHead, Revision, StreamId, StreamName, Truncate,
-};
+use evstore_api::{Category, CommitId, Delete, Expected, ReadHead, Revision, StreamId, StreamName, Truncate};
 use serde_json::Value;
 
 /// What `stream` takes.
@@ -95,30 +94,16 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
 
 async fn list(args: List, session: &mut Session) -> Result {
     let store = session.open_store().await?;
-    let page_items = u64::from(store.capabilities().limits.page_items);
-    let mut left = args.limit.unwrap_or(u64::MAX);
-    let mut request = ListStreams {
-        namespace: session.namespaces(),
-        category: args.category,
-        prefix: args.prefix,
-        after: None,
-        limit: 1,
-        deadline: session.deadline(),
-    };
+    let mut streams = Streams::of(&*store, session.namespaces(), args.category, args.prefix);
+    if let Some(limit) = args.limit {
+        streams = streams.at_most(limit);
+    }
     let columns = ["stream", "state", "revision", "first retained", "commits", "recorded at"];
     let mut list = session.output().list("streams", view::object([]), &columns)?;
-    while left > 0 {
-        request.limit = u32::try_from(left.min(page_items)).unwrap_or(u32::MAX);
-        request.deadline = session::deadline();
-        let page = store.list_streams(request.clone()).await?;
-        for listed in &page.streams {
+    while let Some(page) = streams.next(&*store).await? {
+        for listed in &page {
             let json = Value::Object(view::head_json(&listed.stream, &listed.head)).to_string();
             list.item(&json, || list_cells(&listed.stream, &listed.head))?;
-            left = left.saturating_sub(1);
-        }
-        match page.next {
-            Some(next) => request.after = Some(next),
-            None => break,
         }
     }
     list.end(view::object([]), "no streams")

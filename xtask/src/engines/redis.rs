@@ -74,9 +74,7 @@ impl Redis {
             Setup::Always => (starting.server(&["--appendonly", "yes", "--appendfsync", "always"])?, ""),
             Setup::EverySecond => (starting.server(&["--appendonly", "yes", "--appendfsync", "everysec"])?, ""),
             Setup::Memory => (starting.server(&[])?, ""),
-            Setup::Sentinel => {
-                (starting.sentinel()?, "topology=sentinel;sentinel_primary=main;durability=replicas")
-            }
+            Setup::Sentinel => (starting.sentinel()?, "topology=sentinel;sentinel_primary=main;durability=replicas"),
             Setup::Cluster => (starting.cluster()?, "topology=cluster"),
         };
         let servers = starting.servers;
@@ -210,6 +208,14 @@ impl Program {
             command.env("LD_LIBRARY_PATH", libraries);
         }
         command
+    }
+
+    /// Tells a test or a benchmark where the program is, by this variable, and where it finds its libraries.
+    pub fn tell(&self, command: &mut Command, variable: &str) {
+        command.env(variable, &self.path);
+        if let Some(libraries) = &self.libraries {
+            command.env("LD_LIBRARY_PATH", libraries);
+        }
     }
 
     /// Tries whether it runs at all.
