@@ -5,9 +5,9 @@ use crate::store::Client;
 use crate::{append, read, replicate};
 use async_trait::async_trait;
 use evstore_api::{
-    AdvanceFeed, Capabilities, CommitsPage, Deadline, Delete, Deleted, FeedAdvanced, Meta, MetaSwapped, OpenStream,
-    ReadCommits, Replicate, Replicated, Result, SchemaPlan, SealStream, StoreAdmin, StreamOpened, StreamSealed,
-    SwapMeta, Truncate, Truncated,
+    AdvanceFeed, Capabilities, CommitsPage, Deadline, Delete, Deleted, FeedAdvanced, Finding, Meta, MetaSwapped,
+    OpenStream, ReadCommits, Replicate, Replicated, Result, SchemaPlan, SealStream, StoreAdmin, StreamOpened,
+    StreamSealed, SwapMeta, Truncate, Truncated,
 };
 use evstore_kit::{decide, refusal};
 
@@ -78,6 +78,12 @@ impl StoreAdmin for MemoryAdmin {
 
     async fn check_schema(&self, deadline: Deadline) -> Result<()> {
         self.0.enter(deadline)?.meta.format.check_write()
+    }
+
+    /// There is nothing around memory to look at.
+    async fn examine(&self, deadline: Deadline) -> Result<Vec<Finding>> {
+        drop(self.0.enter(deadline)?);
+        Ok(Vec::new())
     }
 
     async fn close(&self) -> Result<()> {

@@ -28,6 +28,8 @@ pub struct Server {
     pub synchronous_standby_names: String,
     /// Whether it is Aurora, whose storage keeps six copies.
     pub aurora: bool,
+    /// Whether it follows another server and takes no writes.
+    pub standby: bool,
 }
 
 impl Server {

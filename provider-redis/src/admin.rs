@@ -1,12 +1,12 @@
 //! The handle that operators and migrations hold.
 
 use crate::store::Client;
-use crate::{append, read, replicate, schema};
+use crate::{append, examine, read, replicate, schema, server};
 use async_trait::async_trait;
 use evstore_api::{
-    AdvanceFeed, Capabilities, CommitsPage, Deadline, Delete, Deleted, FeedAdvanced, Meta, MetaSwapped, OpenStream,
-    ReadCommits, Replicate, Replicated, Result, SchemaPlan, SealStream, StoreAdmin, StreamOpened, StreamSealed,
-    SwapMeta, Truncate, Truncated,
+    AdvanceFeed, Capabilities, CommitsPage, Deadline, Delete, Deleted, FeedAdvanced, Finding, Meta, MetaSwapped,
+    OpenStream, ReadCommits, Replicate, Replicated, Result, SchemaPlan, SealStream, StoreAdmin, StreamOpened,
+    StreamSealed, SwapMeta, Truncate, Truncated,
 };
 use evstore_kit::refusal;
 
@@ -73,6 +73,23 @@ impl StoreAdmin for RedisAdmin {
     async fn check_schema(&self, deadline: Deadline) -> Result<()> {
         let _open = self.0.enter(deadline).await?;
         schema::check(&self.0, deadline).await?.check_write()
+    }
+
+    async fn examine(&self, deadline: Deadline) -> Result<Vec<Finding>> {
+        let _open = self.0.enter(deadline).await?;
+        let (mut findings, mut seen) = (Vec::new(), Vec::new());
+        for partition in 0..self.0.keys().partitions() {
+            let facts = self.0.facts(partition, deadline).await?;
+            // Partitions may share a server.
+            let server = server::field(&facts.info, "run_id");
+            if server.is_some() && seen.contains(&server) {
+                continue;
+            }
+            seen.push(server);
+            let position = self.0.position(partition, deadline).await?;
+            findings.extend(examine::examine(self.0.config(), &facts, position));
+        }
+        Ok(findings)
     }
 
     async fn close(&self) -> Result<()> {

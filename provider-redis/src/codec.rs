@@ -229,6 +229,15 @@ pub fn decode_commit(stored: &Bytes, stream: &StreamId) -> Result<Commit> {
     Ok(commit)
 }
 
+/// A commit as it is after a truncation that has not come to it yet: one that stands before the slot from which on events are kept.
+pub fn as_cut(mut commit: Commit, from: CommitNumber) -> Commit {
+    if commit.number < from && !commit.kind.is_marker() {
+        commit.content = Content::Stripped;
+        commit.events = Vec::new();
+    }
+    commit
+}
+
 /// Longest line in front of a commit: six numbers of up to 20 digits, a format, a checksum.
 const LINE_BYTES_MAX: usize = 160;
 

@@ -1,6 +1,7 @@
 //! Copying recorded content in, all of a request or nothing: decided here over what the server has, then written by one
 //! script that begins only if none of that has changed.
 
+use crate::append;
 use crate::codec::{self, HEAD, Place, SNAPSHOT, StoredHead};
 use crate::error::corrupt;
 use crate::keyspace::member;
@@ -58,6 +59,9 @@ pub async fn replicate(client: &Client, request: Replicate) -> Result<Replicated
         }
         if client.write(0, draft.changes(), request.deadline).await? == Value::Int(1) {
             client.ring();
+            for stream in draft.streams.iter().filter(|stream| stream.strip.is_some()) {
+                append::cut(client, &stream.stream, request.deadline).await?;
+            }
             return Ok(replicated);
         }
     }
@@ -250,7 +254,7 @@ impl<'a> Draft<'a> {
         };
         let slots: Vec<_> =
             self.standing.values().filter(|place| claimed(place)).filter_map(|place| place.commit.clone()).collect();
-        let found = read::fetch(self.client, 0, slots, request.deadline).await?;
+        let found = read::fetch(self.client, 0, slots, read::Cutting::Perhaps, request.deadline).await?;
         let stubs = found.into_iter().filter(read::is_stub);
         self.stubs.extend(stubs.map(|commit| (commit.stream, commit.number)));
         Ok(())
@@ -465,7 +469,7 @@ impl StreamDraft {
                 self.snapshot_changed |= self.snapshot.take().is_some() || self.stored_snapshot.is_some();
                 commit.first_revision
             }
-            (CommitKind::Events, Content::Stripped) => commit.first_revision,
+            (CommitKind::Events, Content::Stripped) => commit.last_revision().next(),
             (CommitKind::Events | CommitKind::MovedOut { .. } | CommitKind::MovedIn { .. }, _) => return,
         };
         self.strip = Some(self.strip.map_or(before, |noted| noted.max(before)));

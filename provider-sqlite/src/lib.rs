@@ -11,6 +11,7 @@ mod checksum;
 mod codec;
 mod config;
 mod error;
+mod examine;
 mod opener;
 mod place;
 mod read;

@@ -8,11 +8,11 @@ use crate::reader::{Reader, Readers};
 use crate::schema::{self, Use};
 use crate::wait::Waiters;
 use crate::writer::{Transaction, Writer};
-use crate::{admin, read, record, snapshot};
+use crate::{admin, examine, read, record, snapshot};
 use async_trait::async_trait;
 use evstore_api::{
     AdvanceFeed, Append, Appended, Capabilities, Clock, CommitsPage, Deadline, Delete, DeleteSnapshot, Deleted, Error,
-    ErrorKind, EventStore, FeedAdvanced, FeedHead, FeedPage, FindCommit, Head, ListRecords, ListStreams, Meta,
+    ErrorKind, EventStore, FeedAdvanced, FeedHead, FeedPage, FindCommit, Finding, Head, ListRecords, ListStreams, Meta,
     MetaSwapped, OpenStream, PutRecord, PutSnapshot, ReadCommits, ReadFeed, ReadHead, ReadRecord, ReadSnapshot,
     ReadStream, Record, RecordPut, RecordsPage, Replica, Replicate, Replicated, Result, SchemaPlan, SealStream,
     Snapshot, SnapshotPut, StoreAdmin, StreamOpened, StreamPage, StreamSealed, StreamsPage, SwapMeta, Truncate,
@@ -259,6 +259,14 @@ impl StoreAdmin for Sqlite {
     async fn check_schema(&self, deadline: Deadline) -> Result<()> {
         let check = |place: &Place, _| schema::check(&place.connect(Use::Read)?)?.format.check_write();
         self.with_schema(deadline, check).await
+    }
+
+    async fn examine(&self, deadline: Deadline) -> Result<Vec<Finding>> {
+        self.writer.check_open()?;
+        refusal::check_deadline(deadline)?;
+        let path = self.place.path().to_owned();
+        let gone = |cause| Error::new(ErrorKind::Unavailable, "the disk could not be looked at").caused_by(cause);
+        tokio::task::spawn_blocking(move || examine::examine(&path)).await.map_err(gone)
     }
 
     async fn close(&self) -> Result<()> {

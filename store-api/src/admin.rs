@@ -199,6 +199,50 @@ pub struct SchemaPlan {
     pub changes: Vec<SchemaChange>,
 }
 
+/// How much a finding matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// As it should be.
+    Fine,
+    /// It works, and less well, less safely or not much longer than it should.
+    Warning,
+    /// It does not work.
+    Problem,
+}
+
+/// What an examination found about one thing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How much it matters.
+    pub severity: Severity,
+    /// What was looked at, in a word or two: `disk`, `eviction`, `sequencer`.
+    pub about: &'static str,
+    /// What was found, in words, with the facts. No secret and no content of events.
+    pub found: String,
+    /// What to do about it; empty where all is fine.
+    pub mending: String,
+}
+
+impl Finding {
+    /// All is fine.
+    #[must_use]
+    pub fn fine(about: &'static str, found: impl Into<String>) -> Self {
+        Self { severity: Severity::Fine, about, found: found.into(), mending: String::new() }
+    }
+
+    /// It works, with a reservation.
+    #[must_use]
+    pub fn warning(about: &'static str, found: impl Into<String>, mending: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, about, found: found.into(), mending: mending.into() }
+    }
+
+    /// It does not work.
+    #[must_use]
+    pub fn problem(about: &'static str, found: impl Into<String>, mending: impl Into<String>) -> Self {
+        Self { severity: Severity::Problem, about, found: found.into(), mending: mending.into() }
+    }
+}
+
 /// The side of a store that operators and migrations hold. Every method can be repeated.
 #[async_trait]
 pub trait StoreAdmin: Send + Sync + std::fmt::Debug {
@@ -271,6 +315,15 @@ pub trait StoreAdmin: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// `Schema`, naming what is missing or different.
     async fn check_schema(&self, deadline: Deadline) -> Result<()>;
+
+    /// Looks for what only the provider can see, and an operator should know: how the server is set up, whether a disk is
+    /// slow, what holds the feed back.
+    ///
+    /// # Behavior
+    /// Changes nothing, and works before the schema is made. What other methods say is left out: the schema, the record, how
+    /// far the feed is behind (its cause belongs here). Empty where there is nothing to look at; at most a few dozen findings.
+    /// What can't be looked at with these credentials is a finding.
+    async fn examine(&self, deadline: Deadline) -> Result<Vec<Finding>>;
 
     /// Lets go of connections. Later calls are `Closed`; closing again is success.
     async fn close(&self) -> Result<()>;

@@ -232,3 +232,21 @@ pub struct Capabilities {
     /// Its bounds.
     pub limits: Limits,
 }
+
+impl Capabilities {
+    /// What can take acknowledged commits from the store, each as what happens, in the order of how often it does. A disk or a
+    /// machine that is destroyed is not among them: it takes what is on it from every store that is not on another one too.
+    #[must_use]
+    pub fn risks(&self) -> Vec<&'static str> {
+        let outage: &[&str] = match self.durability {
+            Durability::Memory => &["the end of the process that keeps them", "a power cut"],
+            Durability::ProcessCrash => &["a power cut"],
+            Durability::PowerLoss | Durability::ReplicaQuorum => &[],
+        };
+        let failover = match self.failover {
+            Failover::MayLoseAcknowledged => Some("a failover to a replica that lacks them"),
+            Failover::None | Failover::KeepsAcknowledged => None,
+        };
+        outage.iter().copied().chain(failover).collect()
+    }
+}

@@ -1,11 +1,25 @@
 //! Generated parts of pages: between `<!-- generated: NAME -->` and `<!-- end -->` stands what a command prints.
 
+use crate::engines::{postgres, redis};
 use crate::run::{evstore, output, root};
+use crate::setup::{Setup, Shown};
 use anyhow::{Context, Result, bail};
 use std::process::Command;
 
 /// Where generated parts stand.
 const PAGES: &[&str] = &["README.md", "docs/CONTRACT.md", "docs/PROVIDERS.md", "docs/CLI.md"];
+
+/// The stores of the table of promises, by names that say what is particular about them.
+const SHOWN: &[(&str, Setup)] = &[
+    ("memory", Setup::Memory),
+    ("sqlite", Setup::Sqlite),
+    ("postgres", Setup::Postgres(postgres::Release::Newest)),
+    ("redis-appendfsync-always", Setup::Redis(redis::Release::Newest, redis::Setup::Always, "")),
+    ("redis-appendfsync-everysec", Setup::Redis(redis::Release::Newest, redis::Setup::EverySecond, "")),
+    ("redis-without-persistence", Setup::Redis(redis::Release::Newest, redis::Setup::Memory, "")),
+    ("redis-sentinel-and-wait", Setup::Redis(redis::Release::Newest, redis::Setup::Sentinel, "")),
+    ("redis-cluster-of-4-partitions", Setup::Redis(redis::Release::Newest, redis::Setup::Cluster, "partitions=4")),
+];
 
 /// Writes every generated part anew.
 ///
@@ -34,7 +48,13 @@ pub fn check() -> Result<()> {
 /// Every page with its parts made anew.
 fn made() -> Result<Vec<(&'static str, String)>> {
     let evstore = evstore()?;
-    let part = |name: &str| output(Command::new(&evstore).arg("generate").args(name.split(' ')));
+    // Promises are read off stores, so every kind of set-up has one that runs.
+    let shown = Shown::start(SHOWN)?;
+    let part = |name: &str| {
+        let mut command = Command::new(&evstore);
+        shown.tell(&mut command);
+        output(command.arg("generate").args(name.split(' ')).current_dir(shown.folder()))
+    };
     PAGES
         .iter()
         .map(|page| {

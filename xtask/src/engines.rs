@@ -3,7 +3,9 @@
 //! what to install, never a skip.
 
 pub mod fetch;
+pub mod pgbouncer;
 pub mod postgres;
+pub mod redis;
 
 use anyhow::{Context, Result, bail};
 use std::net::TcpListener;

@@ -1,13 +1,16 @@
-//! The project's own chores: `cargo xtask test`, `tidy`, `docs`, `bench`.
+//! The project's own chores: `cargo xtask test`, `tidy`, `bench`, `docs`, `engine`.
 
 #![allow(clippy::print_stdout, reason = "a chore talks to the person who started it")]
 
+mod bench;
 mod docs;
+mod engine;
 mod engines;
 mod licences;
 mod plan;
 mod readme;
 mod run;
+mod setup;
 mod test;
 mod tidy;
 
@@ -28,14 +31,20 @@ enum Chore {
     Test(test::Test),
     /// Formatting, lints, docs, features one by one, licences, generated pages, and the commands of the README.
     Tidy(tidy::Tidy),
+    /// Measures a store beside its engine's own floor.
+    Bench(bench::Bench),
     /// Writes the generated pages and tables anew.
     Docs,
+    /// A throwaway engine for a command, or until Enter.
+    Engine(engine::Engine),
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().chore {
         Chore::Test(test) => test.run(),
         Chore::Tidy(tidy) => tidy.run(),
+        Chore::Bench(bench) => bench.run(),
         Chore::Docs => docs::write(),
+        Chore::Engine(engine) => engine.run(),
     }
 }

@@ -1,7 +1,8 @@
 //! What there is to test, as data: steps, the lane that each belongs to, and the engines that each needs.
 
-use crate::engines::postgres::{Postgres, Release};
-use crate::run::{cargo, evstore, evstore_release, root, run, target};
+use crate::engines::{postgres, redis};
+use crate::run::{EVERYTHING, cargo, evstore, evstore_release, root, run, target};
+use crate::setup::{PREPARED, Setup, Shown};
 use anyhow::{Result, ensure};
 use std::process::Command;
 
@@ -24,21 +25,78 @@ pub struct Step {
     pub run: fn(seed: u64) -> Result<()>,
 }
 
-/// Every step, in the order of running. Engines that a later provider needs are started by its own steps.
+/// Rounds of a race in the catalog, in hundredths of the usual: on every change, on a set-up that is not a provider's default.
+const FEWER: u64 = 20;
+/// The usual.
+const USUAL: u64 = 100;
+/// Before a release, on the embedded stores.
+const TENFOLD: u64 = 1000;
+
+/// Every step, in the order of running. A provider's default set-up is held to the whole catalog on every change. Of the others
+/// every change sees each engine's other release, and each topology and each persistence once, on one release or the other,
+/// with fewer rounds; a release sees them all.
 pub const STEPS: &[Step] = &[
-    Step { name: "unit, integration and catalog tests", lane: Lane::Always, run: |_| tests() },
+    Step {
+        name: "unit, integration and catalog tests, on every provider's engine",
+        lane: Lane::Always,
+        run: |_| tests(),
+    },
     Step { name: "examples in the documentation", lane: Lane::Always, run: |_| doc_tests() },
-    // Postgres and Redis are being built: until they hold the whole catalog they stop nobody's change.
-    Step { name: "Postgres 18, the catalog and accidents", lane: Lane::All, run: |_| postgres(Release::Newest) },
-    Step { name: "Postgres 15, the same", lane: Lane::All, run: |_| postgres(Release::Distribution) },
-    Step { name: "the catalog from the command line", lane: Lane::Always, run: |seed| catalog(seed, 100) },
+    Step { name: "the catalog from the command line", lane: Lane::Always, run: |seed| catalog(EMBEDDED, seed, USUAL) },
+    Step { name: "other set-ups, with fewer rounds", lane: Lane::Always, run: |seed| catalog(OTHERS, seed, FEWER) },
     Step { name: "a third party's provider, from outside", lane: Lane::Always, run: |_| own_provider() },
-    Step { name: "the catalog with ten times the rounds", lane: Lane::All, run: |seed| catalog(seed, 1000) },
+    Step {
+        name: "the catalog with ten times the rounds",
+        lane: Lane::All,
+        run: |seed| catalog(EMBEDDED, seed, TENFOLD),
+    },
+    Step { name: "every set-up", lane: Lane::All, run: |seed| catalog(EVERY, seed, USUAL) },
+    Step { name: "accidents on Postgres 15", lane: Lane::All, run: |_| older_postgres() },
+    Step { name: "accidents on Redis 7", lane: Lane::All, run: |_| older_redis() },
     Step { name: "kill -9 of an appending process, 100 times", lane: Lane::All, run: kill },
-    Step { name: "the whole incident log, there and back", lane: Lane::All, run: |_| incidents() },
+    Step { name: "the whole incident log, there and back, on every provider", lane: Lane::All, run: |_| incidents() },
 ];
 
-/// `cargo nextest` where it is there, because it shows each test by itself; else `cargo test`, which needs nothing.
+/// Beside the defaults, Postgres 18 and a Valkey 9 that syncs what it acknowledges: the pairs of release and set-up of which
+/// every release, topology, persistence and partitioning is in one.
+const OTHERS: &[Setup] = &[
+    Setup::Postgres(postgres::Release::Distribution),
+    Setup::PgBouncer(postgres::Release::Newest),
+    Setup::Redis(redis::Release::Distribution, redis::Setup::EverySecond, ""),
+    Setup::Redis(redis::Release::Newest, redis::Setup::Memory, "partitions=3"),
+    Setup::Redis(redis::Release::Distribution, redis::Setup::Sentinel, ""),
+    Setup::Redis(redis::Release::Newest, redis::Setup::Cluster, "partitions=4"),
+];
+
+/// Those that need no engine.
+const EMBEDDED: &[Setup] = &[Setup::Sqlite, Setup::Memory];
+
+/// All that need one.
+const EVERY: &[Setup] = &[
+    Setup::Postgres(postgres::Release::Newest),
+    Setup::Postgres(postgres::Release::Distribution),
+    Setup::PgBouncer(postgres::Release::Newest),
+    Setup::Redis(redis::Release::Newest, redis::Setup::Always, ""),
+    Setup::Redis(redis::Release::Newest, redis::Setup::EverySecond, ""),
+    Setup::Redis(redis::Release::Newest, redis::Setup::Memory, ""),
+    Setup::Redis(redis::Release::Newest, redis::Setup::Sentinel, ""),
+    Setup::Redis(redis::Release::Newest, redis::Setup::Cluster, ""),
+    Setup::Redis(redis::Release::Newest, redis::Setup::Cluster, "partitions=4"),
+    Setup::Redis(redis::Release::Distribution, redis::Setup::Always, ""),
+    Setup::Redis(redis::Release::Distribution, redis::Setup::EverySecond, ""),
+    Setup::Redis(redis::Release::Distribution, redis::Setup::Memory, ""),
+    Setup::Redis(redis::Release::Distribution, redis::Setup::Sentinel, ""),
+    Setup::Redis(redis::Release::Distribution, redis::Setup::Cluster, ""),
+    Setup::Redis(redis::Release::Distribution, redis::Setup::Cluster, "partitions=4"),
+];
+
+/// Where the tests of the Postgres provider find a server; one that is set is used, and none is started.
+const POSTGRES_URL: &str = "EVSTORE_TEST_POSTGRES_URL";
+/// The same for Redis.
+const REDIS_URL: &str = "EVSTORE_TEST_REDIS_URL";
+
+/// Everything in one build, because what is built for one package alone is built again. `cargo nextest` where it is there, because
+/// it shows each test by itself; else `cargo test`, which needs nothing.
 fn tests() -> Result<()> {
     let nextest = cargo(&["nextest", "--version"]).output().is_ok_and(|output| output.status.success());
     let arguments: &[&str] = if nextest {
@@ -46,52 +104,51 @@ fn tests() -> Result<()> {
     } else {
         &["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"]
     };
-    run("tests", &mut cargo(arguments))
+    on_engines(postgres::Release::Newest, redis::Release::Newest, cargo(arguments).args(["--features", EVERYTHING]))
+}
+
+fn older_postgres() -> Result<()> {
+    let mut command = cargo(&["test", "--no-fail-fast", "-p", "evstore-postgres", "--features", "engine-tests"]);
+    on_engines(postgres::Release::Distribution, redis::Release::Newest, &mut command)
+}
+
+fn older_redis() -> Result<()> {
+    let mut command = cargo(&["test", "--no-fail-fast", "-p", "evstore-redis", "--features", "engine-tests"]);
+    on_engines(postgres::Release::Newest, redis::Release::Distribution, &mut command)
+}
+
+/// Runs tests on servers of their own. An address in the environment takes a server's place; the programs with which tests start
+/// servers that they kill are told all the same.
+fn on_engines(postgres: postgres::Release, redis: redis::Release, command: &mut Command) -> Result<()> {
+    let postgres = postgres::Postgres::start(postgres, &PREPARED)?;
+    let redis = redis::Redis::start(redis, redis::Setup::Always)?;
+    command.envs(postgres.environment()).envs(redis.environment()?);
+    for address in [POSTGRES_URL, REDIS_URL] {
+        command.envs(std::env::var_os(address).map(|given| (address, given)));
+    }
+    run("tests", command)
 }
 
 fn doc_tests() -> Result<()> {
     run("examples in the documentation", &mut cargo(&["test", "--workspace", "--doc", "--quiet"]))
 }
 
-/// The Postgres provider on a server of its own, or on the one that `EVSTORE_TEST_POSTGRES_URL` names.
-fn postgres(release: Release) -> Result<()> {
-    const URL: &str = "EVSTORE_TEST_POSTGRES_URL";
-    let mut command = cargo(&["test", "--no-fail-fast", "-p", "evstore-postgres", "--features", "engine-tests"]);
-    if std::env::var_os(URL).is_some() {
-        return run("Postgres", &mut command);
-    }
-    // Orphan prepared transactions are among the accidents.
-    let server = Postgres::start(release, &["max_prepared_transactions=10"])?;
-    run("Postgres", command.env(URL, server.url()))
-}
-
-/// Both embedded stores held to the catalog by the command that a user types. What was not run is listed by it.
-fn catalog(seed: u64, effort: u64) -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    std::fs::write(folder.path().join("evstore.toml"), EMBEDDED)?;
+/// Set-ups held to the catalog by the command that a user types. What was not run is listed by it.
+fn catalog(setups: &[Setup], seed: u64, effort: u64) -> Result<()> {
+    let evstore = evstore()?;
     let reports = target().join("conformance");
     std::fs::create_dir_all(&reports)?;
-    for store in ["embedded", "memory"] {
-        let mut command = Command::new(evstore()?);
-        let report = reports.join(format!("{store}.json"));
-        command.current_dir(folder.path()).args(["conformance", store, "--seed", &seed.to_string()]);
-        command.args(["--effort", &effort.to_string(), "--report"]).arg(report);
-        run("the catalog from the command line", &mut command)?;
+    for setup in setups {
+        let name = setup.name();
+        let shown = Shown::start(&[("tested", *setup)])?;
+        let mut command = Command::new(&evstore);
+        shown.tell(&mut command);
+        command.current_dir(shown.folder()).args(["conformance", "tested", "--seed", &seed.to_string()]);
+        command.args(["--effort", &effort.to_string(), "--report"]).arg(reports.join(format!("{name}.json")));
+        run(&format!("the catalog on {name}"), &mut command)?;
     }
     Ok(())
 }
-
-/// A config file with the stores that need nothing.
-const EMBEDDED: &str = r#"
-[stores.embedded]
-provider = "sqlite"
-path = "embedded.db"
-[stores.restored]
-provider = "sqlite"
-path = "restored.db"
-[stores.memory]
-provider = "memory"
-"#;
 
 /// A workspace of its own, as a third party has it, in the same target folder: the dependencies are the same.
 fn own_provider() -> Result<()> {
@@ -106,24 +163,33 @@ fn kill(seed: u64) -> Result<()> {
     run("kill -9", cargo(&arguments).arg(seed.to_string()))
 }
 
-/// Imports the incident log, imports it again, exports, restores into a second store, and compares its export.
+/// Imports the incident log, imports it again, exports, restores into a store of every other provider, and compares their exports.
 fn incidents() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    std::fs::write(folder.path().join("evstore.toml"), EMBEDDED)?;
+    let shown = Shown::start(&[
+        ("first", Setup::Sqlite),
+        ("sqlite", Setup::Sqlite),
+        ("postgres", Setup::Postgres(postgres::Release::Newest)),
+        ("redis", Setup::Redis(redis::Release::Newest, redis::Setup::Always, "")),
+    ])?;
     let evstore = evstore_release()?;
     let log = root().join("cli/data/incidents.jsonl.gz");
     let log = log.to_str().expect("the workspace's path is text");
-    for arguments in [
-        ["-s", "embedded", "import", log],
-        ["-s", "embedded", "import", log],
-        ["-s", "embedded", "export", "first.jsonl"],
-        ["-s", "restored", "import", "first.jsonl"],
-        ["-s", "restored", "export", "second.jsonl"],
-        ["-s", "restored", "verify", "restored"],
-    ] {
-        run("the incident log", Command::new(&evstore).args(arguments).current_dir(folder.path()))?;
+    let type_in = |arguments: &[&str]| {
+        let mut command = Command::new(&evstore);
+        shown.tell(&mut command);
+        run("the incident log", command.args(arguments).current_dir(shown.folder()))
+    };
+    type_in(&["-s", "first", "import", log])?;
+    type_in(&["-s", "first", "import", log])?;
+    type_in(&["-s", "first", "export", "first.jsonl"])?;
+    let read = |name: &str| std::fs::read(shown.folder().join(name));
+    let first = read("first.jsonl")?;
+    for store in ["sqlite", "postgres", "redis"] {
+        let export = format!("{store}.jsonl");
+        type_in(&["-s", store, "import", "first.jsonl"])?;
+        type_in(&["-s", store, "export", &export])?;
+        type_in(&["verify", store])?;
+        ensure!(read(&export)? == first, "the export of {store}, which was restored, differs");
     }
-    let read = |name: &str| std::fs::read(folder.path().join(name));
-    ensure!(read("first.jsonl")? == read("second.jsonl")?, "the restored store's export differs");
     Ok(())
 }

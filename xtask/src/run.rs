@@ -44,12 +44,18 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
+/// The features of a build that has everything, as CI's and a release's have.
+pub const FULL: &str = "evstore-cli/full";
+
+/// The same, and the tests that need an engine.
+pub const EVERYTHING: &str = "evstore-cli/full,evstore-postgres/engine-tests,evstore-redis/engine-tests";
+
 /// The `evstore` command, built with every feature that this release has.
 ///
 /// # Errors
 /// When it does not build.
 pub fn evstore() -> Result<PathBuf> {
-    run("build the command", &mut cargo(&["build", "--quiet", "--package", "evstore-cli"]))?;
+    run("build the command", &mut cargo(&["build", "--quiet", "--package", "evstore-cli", "--features", FULL]))?;
     Ok(target().join("debug").join(format!("evstore{}", std::env::consts::EXE_SUFFIX)))
 }
 
@@ -58,7 +64,10 @@ pub fn evstore() -> Result<PathBuf> {
 /// # Errors
 /// When it does not build.
 pub fn evstore_release() -> Result<PathBuf> {
-    run("build the command", &mut cargo(&["build", "--quiet", "--release", "--package", "evstore-cli"]))?;
+    run(
+        "build the command",
+        &mut cargo(&["build", "--quiet", "--release", "--package", "evstore-cli", "--features", FULL]),
+    )?;
     Ok(target().join("release").join(format!("evstore{}", std::env::consts::EXE_SUFFIX)))
 }
 

@@ -1,12 +1,15 @@
 //! `cargo xtask tidy`: what has to be in order besides the tests.
 
-use crate::run::{cargo, run};
+use crate::run::{EVERYTHING, cargo, run};
 use crate::{docs, licences, readme};
 use anyhow::Result;
 use clap::Args;
 
 /// Features that are built alone, so that none leans on another by accident.
-const ALONE: &[(&str, &[&str])] = &[("evstore", &["memory", "sqlite"]), ("evstore-cli", &["memory", "sqlite"])];
+const ALONE: &[(&str, &[&str])] = &[
+    ("evstore", &["memory", "sqlite", "postgres", "redis"]),
+    ("evstore-cli", &["memory", "sqlite", "postgres", "redis"]),
+];
 
 /// What has to be in order besides the tests.
 #[derive(Args)]
@@ -24,7 +27,8 @@ impl Tidy {
     pub fn run(self) -> Result<()> {
         let check: &[&str] = if self.check { &["--", "--check"] } else { &[] };
         run("formatting", cargo(&["fmt", "--all"]).args(check))?;
-        run("lints", &mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]))?;
+        let everything = ["clippy", "--workspace", "--all-targets", "--quiet", "--features", EVERYTHING];
+        run("lints", cargo(&everything).args(["--", "--deny", "warnings"]))?;
         run(
             "documentation",
             cargo(&["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"])

@@ -6,7 +6,7 @@ use crate::failure::{Failure, Result};
 use crate::session::Session;
 use clap::CommandFactory as _;
 use evstore::layers::LAYER_KEYS;
-use evstore_api::{ConfigKey, ErrorKind, Written};
+use evstore_api::{Capabilities, ConfigKey, ErrorKind, Written};
 use evstore_conformance::{catalog, properties};
 
 /// What `generate` takes.
@@ -25,7 +25,7 @@ pub struct Args {
 /// `Invalid` for a provider that is not there.
 pub async fn run(args: &Args, session: &mut Session) -> Result {
     let text = match (args.part.as_str(), &args.of) {
-        ("stores", None) => stores(session).await,
+        ("stores", None) => stores(session).await?,
         ("layer-keys", None) => keys(LAYER_KEYS),
         ("keys", Some(provider)) => keys(session.registry().get(provider)?.keys),
         ("errors", None) => errors(),
@@ -50,8 +50,9 @@ fn table(columns: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Strin
 }
 
 /// The promises that a newcomer compares.
-const COMPARED: [(&str, &str); 7] = [
+const COMPARED: [(&str, &str); 8] = [
     ("durability", "durable against"),
+    ("failover", "a failover"),
     ("order", "order"),
     ("positions", "positions"),
     ("reads", "reads"),
@@ -60,20 +61,40 @@ const COMPARED: [(&str, &str); 7] = [
     ("fence", "fence"),
 ];
 
-/// What each kind of store promises.
-async fn stores(session: &mut Session) -> String {
+/// What each store of the config promises, read off it; without a config, what each kind of store does that needs no server.
+async fn stores(session: &mut Session) -> Result<String> {
     let mut rows = Vec::new();
-    for provider in session.providers() {
-        let found = promises_of(&provider, session).await.map(|capabilities| promises(&capabilities));
-        let mut row = vec![format!("`{}`", provider.name)];
-        for (wanted, _) in COMPARED {
-            let value = found.iter().flatten().find(|(name, _)| *name == wanted).map(|(_, value)| value.as_str());
-            row.push(value.map_or("by its server", survived).to_owned());
+    let config = session.config()?.clone();
+    if config.file().is_some() {
+        for name in config.stores() {
+            let configured = session.registry().settings(&config, name)?;
+            let store = configured.provider.opener.open(&configured.settings).await?;
+            rows.push(row(label(configured.provider.name, name.as_str()), store.capabilities()));
+            store.close().await?;
         }
-        rows.push(row);
+    } else {
+        for provider in session.providers() {
+            if let Some(capabilities) = promises_of(&provider, session).await {
+                rows.push(row(format!("`{}`", provider.name), &capabilities));
+            }
+        }
     }
     let columns: Vec<&str> = std::iter::once("store").chain(COMPARED.map(|(_, column)| column)).collect();
-    table(&columns, rows)
+    Ok(table(&columns, rows))
+}
+
+fn row(label: String, capabilities: &Capabilities) -> Vec<String> {
+    let found = promises(capabilities);
+    let value = |wanted| found.iter().find(|(name, _)| *name == wanted).map_or("", |(_, value)| survived(value));
+    std::iter::once(label).chain(COMPARED.map(|(wanted, _)| value(wanted).to_owned())).collect()
+}
+
+/// A store by its provider, and by what its name says beside it: `redis-three-partitions` is `redis`, three partitions.
+fn label(provider: &str, name: &str) -> String {
+    match name.strip_prefix(provider).and_then(|rest| rest.strip_prefix('-')) {
+        Some(rest) => format!("`{provider}`, {}", rest.replace('-', " ")),
+        None => format!("`{name}`"),
+    }
 }
 
 /// A durability as what it is against; any other value as it is.
@@ -83,6 +104,9 @@ fn survived(value: &str) -> &str {
         "process crash" => "a crash",
         "power loss" => "a power cut",
         "replica quorum" => "the loss of a machine",
+        "none" => "there is none",
+        "keeps acknowledged" => "keeps what was acknowledged",
+        "may lose acknowledged" => "may lose what was acknowledged",
         other => other,
     }
 }

@@ -147,14 +147,14 @@ async fn of_configured(provider: &Provider, session: &mut Session) -> Option<Cap
     config.file()?;
     for name in config.stores() {
         let Ok(configured) = session.registry().settings(&config, name) else { continue };
-        // A file is not made only to look at its promises.
-        let is_there = configured.settings.path("path").is_none_or(|path| path.exists());
-        if configured.provider.name == provider.name && is_there {
-            let store = configured.provider.opener.open(&configured.settings).await.ok()?;
-            let capabilities = store.capabilities().clone();
-            let _ = store.close().await;
-            return Some(capabilities);
+        if configured.provider.name != provider.name {
+            continue;
         }
+        // The administrative side knows them too, and makes no store only to look at its promises.
+        let Ok(admin) = configured.open_admin().await else { continue };
+        let capabilities = admin.capabilities().clone();
+        let _ = admin.close().await;
+        return Some(capabilities);
     }
     None
 }
@@ -189,6 +189,7 @@ pub fn promises(capabilities: &Capabilities) -> Vec<(&'static str, String)> {
         ("engine", capabilities.engine.clone()),
         ("durability", words(&format!("{:?}", capabilities.durability))),
         ("failover", words(&format!("{:?}", capabilities.failover))),
+        ("can be lost by", risks(capabilities)),
         ("order", words(&format!("{:?}", capabilities.order))),
         ("real time", words(&format!("{:?}", capabilities.real_time))),
         ("positions", words(&format!("{:?}", capabilities.positions))),
@@ -211,6 +212,14 @@ pub fn promises(capabilities: &Capabilities) -> Vec<(&'static str, String)> {
         ("record bytes", limits.record_bytes.to_string()),
         ("page items", limits.page_items.to_string()),
     ]
+}
+
+/// What can take acknowledged commits.
+fn risks(capabilities: &Capabilities) -> String {
+    match capabilities.risks().join("; ") {
+        none if none.is_empty() => "nothing that leaves the disk".into(),
+        risks => risks,
+    }
 }
 
 /// `PerPartition` as `per partition`.

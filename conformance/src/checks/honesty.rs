@@ -52,7 +52,8 @@ async fn everything_is_declared(context: Context) -> Result<Outcome, Broken> {
     let declared = context.capabilities();
     // Conformance runs this contract and the one before.
     ensure!((CONTRACT - 1..=CONTRACT).contains(&declared.contract), "the contract is {}", declared.contract);
-    ensure_eq!(declared.provider, context.target().provider.name, "name of the provider");
+    // Not the name of the provider that was asked: one that decides only where stores lie lets another keep them.
+    ensure!(!declared.provider.trim().is_empty(), "the provider has no name");
     ensure!(!declared.engine.trim().is_empty(), "the engine has no name");
     ensure!(declared.time_precision > Duration::ZERO, "times are kept to no precision");
     if let Window::Commits(commits) = declared.idempotency {

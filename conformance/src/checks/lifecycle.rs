@@ -201,6 +201,7 @@ async fn every_look(admin: &dyn StoreAdmin, stream: &StreamId, deadline: Deadlin
         ("plan_schema", ok(admin.plan_schema(deadline).await)),
         ("apply_schema", ok(admin.apply_schema(deadline).await)),
         ("check_schema", ok(admin.check_schema(deadline).await)),
+        ("examine", ok(admin.examine(deadline).await)),
     ]
 }
 

@@ -4,7 +4,7 @@ use super::Mutant;
 use async_trait::async_trait;
 use evstore_api::{
     AdvanceFeed, Append, Appended, Capabilities, CommitId, CommitsPage, Deadline, Delete, DeleteSnapshot, Deleted,
-    EventStore, Events, FeedAdvanced, FeedHead, FeedPage, FindCommit, Head, ListRecords, ListStreams, Meta,
+    EventStore, Events, FeedAdvanced, FeedHead, FeedPage, FindCommit, Finding, Head, ListRecords, ListStreams, Meta,
     MetaSwapped, NewEvent, OpenStream, Opener, PutRecord, PutSnapshot, ReadCommits, ReadFeed, ReadHead, ReadRecord,
     ReadSnapshot, ReadStream, Record, RecordPut, RecordsPage, Replicate, Replicated, Result, SchemaPlan, SealStream,
     Settings, Snapshot, SnapshotPut, StoreAdmin, StreamId, StreamOpened, StreamPage, StreamSealed, StreamsPage,
@@ -18,6 +18,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(super) trait Defect: Default + Debug + Send + Sync + 'static {
     fn capabilities(&self, inner: &Capabilities) -> Capabilities {
         inner.clone()
+    }
+
+    /// A handle of the store was opened.
+    async fn opened(&self, _: &dyn EventStore) -> Result<()> {
+        Ok(())
     }
 
     async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
@@ -128,6 +133,10 @@ pub(super) trait Defect: Default + Debug + Send + Sync + 'static {
         admin.check_schema(deadline).await
     }
 
+    async fn examine(&self, admin: &dyn StoreAdmin, deadline: Deadline) -> Result<Vec<Finding>> {
+        admin.examine(deadline).await
+    }
+
     async fn close_admin(&self, admin: &dyn StoreAdmin) -> Result<()> {
         admin.close().await
     }
@@ -164,6 +173,7 @@ impl<D: Defect> Opening<D> {
 impl<D: Defect> Opener for Opening<D> {
     async fn open(&self, settings: &Settings) -> Result<Arc<dyn EventStore>> {
         let (inner, defect) = (self.inner.open(settings).await?, self.defect(settings));
+        defect.opened(&*inner).await?;
         Ok(Arc::new(Store { capabilities: defect.capabilities(inner.capabilities()), inner, defect }))
     }
 
@@ -318,6 +328,10 @@ impl<D: Defect> StoreAdmin for Admin<D> {
 
     async fn check_schema(&self, deadline: Deadline) -> Result<()> {
         self.defect.check_schema(&*self.inner, deadline).await
+    }
+
+    async fn examine(&self, deadline: Deadline) -> Result<Vec<Finding>> {
+        self.defect.examine(&*self.inner, deadline).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -4,8 +4,8 @@ use super::Mutant;
 use super::defect::{Defect, find, forgotten, lock, mutant};
 use async_trait::async_trait;
 use evstore_api::{
-    Append, Appended, CommitId, Deadline, Error, ErrorKind, EventStore, Opener, ReadStream, Result, SchemaChange,
-    SchemaPlan, Settings, StoreAdmin, StreamPage, WaitFeed, Waited,
+    AdvanceFeed, Append, Appended, CommitId, Deadline, Error, ErrorKind, EventStore, Finding, Incarnation, Lineage,
+    Opener, ReadStream, Result, SchemaChange, SchemaPlan, Settings, StoreAdmin, StreamPage, SwapMeta, WaitFeed, Waited,
 };
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,6 +33,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "lifecycle.the-schema-is-never-ready",
         "there is always one more change of the schema to make",
         &["lifecycle.the-schema-can-be-applied-again"],
+    ),
+    mutant::<CriesWolf>(
+        "health.finds-a-problem-where-there-is-none",
+        "every examination finds a problem",
+        &["health.an-examination-changes-nothing"],
+    ),
+    mutant::<ExaminationMends>(
+        "health.an-examination-begins-a-history",
+        "an examination begins a new history of the store",
+        &["health.an-examination-changes-nothing"],
     ),
     mutant::<IgnoresFormat>(
         "lifecycle.takes-every-format",
@@ -76,6 +86,35 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &["lifecycle.errors-hold-no-payload"],
     ),
 ];
+
+#[derive(Debug, Default)]
+struct CriesWolf;
+
+#[async_trait]
+impl Defect for CriesWolf {
+    async fn examine(&self, admin: &dyn StoreAdmin, deadline: Deadline) -> Result<Vec<Finding>> {
+        let mut findings = admin.examine(deadline).await?;
+        findings.push(Finding::problem("wolf", "it is here", "run"));
+        Ok(findings)
+    }
+}
+
+#[derive(Debug, Default)]
+struct ExaminationMends;
+
+#[async_trait]
+impl Defect for ExaminationMends {
+    async fn examine(&self, admin: &dyn StoreAdmin, deadline: Deadline) -> Result<Vec<Finding>> {
+        let meta = admin.read_meta(deadline).await?;
+        let mut new = meta.clone();
+        if let Some(last) = new.lineage.last_mut() {
+            last.ended_at = Some(admin.advance_feed(AdvanceFeed { deadline }).await?.head.position.unwrap_or_default());
+        }
+        new.lineage.push(Lineage { incarnation: Incarnation::generate(), ended_at: None });
+        admin.swap_meta(SwapMeta { expected: meta, new, deadline }).await?;
+        admin.examine(deadline).await
+    }
+}
 
 #[derive(Debug, Default)]
 struct NeverCloses;

@@ -6,9 +6,11 @@
 
 use async_trait::async_trait;
 use evstore_api::{
-    ConfigKey, Error, ErrorKind, EventStore, KeyDefault, KeyKind, Opener, Provider, Result, Secrecy, Settings, StoreAdmin,
+    ConfigKey, Deadline, Error, ErrorKind, EventStore, KeyDefault, KeyKind, Opener, Provider, Result, Secrecy,
+    Settings, StoreAdmin,
 };
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What a store reads from its table in the config file.
 const KEYS: &[ConfigKey] = &[
@@ -32,7 +34,12 @@ const KEYS: &[ConfigKey] = &[
 #[must_use]
 pub fn provider() -> Provider {
     let files = evstore_sqlite::provider();
-    Provider { name: "tenants", sentence: "A SQLite file for each tenant.", keys: KEYS, opener: Arc::new(Tenants { files }) }
+    Provider {
+        name: "tenants",
+        sentence: "A SQLite file for each tenant.",
+        keys: KEYS,
+        opener: Arc::new(Tenants { files }),
+    }
 }
 
 struct Tenants {
@@ -48,7 +55,10 @@ impl Tenants {
             return Err(Error::new(ErrorKind::Invalid, "a tenant is named by a-z, 0-9 and -"));
         }
         let path = format!("{}/{tenant}.db", text("folder"));
-        Settings::new(settings.store().clone(), self.files.keys, [("path".to_owned(), path)])
+        // Opening makes no file: a name that is mistyped is told as such, and a tenant is made by `evstore schema apply`.
+        let given = [("path", path), ("auto_create", "false".to_owned())];
+        let given = given.map(|(key, value)| (key.to_owned(), value));
+        Settings::new(settings.store().clone(), self.files.keys, given)
     }
 }
 
@@ -69,8 +79,9 @@ impl Opener for Tenants {
         if path.exists() {
             return Err(Error::new(ErrorKind::Conflict, "there is a scratch store of that tag"));
         }
-        // Opening makes the file.
-        self.files.opener.open(&file).await?.close().await?;
+        let admin = self.files.opener.open_admin(&file).await?;
+        admin.apply_schema(Deadline::within(PATIENCE)).await?;
+        admin.close().await?;
         Ok(scratch)
     }
 
@@ -105,3 +116,5 @@ impl Opener for Tenants {
 
 /// What the tenants of scratch stores begin with.
 const SCRATCH: &str = "scratch-";
+/// How long making one may take.
+const PATIENCE: Duration = Duration::from_secs(30);

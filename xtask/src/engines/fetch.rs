@@ -54,7 +54,13 @@ pub fn debs(name: &str, packages: &[&str]) -> Result<PathBuf> {
         return Ok(unpacked);
     }
     let work = tempfile::tempdir()?;
-    run("fetch an engine", Command::new("apt-get").arg("download").args(packages).current_dir(work.path()))?;
+    let download =
+        || run("fetch an engine", Command::new("apt-get").arg("download").args(packages).current_dir(work.path()));
+    // A machine that never looked has no list of packages, or an old one with files that are gone.
+    if download().is_err() {
+        run("list the distribution's packages", Command::new("apt-get").args(["update", "-qq"]))?;
+        download()?;
+    }
     std::fs::create_dir_all(&unpacked)?;
     for file in files_ending(work.path(), ".deb")? {
         output(Command::new("dpkg").arg("-x").arg(file).arg(&unpacked))?;

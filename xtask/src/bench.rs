@@ -1,0 +1,46 @@
+//! `cargo xtask bench`: each store beside its engine's own floor, on an engine that is started for it.
+
+use crate::engines::{postgres, redis};
+use crate::run::{cargo, run};
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+
+/// Measures stores beside their engines' floors. Leave the machine alone meanwhile.
+#[derive(Args)]
+pub struct Bench {
+    /// Which store.
+    provider: Provider,
+    /// Passed on to the benchmark: `--only appends`, say.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Provider {
+    Sqlite,
+    Postgres,
+    Redis,
+}
+
+impl Bench {
+    /// Builds, starts the engine, and measures.
+    ///
+    /// # Errors
+    /// When one of them fails.
+    pub fn run(self) -> Result<()> {
+        match self.provider {
+            Provider::Sqlite => run("SQLite", cargo(&["bench", "-p", "evstore-sqlite", "--"]).args(self.arguments)),
+            Provider::Postgres => {
+                let server = postgres::Postgres::start(postgres::Release::Newest, &[])?;
+                let mut command = cargo(&["bench", "-p", "evstore-postgres", "--"]);
+                run("Postgres", command.env("EVSTORE_TEST_POSTGRES_URL", server.url()).args(self.arguments))
+            }
+            Provider::Redis => {
+                let server = redis::Redis::start(redis::Release::Newest, redis::Setup::Always)?;
+                let mut command = cargo(&["bench", "-p", "evstore-redis", "--features", "engine-tests", "--"]);
+                redis::benchmark()?.tell(&mut command, "EVSTORE_TEST_REDIS_BENCHMARK");
+                run("Redis", command.env("EVSTORE_TEST_REDIS_URL", server.url()).args(self.arguments))
+            }
+        }
+    }
+}
