@@ -434,6 +434,7 @@ fn snapshot<A: Aggregate>(
 }
 
 /// What there is to know before a decision.
+#[expect(clippy::large_enum_variant, reason = "one is made for each command, and none is kept")]
 enum Before<A> {
     Executed(Appended),
     New(Fold<A>),
