@@ -48,7 +48,7 @@ A script should treat any other code as a failure.";
 #[must_use]
 pub fn of(failure: &Failure) -> Exit {
     match failure {
-        Failure::Store(error) => of_kind(error.kind()),
+        Failure::Store(error) | Failure::Advised { error, .. } => of_kind(error.kind()),
         Failure::Usage { .. } => Exit::WrongUse,
         Failure::Io { .. } | Failure::Problems { .. } => Exit::Failed,
         Failure::Untold { .. } => Exit::Indeterminate,

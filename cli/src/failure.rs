@@ -1,6 +1,6 @@
 //! What ends a command early, and how it is told: a sentence and a hint for people, one JSON object for programs.
 
-use evstore_api::{Advice, CommitId, Error, Written};
+use evstore_api::{Advice, CommitId, Error, ErrorKind, Written};
 use serde_json::{Map, Value, json};
 use std::io;
 
@@ -12,6 +12,13 @@ pub type Result<T = (), E = Failure> = std::result::Result<T, E>;
 pub enum Failure {
     /// The store, its config or a value from the command line was refused.
     Store(Error),
+    /// The same, where the command knows better what to do next than the error's kind does.
+    Advised {
+        /// What was refused.
+        error: Error,
+        /// What to do next.
+        hint: String,
+    },
     /// The command line itself does not make sense.
     Usage {
         /// What is wrong.
@@ -84,6 +91,7 @@ impl Failure {
         let (message, hint) = match self {
             Self::ReaderLeft => return None,
             Self::Store(error) => (store_sentence(error), store_hint(error)),
+            Self::Advised { error, hint } => (store_sentence(error), hint.clone()),
             Self::Usage { message, hint } | Self::Broken { message, hint } => (message.clone(), hint.clone()),
             Self::Io { doing, cause } => (format!("{doing}: {cause}"), String::new()),
             Self::Untold { doing, cause, commit } => (format!("{doing}: {cause}"), untold(*commit)),
@@ -91,6 +99,12 @@ impl Failure {
             Self::Interrupted { hint, .. } => ("interrupted".to_owned(), hint.clone()),
         };
         Some(if hint.is_empty() { message } else { format!("{message}\n  {hint}") })
+    }
+
+    /// What happened, in one line and without what to do next.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        self.text().unwrap_or_default().lines().next().unwrap_or_default().to_owned()
     }
 
     /// For programs: one object.
@@ -109,12 +123,13 @@ impl Failure {
         let (mut value, hint) = match self {
             Self::ReaderLeft => return None,
             Self::Store(error) => (store_json(error), store_hint(error)),
+            Self::Advised { error, hint } => (store_json(error), hint.clone()),
             Self::Usage { message, hint } => {
                 (object("usage", message, "mend_request", Written::No, None), hint.clone())
             }
             Self::Io { doing, cause } => {
                 let message = format!("{doing}: {cause}");
-                (object("io", &message, "ask_operator", Written::No, None), String::new())
+                (object("io", &message, io_advice(cause), Written::No, None), String::new())
             }
             Self::Untold { doing, cause, commit } => {
                 let message = format!("{doing}: {cause}");
@@ -136,6 +151,16 @@ impl Failure {
         }
         Some(value)
     }
+}
+
+/// What to do about a file that failed: most often another one was meant.
+fn io_advice(cause: &io::Error) -> &'static str {
+    let advice = match cause.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => Advice::MendRequest,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Advice::MendSetup,
+        _ => Advice::AskOperator,
+    };
+    advice.name()
 }
 
 /// What to do where the outcome could not be told.
@@ -207,6 +232,9 @@ fn store_hint(error: &Error) -> String {
         (Advice::MendRequest | Advice::Accept, _) => String::new(),
         (Advice::DecideAgain, _) => "nothing was written: read the stream again and decide again".into(),
         (Advice::Follow, _) => "nothing was written: use the store that it names (-s)".into(),
+        (Advice::RetryLater, _) if error.kind() == ErrorKind::Fenced => {
+            "nothing was written: try again in a moment; `evstore doctor` tells what the store is closed for".into()
+        }
         (Advice::RetryLater, _) => "nothing was written: try again in a moment".into(),
         (Advice::AllowMoreTime, _) => "nothing was sent in time: try again, or raise the store's timeout".into(),
         (Advice::RepeatSameCommit, Some(commit)) => {
@@ -222,7 +250,7 @@ fn store_hint(error: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use evstore_api::{ErrorKind, Head, Revision};
+    use evstore_api::{Head, Revision};
 
     #[test]
     fn a_conflict_tells_what_is_there() {

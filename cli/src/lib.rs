@@ -12,6 +12,8 @@ mod files;
 mod line;
 mod moment;
 mod output;
+mod pages;
+mod plan;
 mod progress;
 mod scratch;
 mod session;

@@ -58,6 +58,9 @@ impl<T: Into<String>> From<T> for Cell {
 /// Rows that are collected before a table is drawn; a longer list is drawn in parts, so that memory stays bounded.
 const TABLE_ROWS_MAX: usize = 200;
 
+/// Terminals that are narrower, or say so, wrap lines by themselves better than a table does.
+const TABLE_WIDTH_MIN: u16 = 40;
+
 /// Where results go.
 pub struct Output {
     format: Format,
@@ -76,7 +79,8 @@ impl Output {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         // Page-sized writes; a line-buffered stdout costs a system call for each event.
         let stdout = Box::new(io::BufWriter::with_capacity(64 * 1024, io::stdout()));
-        Self { format, quiet, stdout, terminal, colour: terminal && !refused }
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        Self { format, quiet, stdout, terminal, colour: terminal && !refused && !dumb }
     }
 
     /// The format asked for.
@@ -136,7 +140,7 @@ impl Output {
         Ok(List { output: self, columns: columns.to_vec(), rows: Vec::new(), items: 0 })
     }
 
-    /// Prints bytes as they are, for what is not a result: an export, a man page.
+    /// Prints bytes as they are, for what has a form of its own: an export.
     ///
     /// # Errors
     /// When stdout can't be written.
@@ -189,7 +193,10 @@ impl Output {
     fn table(&mut self, columns: &[&'static str], rows: &[Vec<Cell>]) -> Result {
         let mut table = Table::new();
         if self.terminal {
-            table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+            // A terminal that does not know its width (serial lines, some containers) says 0.
+            let fits = table.width().is_some_and(|width| width >= TABLE_WIDTH_MIN);
+            let arrangement = if fits { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
+            table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(arrangement);
         } else {
             table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
         }
@@ -290,7 +297,7 @@ impl List<'_> {
                 let newline = if self.items > 0 { "\n" } else { "" };
                 self.output.line(&format!("{newline}]{comma}{}", &tail[1..]))?;
             }
-            Format::Table if self.items == 0 => self.output.note(none),
+            Format::Table if self.items == 0 && !none.is_empty() => self.output.note(none),
             Format::Table | Format::Jsonl => {}
         }
         self.output.flush()

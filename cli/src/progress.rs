@@ -35,6 +35,11 @@ impl Progress {
         Self(bar)
     }
 
+    /// Something else is being done from now on.
+    pub fn doing(&self, doing: &'static str) {
+        self.0.set_prefix(doing);
+    }
+
     /// So much is done in all.
     pub fn at(&self, done: u64) {
         self.0.set_position(done);

@@ -8,7 +8,8 @@ use crate::stop::Outcome;
 use evstore::config::Sources;
 use evstore::{Config, Configured, Registry};
 use evstore_api::{
-    CommitId, Deadline, EventStore, NamespaceFilter, Provider, Settings, StoreAdmin, StoreName, StreamId, StreamName,
+    CommitId, Deadline, Error, ErrorKind, EventStore, NamespaceFilter, Provider, Settings, StoreAdmin, StoreName,
+    StreamId, StreamName,
 };
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::Arc;
@@ -23,6 +24,41 @@ const PAGE_BYTES: u64 = 4 << 20;
 #[must_use]
 pub fn deadline() -> Deadline {
     Deadline::within(CALL_MAX)
+}
+
+/// The key with which a provider makes a missing store when it is opened.
+const AUTO_CREATE: &str = "auto_create";
+
+/// The same store, opened only where it is there.
+///
+/// # Errors
+/// As changing a setting.
+pub fn existing(configured: &Configured) -> Result<Configured, Error> {
+    let makes = configured.settings.keys().iter().any(|key| key.name == AUTO_CREATE);
+    let settings = configured.settings.clone();
+    let settings = if makes { settings.with(AUTO_CREATE, "false")? } else { settings };
+    Ok(Configured { settings, ..configured.clone() })
+}
+
+/// Whether a store that is not there is made by the first command that stores something.
+#[must_use]
+pub fn is_made_when_opened(configured: &Configured) -> bool {
+    configured.settings.switch(AUTO_CREATE) == Some(true)
+}
+
+/// Says what makes a store that is not there.
+fn not_made(failure: Failure, configured: &Configured) -> Failure {
+    match failure {
+        Failure::Store(error) if is_made_when_opened(configured) && error.kind() == ErrorKind::Schema => {
+            Failure::Advised {
+                error,
+                hint: "if nothing was stored yet, the first `evstore append` or `evstore import` makes the store, and \
+                   `evstore schema apply` an empty one; `evstore config show --origin` tells where it is looked for"
+                    .into(),
+            }
+        }
+        other => other,
+    }
 }
 
 /// One run of the command.
@@ -136,6 +172,15 @@ impl Session {
         }
     }
 
+    /// A failure of the store that is worked on: with its name, and what makes it where it is not there.
+    pub fn explained(&mut self, failure: Failure) -> Failure {
+        let Ok(configured) = self.configured() else { return failure };
+        let Failure::Store(error) = failure else { return failure };
+        let is_named = error.context().iter().any(|(known, _)| *known == "store");
+        let error = if is_named { error } else { error.with("store", configured.settings.store()) };
+        not_made(error.into(), &configured)
+    }
+
     /// The provider of the store that is worked on, and its settings.
     ///
     /// # Errors
@@ -151,19 +196,53 @@ impl Session {
         self.scratch.watch(provider)
     }
 
-    /// Opens the store that is worked on, once.
+    /// Opens the store that is worked on, once, and makes none where there is none: a look must leave no trace, and a
+    /// mistyped path no empty store.
+    ///
+    /// # Errors
+    /// As the provider's opener; where there is no store, with what makes one.
+    pub async fn open_store(&mut self) -> Result<Arc<dyn EventStore>> {
+        let configured = self.configured()?;
+        let existing = existing(&configured)?;
+        self.open(existing).await.map_err(|failure| not_made(failure, &configured))
+    }
+
+    /// The same for a look that can do without it: none where there is no store yet.
     ///
     /// # Errors
     /// As the provider's opener.
-    pub async fn open_store(&mut self) -> Result<Arc<dyn EventStore>> {
+    pub async fn open_store_if_there(&mut self) -> Result<Option<Arc<dyn EventStore>>> {
+        match self.open_store().await {
+            Ok(store) => Ok(Some(store)),
+            Err(Failure::Advised { error, .. } | Failure::Store(error)) if error.kind() == ErrorKind::Schema => {
+                // One that is there and can't be understood is another thing than one that could be made.
+                match self.open_admin().await?.plan_schema(self.deadline()).await {
+                    Ok(plan) if !plan.changes.is_empty() => Ok(None),
+                    Ok(_) | Err(_) => Err(self.explained(error.into())),
+                }
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// The same to append to, where the store is made on the way if its config says so (`auto_create`).
+    ///
+    /// # Errors
+    /// As the provider's opener.
+    pub async fn open_store_to_append(&mut self) -> Result<Arc<dyn EventStore>> {
+        let configured = self.configured()?;
+        self.open(configured).await
+    }
+
+    async fn open(&mut self, configured: Configured) -> Result<Arc<dyn EventStore>> {
         if let Some(store) = &self.store {
             return Ok(store.clone());
         }
-        let store = self.configured()?.open().await?;
+        let store = configured.open().await?;
         Ok(self.store.insert(store.events().clone()).clone())
     }
 
-    /// Opens its administrative side, once.
+    /// Opens its administrative side, once. It makes nothing by itself.
     ///
     /// # Errors
     /// As the provider's opener.

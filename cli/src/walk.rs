@@ -1,11 +1,12 @@
 //! Walks over everything in a store, in feed order, up to where the feed ended when the walk began: commits with their
 //! events, markers, stubs of what was stripped, and removed ranges. What `export` writes and `verify` checks.
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
+use crate::pages::Streams;
 use crate::session::deadline;
 use evstore_api::{
-    AdvanceFeed, Commit, CommitNumber, Content, Error, ErrorKind, EventStore, FeedFilter, FeedItem, FeedStart,
-    ListStreams, NamespaceFilter, Position, ReadCommits, ReadFeed, StoreAdmin, StreamId, StreamState,
+    AdvanceFeed, Commit, CommitNumber, Content, Error, ErrorKind, EventStore, FeedFilter, FeedItem, FeedPage,
+    FeedStart, Position, ReadCommits, ReadFeed, StoreAdmin, StreamId, StreamState,
 };
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -13,8 +14,25 @@ use std::sync::Arc;
 
 /// Most bytes of data and metadata in a page.
 const PAGE_BYTES: u64 = 4 << 20;
+/// How fast pages shrink where damage is met, and grow behind it.
+const LIMIT_FACTOR: u32 = 32;
 /// Stubs that are kept in memory at a time, over all streams; each stream has at least one.
 const STUBS_MAX: usize = 65_536;
+
+/// What to do about damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// Stop there: what is left out would be taken for what is not there.
+    Stops,
+    /// Go on behind it and tell of it.
+    IsPassedOver,
+}
+
+/// Whether an error says that stored bytes are not what they were.
+#[must_use]
+pub fn is_damage(failure: &Failure) -> bool {
+    matches!(failure, Failure::Store(error) if error.kind() == ErrorKind::Corrupt)
+}
 
 /// A walk that is under way.
 pub struct Walk {
@@ -22,7 +40,20 @@ pub struct Walk {
     admin: Arc<dyn StoreAdmin>,
     stubs: Stubs,
     from: Option<FeedStart>,
+    /// The last place that was read or passed over.
+    at: Position,
     through: Option<Position>,
+    limit: u32,
+}
+
+/// What a walk that passes over damage comes upon.
+pub enum Step {
+    /// Items, at least one.
+    Items(Vec<FeedItem>),
+    /// Positions that can't be read, both ends included; none where the rest of the feed can't be.
+    Unreadable(Option<(Position, Position)>, Failure),
+    /// The end.
+    End,
 }
 
 impl Walk {
@@ -30,10 +61,12 @@ impl Walk {
     ///
     /// # Errors
     /// As the store's feed and list of streams.
-    pub async fn begin(store: Arc<dyn EventStore>, admin: Arc<dyn StoreAdmin>) -> Result<Self> {
+    pub async fn begin(store: Arc<dyn EventStore>, admin: Arc<dyn StoreAdmin>, damage: Damage) -> Result<Self> {
         let head = admin.advance_feed(AdvanceFeed { deadline: deadline() }).await?.head;
-        let stubs = Stubs::find(&*store, &*admin, Position(0)).await?;
-        Ok(Self { store, admin, stubs, from: Some(FeedStart::First), through: head.position })
+        let stubs = Stubs::find(&*store, &*admin, Position(0), damage).await?;
+        let limit = store.capabilities().limits.page_items;
+        let from = Some(FeedStart::First);
+        Ok(Self { store, admin, stubs, from, at: Position(0), through: head.position, limit })
     }
 
     /// The last position of the walk; none where the store has no positions.
@@ -42,20 +75,18 @@ impl Walk {
         self.through
     }
 
+    /// What was damaged about truncated and deleted streams, since this was last asked.
+    pub fn damaged_stubs(&mut self) -> Vec<Failure> {
+        std::mem::take(&mut self.stubs.damaged)
+    }
+
     /// The next items, at least one; none at the end.
     ///
     /// # Errors
-    /// As the store's feed.
+    /// As the store's feed. The walk stands where it stood.
     pub async fn next(&mut self) -> Result<Option<Vec<FeedItem>>> {
-        while let Some(from) = self.from.take() {
-            let request = ReadFeed {
-                from,
-                filter: FeedFilter::none(),
-                limit: self.store.capabilities().limits.page_items,
-                max_bytes: PAGE_BYTES,
-                deadline: deadline(),
-            };
-            let page = self.store.read_feed(request).await?;
+        while let Some(from) = self.from.clone() {
+            let page = self.read(from, self.limit).await?;
             let mut items = Vec::with_capacity(page.items.len());
             let mut ended = page.end;
             for item in page.items {
@@ -65,14 +96,77 @@ impl Walk {
                 }
                 self.add(item, &mut items).await?;
             }
-            if !ended {
-                self.from = Some(FeedStart::After(page.next));
-            }
+            self.at = page.next.position().unwrap_or(self.at);
+            self.from = (!ended).then_some(FeedStart::After(page.next));
             if !items.is_empty() {
                 return Ok(Some(items));
             }
         }
         Ok(None)
+    }
+
+    /// The same, going on behind what is damaged. A store may also refuse what stands directly before damage.
+    ///
+    /// # Errors
+    /// As the store's feed, for anything but damage.
+    pub async fn step(&mut self) -> Result<Step> {
+        loop {
+            match self.next().await {
+                Ok(Some(items)) => {
+                    let most = self.store.capabilities().limits.page_items;
+                    self.limit = self.limit.saturating_mul(LIMIT_FACTOR).min(most);
+                    return Ok(Step::Items(items));
+                }
+                Ok(None) => return Ok(Step::End),
+                // The page may hold much that is good before what is not.
+                Err(failure) if is_damage(&failure) && self.limit > 1 => {
+                    self.limit = (self.limit / LIMIT_FACTOR).max(1);
+                }
+                Err(failure) if is_damage(&failure) => return self.pass_over(failure).await,
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    /// Finds the first place behind damage from which the feed can be read: steps that double find one, halving the first.
+    async fn pass_over(&mut self, failure: Failure) -> Result<Step> {
+        let Some(through) = self.through.filter(|through| self.at < *through) else {
+            self.from = None;
+            return Ok(Step::Unreadable(None, failure));
+        };
+        let (first, mut bad, mut step) = (self.at.next(), self.at, 1);
+        let mut good = loop {
+            let place = Position(self.at.0.saturating_add(step).min(through.0));
+            if place == through || self.can_be_read_after(place).await? {
+                break place;
+            }
+            (bad, step) = (place, step.saturating_mul(2));
+        };
+        while good.0 - bad.0 > 1 {
+            let middle = Position(bad.0 + (good.0 - bad.0) / 2);
+            if self.can_be_read_after(middle).await? {
+                good = middle;
+            } else {
+                bad = middle;
+            }
+        }
+        self.at = good;
+        self.from = (good < through).then_some(FeedStart::AfterPosition(good));
+        Ok(Step::Unreadable(Some((first, good)), failure))
+    }
+
+    async fn can_be_read_after(&self, place: Position) -> Result<bool> {
+        match self.read(FeedStart::AfterPosition(place), 1).await {
+            Ok(_) => Ok(true),
+            Err(failure) if is_damage(&failure) => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn read(&self, from: FeedStart, limit: u32) -> Result<FeedPage> {
+        let filter = FeedFilter::none();
+        let request = ReadFeed { from, filter, limit, max_bytes: PAGE_BYTES, deadline: deadline() };
+        Ok(self.store.read_feed(request).await?)
     }
 
     /// Whether an item was written after the walk began.
@@ -99,7 +193,7 @@ impl Walk {
         let mut found = self.stubs.take_range(&*self.admin, first, last).await?;
         if !covers(&found, first, last) && self.has_changed().await? {
             // Something was truncated or deleted since the walk began: its stubs are not among those that were found.
-            self.stubs = Stubs::find(&*self.store, &*self.admin, first).await?;
+            self.stubs = Stubs::find(&*self.store, &*self.admin, first, self.stubs.damage).await?;
             found = self.stubs.take_range(&*self.admin, first, last).await?;
         }
         fill(found, first, last, items);
@@ -138,6 +232,8 @@ struct Stubs {
     streams: Vec<StubsOfStream>,
     /// Position of the next stub of each stream, and the stream.
     order: BinaryHeap<Reverse<(Position, usize)>>,
+    damage: Damage,
+    damaged: Vec<Failure>,
 }
 
 struct StubsOfStream {
@@ -148,36 +244,28 @@ struct StubsOfStream {
 
 impl Stubs {
     /// Finds the streams that were truncated or deleted, and their first stubs from a position on.
-    async fn find(store: &dyn EventStore, admin: &dyn StoreAdmin, from: Position) -> Result<Self> {
-        let mut streams = Vec::new();
-        let mut request = ListStreams {
-            namespace: NamespaceFilter::All,
-            category: None,
-            prefix: String::new(),
-            after: None,
-            limit: store.capabilities().limits.page_items,
-            deadline: deadline(),
-        };
+    async fn find(store: &dyn EventStore, admin: &dyn StoreAdmin, from: Position, damage: Damage) -> Result<Self> {
+        let mut stubs = Self { page: 1, streams: Vec::new(), order: BinaryHeap::new(), damage, damaged: Vec::new() };
+        let mut streams = Streams::all(store);
         loop {
-            request.deadline = deadline();
-            let page = store.list_streams(request.clone()).await?;
+            let page = match streams.next(store).await {
+                Ok(Some(page)) => page,
+                Ok(None) => break,
+                // Whoever passes over damage reads the list by itself, and tells of it then.
+                Err(failure) if is_damage(&failure) && damage == Damage::IsPassedOver => break,
+                Err(failure) => return Err(failure),
+            };
             let stripped = page
-                .streams
                 .into_iter()
                 .filter(|listed| listed.head.first_retained.0 > 1 || listed.head.state == StreamState::Deleted);
-            streams.extend(stripped.map(|listed| StubsOfStream {
+            stubs.streams.extend(stripped.map(|listed| StubsOfStream {
                 stream: listed.stream,
                 waiting: VecDeque::new(),
                 next: Some(CommitNumber(1)),
             }));
-            match page.next {
-                Some(next) => request.after = Some(next),
-                None => break,
-            }
         }
         let most = store.capabilities().limits.page_items as usize;
-        let page = (STUBS_MAX / streams.len().max(1)).clamp(1, most) as u32;
-        let mut stubs = Self { page, streams, order: BinaryHeap::new() };
+        stubs.page = (STUBS_MAX / stubs.streams.len().max(1)).clamp(1, most) as u32;
         for index in 0..stubs.streams.len() {
             stubs.advance(admin, index).await?;
         }
@@ -187,8 +275,20 @@ impl Stubs {
         Ok(stubs)
     }
 
-    /// Puts the next stub of a stream into the order, reading more of it where none waits.
+    /// Puts the next stub of a stream into the order; of one that is damaged no more, where damage is passed over.
     async fn advance(&mut self, admin: &dyn StoreAdmin, index: usize) -> Result {
+        match self.read_more(admin, index).await {
+            Err(failure) if is_damage(&failure) && self.damage == Damage::IsPassedOver => {
+                self.streams[index].next = None;
+                self.damaged.push(failure);
+                Ok(())
+            }
+            read => read,
+        }
+    }
+
+    /// Puts the next stub of a stream into the order, reading more of it where none waits.
+    async fn read_more(&mut self, admin: &dyn StoreAdmin, index: usize) -> Result {
         let of_stream = &mut self.streams[index];
         while of_stream.waiting.is_empty() {
             let Some(from) = of_stream.next else { return Ok(()) };

@@ -55,6 +55,7 @@ fn a_reused_commit_id_exits_with_3() {
 #[test]
 fn what_is_not_there_exits_with_7() {
     let folder = Folder::new();
+    folder.ok("schema apply");
     for command in ["read no-1", "stream head no-1", "snapshot get no-1", "checkpoint get no", "stream delete no-1 -y"]
     {
         assert_eq!(folder.error(&format!("{command} -o json"), 7)["kind"], "not_found", "{command}");
@@ -82,6 +83,69 @@ fn deleting_asks_and_is_final() {
     assert_eq!(folder.error("read a-1 -o json", 7)["kind"], "gone");
     assert_eq!(folder.error("append a-1 --type t -o json", 7)["kind"], "gone");
     assert_eq!(document(&folder.ok("stream head a-1 -o json"))["state"], "deleted");
+}
+
+/// What a dry run says is what then happens.
+#[test]
+fn a_dry_run_refuses_what_would_be_refused_and_changes_nothing() {
+    let folder = Folder::new();
+    folder.ok("append a-1 --type t");
+    folder.ok(&format!("append a-1 --type t --commit {COMMIT}"));
+    folder.ok("append gone-1 --type t");
+    folder.ok("stream delete gone-1 -y");
+    folder.ok("checkpoint set c 1");
+    let before = folder.ok("export - --checkpoints");
+    let refused = [
+        ("stream truncate a-1 --before 99", "invalid"),
+        ("stream truncate a-1 --before 1", "invalid"),
+        ("stream truncate no-1 --before 2", "not_found"),
+        ("stream truncate gone-1 --before 2", "gone"),
+        ("stream delete a-1 --expected 7", "conflict"),
+        ("stream delete no-1", "not_found"),
+        ("stream delete gone-1", "gone"),
+        ("append a-1 --type t --expected 7", "conflict"),
+        ("append gone-1 --type t", "gone"),
+        ("append a-1 --type u --commit 01900000000070008000000000000001", "id_reused"),
+        ("checkpoint set c 99", "cursor_refused"),
+        ("checkpoint delete no", "not_found"),
+        ("snapshot delete a-1", "not_found"),
+    ];
+    for (command, kind) in refused {
+        let asks = ["stream", "checkpoint delete", "snapshot"].iter().any(|asking| command.starts_with(asking));
+        let yes = if asks { " -y" } else { "" };
+        for flags in ["--dry-run", yes] {
+            let code = folder.run(&format!("{command} -o json {flags}").replace("  ", " ").trim_end()).status.code();
+            let error = folder.error(format!("{command} -o json {flags}").replace("  ", " ").trim_end(), code.unwrap());
+            assert_eq!(error["kind"], kind, "{command} {flags}");
+        }
+    }
+    let planned = [
+        "stream truncate a-1 --before 2",
+        "stream delete a-1 --expected 2",
+        "append a-1 --type t --expected 2",
+        "append new-1 --type t --expected no-stream",
+        "checkpoint set c 0",
+        "checkpoint delete c",
+        "schema apply",
+    ];
+    for command in planned {
+        let plan = folder.ok(&format!("{command} --dry-run -o json"));
+        assert!(plan.contains("\"dry_run\":true") || command == "schema apply", "{command}: {plan}");
+    }
+    let repeat = document(&folder.ok(&format!("append a-1 --type t --commit {COMMIT} --dry-run -o json")));
+    assert_eq!((&repeat["repeated"], &repeat["first_revision"]), (&json!(true), &json!(2)));
+    assert_eq!(folder.ok("export - --checkpoints"), before);
+}
+
+#[test]
+fn a_checkpoint_is_not_set_to_the_place_of_another_store() {
+    let folder = Folder::new();
+    folder.ok("append a-1 --type t");
+    folder.ok("-s b append a-1 --type t");
+    let foreign = document(&folder.ok("-s b feed -o json"))["next"].as_str().unwrap().to_owned();
+    folder.error(&format!("checkpoint set c {foreign} -o json"), 2);
+    let own = document(&folder.ok("feed -o json"))["next"].as_str().unwrap().to_owned();
+    folder.ok(&format!("checkpoint set c {own}"));
 }
 
 #[test]
@@ -200,8 +264,89 @@ fn a_worker_that_fails_does_not_exit_with_0() {
 }
 
 #[test]
+fn what_only_reads_makes_no_store_and_says_what_makes_one() {
+    let folder = Folder::new();
+    let readers = [
+        "read a-1",
+        "feed",
+        "verify",
+        "export x.jsonl",
+        "stream list",
+        "stream head a-1",
+        "snapshot list",
+        "snapshot get a-1",
+        "checkpoint list",
+        "checkpoint get c",
+        "checkpoint set c 0",
+        "checkpoint delete c -y",
+        "snapshot delete a-1 -y",
+        "stream truncate a-1 --before 2 -y",
+        "stream delete a-1 -y",
+        "schema check",
+        "conformance --in-place",
+        "append a-1 --type t --dry-run --expected 0",
+    ];
+    for command in readers {
+        let output = folder.run(&format!("{command} -o json"));
+        if output.status.code() != Some(0) {
+            let error = document(std::str::from_utf8(&output.stderr).unwrap());
+            assert_eq!((&error["kind"], &error["context"]["store"]), (&json!("schema"), &json!("a")), "{command}");
+            assert!(error["hint"].as_str().unwrap().contains("evstore schema apply"), "{command}: {error}");
+        }
+        assert!(!folder.path("a.db").exists(), "{command} makes a store");
+        assert!(!folder.path("x.jsonl").exists(), "{command} makes a file");
+    }
+    for command in ["doctor", "providers", "providers sqlite", "config check", "schema plan", "schema print"] {
+        folder.ok(command);
+        assert!(!folder.path("a.db").exists(), "{command} makes a store");
+    }
+    folder.ok("schema apply");
+    assert_eq!(folder.ok("stream list -o jsonl"), "");
+}
+
+#[test]
+fn doctor_looks_at_every_store_and_names_what_was_left_behind() {
+    let folder = Folder::new();
+    folder.ok("append a-1 --type t");
+    folder.write("b.db.scratch-abc1", "");
+    let doctor = document(&folder.ok("doctor -o json"));
+    let of = |store: &str, about: &str| {
+        let found = doctor["findings"].as_array().unwrap().iter();
+        let mut found = found.filter(|one| one["store"] == store && one["about"] == about);
+        found.next().unwrap_or_else(|| panic!("{store} has no {about}: {doctor}")).clone()
+    };
+    assert_eq!((&of("a", "schema")["level"], &of("a", "feed")["facts"]["position"]), (&json!("ok"), &json!(1)));
+    assert_eq!(of("a", "feed")["facts"]["lag_commits"], 0);
+    assert_eq!(of("a", "disk")["mending"].as_str().is_some(), true);
+    let left = of("b", "scratch stores");
+    assert!(left["level"] == "warning" && left["found"].as_str().unwrap().contains("abc1"), "{left}");
+    assert!(of("b", "schema")["found"].as_str().unwrap().contains("the first append makes it"));
+    assert!(!folder.path("b.db").exists());
+}
+
+#[test]
+fn doctor_names_a_store_whose_provider_is_not_there_and_looks_at_the_others() {
+    let folder = Folder::bare();
+    folder.write(
+        "evstore.toml",
+        "[stores.a]\nprovider = \"sqlite\"\npath = \"a.db\"\n[stores.b]\nprovider = \"dynamodb\"\n[stores.c]\nprovider = \"memory\"\n",
+    );
+    folder.ok("append a-1 --type t -s a");
+    let output = folder.run("doctor -o json");
+    assert_eq!(output.status.code(), Some(1));
+    let doctor = document(std::str::from_utf8(&output.stdout).unwrap());
+    let level = |store: &str| {
+        let found = doctor["findings"].as_array().unwrap().iter().filter(|one| one["store"] == store);
+        found.filter(|one| one["level"] == "problem").count()
+    };
+    assert_eq!((level("a"), level("b"), level("c")), (0, 1, 0), "{doctor}");
+    assert!(doctor.to_string().contains("this release does not have the provider yet"), "{doctor}");
+}
+
+#[test]
 fn an_empty_list_is_one_document_and_no_line() {
     let folder = Folder::new();
+    folder.ok("schema apply");
     assert_eq!(document(&folder.ok("stream list -o json")), json!({ "streams": [] }));
     assert_eq!(folder.ok("stream list -o jsonl"), "");
 }
@@ -250,7 +395,11 @@ fn help_completions_and_the_manual_are_there() {
     assert!(folder.ok("--help").contains("130  interrupted"));
     assert!(folder.ok("import --help").contains("Examples:"));
     assert!(folder.ok("completions bash").contains("evstore"));
-    assert!(folder.ok("man").contains(".TH evstore"));
+    let manual = folder.ok("man");
+    assert!(manual.contains(".TH evstore") && manual.contains(".SH \"EVSTORE STREAM TRUNCATE\""), "{manual}");
+    assert_eq!(manual.matches("\n.SH NAME").count(), 1);
+    assert_eq!(document(&folder.ok("man -o json"))["man"].as_str().unwrap().trim_end(), manual.trim_end());
+    assert_eq!(document(&folder.ok("completions fish -o jsonl"))["shell"], "fish");
 }
 
 #[test]

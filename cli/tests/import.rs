@@ -58,23 +58,114 @@ fn a_restore_needs_an_empty_store_or_the_same_content() {
     folder.ok("-s b append b-1 --type t");
 }
 
-#[test]
-fn an_export_that_was_cut_goes_on_with_the_whole() {
-    let folder = Folder::new();
+/// Runs the command with a text as its standard input.
+fn with_input(folder: &Folder, arguments: &str, input: &str) -> std::process::Output {
+    use std::io::Write as _;
+    let mut command = folder.command(arguments);
+    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// An export of three commits, whole and cut after two.
+fn whole_and_cut(folder: &Folder) -> (String, String) {
     for stream in ["a-1", "a-2", "a-3"] {
         folder.ok(&format!("append {stream} --type t"));
     }
     folder.ok("export whole.jsonl");
     let whole = folder.read("whole.jsonl");
-    let cut: String = whole.lines().take(2).map(|line| format!("{line}\n")).collect();
-    folder.write("cut.jsonl", &cut);
-    assert_eq!(folder.error("-s b import cut.jsonl -o json", 2)["context"]["reached"], "2");
-    // An append waits for a closed store as long as it may.
+    let cut = whole.lines().take(2).map(|line| format!("{line}\n")).collect();
+    (whole, cut)
+}
+
+#[test]
+fn a_file_that_is_no_whole_export_is_refused_before_anything_is_written() {
+    let folder = Folder::new();
+    let (whole, cut) = whole_and_cut(&folder);
+    let recorded = whole.lines().next().unwrap().split("\"recorded_at\":\"").nth(1).unwrap()[..19].to_owned();
+    // A time is in no commit's digest: only the digest of the whole tells that it was changed.
+    let changed = whole.replacen(&recorded, "2020-02-02T02:02:02", 1);
+    let torn = whole[..whole.len() - 40].to_owned();
+    for (text, code) in [(cut, 2), (changed, 1), (torn, 2)] {
+        folder.write("bad.jsonl", &text);
+        let error = folder.error("-s b import bad.jsonl -o json", code);
+        assert_eq!((&error["written"], &error["context"]["file"]), (&json!("no"), &json!("bad.jsonl")), "{error}");
+        folder.error("-s b import bad.jsonl --dry-run -o json", code);
+        assert!(!folder.path("b.db").exists());
+    }
+    folder.ok("-s b import whole.jsonl");
+}
+
+#[test]
+fn an_export_that_was_cut_goes_on_with_the_whole() {
+    let folder = Folder::new();
+    let (whole, cut) = whole_and_cut(&folder);
+    let output = with_input(&folder, "-s b import - -o json", &cut);
+    assert_eq!(output.status.code(), Some(2));
+    let error = document(std::str::from_utf8(&output.stderr).unwrap());
+    assert_eq!(error["context"]["reached"], "2");
+    assert!(error["hint"].as_str().unwrap().contains("import the whole export to go on"), "{error}");
+    // A store with a part of its content is neither appended to nor exported as if it were whole.
     let mut append = folder.command("-s b append c-1 --type t -o json");
     assert_eq!(append.env("EVSTORE_STORES__B__CALL_TIMEOUT", "100ms").output().unwrap().status.code(), Some(8));
-    folder.ok("-s b import whole.jsonl");
+    folder.error("-s b export half.jsonl -o json", 8);
+    assert!(!folder.path("half.jsonl").exists());
+    let plan = document(&folder.ok("-s b import whole.jsonl --dry-run -o json"));
+    assert_eq!((&plan["would_add"], &plan["present"]), (&json!(1), &json!(2)));
+    let restored = document(&folder.ok("-s b import whole.jsonl -o json"));
+    assert_eq!(restored["events"], 3);
     folder.ok("-s b export again.jsonl");
     assert_eq!(folder.read("again.jsonl"), whole);
+}
+
+#[test]
+fn an_export_is_there_already_in_a_store_that_has_gone_on() {
+    let folder = Folder::new();
+    folder.ok("append a-1 --type t");
+    folder.ok("append a-1 --type t");
+    folder.ok("checkpoint set c 1");
+    folder.ok("export a.jsonl --checkpoints");
+    folder.ok("-s b import a.jsonl");
+    folder.ok("-s b append a-1 --type t");
+    folder.ok("-s b checkpoint set c 2");
+    folder.ok("-s b stream truncate a-1 --before 2 -y");
+    for arguments in ["-o json", "--dry-run -o json"] {
+        let again = document(&folder.ok(&format!("-s b import a.jsonl {arguments}")));
+        assert_eq!((&again["added"], &again["present"], &again["left_out"]), (&json!(0), &json!(2), &json!(1)));
+    }
+    assert_eq!(document(&folder.ok("-s b checkpoint get c -o json"))["position"], 2);
+    assert_eq!(document(&folder.ok("-s b stream head a-1 -o json"))["revision"], 3);
+}
+
+#[test]
+fn a_store_without_events_is_exported_and_restored_too() {
+    let folder = Folder::new();
+    folder.ok("schema apply");
+    folder.ok("checkpoint set c 0");
+    for (name, flags) in [("a", ""), ("b", " --checkpoints")] {
+        folder.ok(&format!("export {name}.jsonl{flags}"));
+    }
+    folder.ok("-s b import a.jsonl");
+    folder.ok("-s b import b.jsonl");
+    assert_eq!(document(&folder.ok("-s b checkpoint get c -o json"))["position"], 0);
+    folder.ok("-s b export again.jsonl --checkpoints");
+    assert_eq!(folder.read("again.jsonl"), folder.read("b.jsonl"));
+    folder.ok("-s b append a-1 --type t");
+}
+
+#[test]
+fn what_a_store_can_not_take_is_found_before_it_is_closed_for_it() {
+    let folder = Folder::new();
+    folder.ok("append a-1 --type t --data 1");
+    folder.ok("append a-1 --type t --data \"much-longer-than-ten-bytes\"");
+    folder.ok("export a.jsonl");
+    let mut restore = folder.command("-s b import a.jsonl -o json");
+    let output = restore.env("EVSTORE_STORES__B__EVENT_BYTES_MAX", "10").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let error = document(std::str::from_utf8(&output.stderr).unwrap());
+    assert_eq!((&error["kind"], &error["context"]["line"]), (&json!("too_large"), &json!("2")), "{error}");
+    folder.ok("-s b append a-1 --type t");
 }
 
 #[test]
@@ -141,8 +232,16 @@ fn what_read_prints_can_be_imported_elsewhere() {
 fn a_dry_run_writes_nothing() {
     let folder = Folder::new();
     let plan = document(&folder.ok(&format!("import {PERMITS} --dry-run -o json")));
-    assert_eq!((&plan["events"], &plan["added"]), (&json!(8577), &json!(0)));
+    assert_eq!((&plan["would_add"], &plan["added"]), (&json!(8577), &json!(0)));
     assert!(!folder.path("a.db").exists());
+    folder.write("log.jsonl", &line("a-1", "1"));
+    folder.ok("import log.jsonl");
+    folder.write("log.jsonl", &(line("a-1", "1") + &line("a-1", "2") + &line("b-1", "3")));
+    let plan = document(&folder.ok("import log.jsonl --dry-run -o json"));
+    assert_eq!((&plan["would_add"], &plan["present"], &plan["added"]), (&json!(2), &json!(1), &json!(0)));
+    assert_eq!(lines(&folder.ok("feed -o jsonl")).len(), 1);
+    folder.write("log.jsonl", &line("a-1", "9"));
+    assert_eq!(folder.error("import log.jsonl --dry-run -o json", 3)["kind"], "id_reused");
 }
 
 #[test]

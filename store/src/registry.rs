@@ -8,16 +8,10 @@ use evstore_api::{
 };
 use std::sync::Arc;
 
-/// Providers of this project with the feature that builds each in, for an error that says how to get one.
-const KNOWN: [(&str, &str); 7] = [
-    ("memory", "memory"),
-    ("sqlite", "sqlite"),
-    ("postgres", "postgres"),
-    ("redis", "redis"),
-    ("dynamodb", "dynamodb"),
-    ("s3", "s3"),
-    ("tiered", "s3"),
-];
+/// Providers of this project that a build may lack; each is built in by the feature of its name.
+const FEATURES: [&str; 4] = ["memory", "sqlite", "postgres", "redis"];
+/// Providers that later releases have.
+const LATER: [&str; 3] = ["dynamodb", "s3", "tiered"];
 
 /// The providers that a program knows: a plain value, to be made once and passed on.
 ///
@@ -190,13 +184,21 @@ impl Registry {
 
     /// Why there is no such provider; `place` adds whose it was to be.
     fn missing(&self, name: &str, place: impl FnOnce(Error) -> Error) -> Error {
-        if let Some((_, feature)) = KNOWN.iter().find(|(known, _)| *known == name) {
-            let message = "the provider is not in this build; build with its feature, or with the feature full";
-            return place(Error::new(ErrorKind::Invalid, message)).with("provider", name).with("feature", feature);
+        let refused = |message| Error::new(ErrorKind::Invalid, message);
+        if FEATURES.contains(&name) {
+            let message =
+                "the provider is not in this build; build with its feature (--features NAME), or with the feature full";
+            return place(refused(message)).with("provider", name).with("feature", name);
         }
-        let known: Vec<_> = self.providers.iter().map(|provider| provider.name).collect();
-        let error = place(Error::new(ErrorKind::Invalid, "no such provider"));
-        error.with("provider", name).with("known", known.join(" "))
+        if LATER.contains(&name) {
+            let error = place(refused("this release does not have the provider yet"));
+            return error.with("provider", name).with("known", self.known());
+        }
+        place(refused("no such provider")).with("provider", name).with("known", self.known())
+    }
+
+    fn known(&self) -> String {
+        self.providers.iter().map(|provider| provider.name).collect::<Vec<_>>().join(" ")
     }
 
     fn show_store(&self, config: &Config, name: &StoreName, all: &mut Vec<Shown>) {

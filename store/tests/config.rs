@@ -247,8 +247,13 @@ fn unknown_providers_and_those_not_built_in_are_told_apart() {
     );
     assert_eq!(
         refusal("[stores.primary]\nprovider = \"postgres\"\n"),
-        "the provider is not in this build; build with its feature, or with the feature full (store: primary, \
+        "the provider is not in this build; build with its feature (--features NAME), or with the feature full (store: primary, \
          file: evstore.toml:2, provider: postgres, feature: postgres)"
+    );
+    assert_eq!(
+        refusal("[stores.primary]\nprovider = \"dynamodb\"\n"),
+        "this release does not have the provider yet (store: primary, file: evstore.toml:2, provider: dynamodb, \
+         known: remote)"
     );
     assert_eq!(
         refusal("[stores.primary]\nurl = \"a://b\"\n"),

@@ -4,6 +4,7 @@ use crate::failure::{Failure, Result};
 use crate::files;
 use crate::line;
 use crate::moment;
+use crate::plan;
 use crate::session::Session;
 use crate::view;
 use bytes::Bytes;
@@ -11,6 +12,8 @@ use evstore_api::{
     Append, Appended, CommitId, ContentType, Error, ErrorKind, EventType, Events, Expected, NewCommit, NewEvent,
     Revision, StreamId, StreamName, Timestamp,
 };
+use evstore_kit::decide::{Decision, Wanted};
+use evstore_kit::limits;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use std::path::Path;
@@ -57,7 +60,7 @@ pub struct Args {
     /// Id of the commit, to make a repeat safe; made up where it is not given.
     #[arg(long, value_name = "ID")]
     commit: Option<CommitId>,
-    /// Say what would be appended, and do not.
+    /// Say what would be appended, or what would be refused, and do not.
     #[arg(long)]
     dry_run: bool,
 }
@@ -74,14 +77,14 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
     };
     let events = Events::new(events)?;
     let commit = args.commit.unwrap_or_else(CommitId::generate);
-    if args.dry_run {
-        return print_plan(session, &stream, &events, commit, args.expected);
-    }
-    let store = session.open_store().await?;
-    session.commit_begins(commit);
     let deadline = session.deadline();
     let request =
         Append { stream: stream.clone(), expected: args.expected, commit: NewCommit { id: commit, events }, deadline };
+    if args.dry_run {
+        return plan_append(session, request).await;
+    }
+    let store = session.open_store_to_append().await?;
+    session.commit_begins(commit);
     let answer = store.append(request).await;
     session.commit_ended();
     // A failed append is told with its id: the caller may not have chosen it, and needs it to repeat.
@@ -96,25 +99,31 @@ pub fn print_receipt(session: &mut Session, stream: &StreamId, receipt: &Appende
     session.output().facts(&json, &view::receipt_facts(stream, receipt))
 }
 
-fn print_plan(
-    session: &mut Session,
-    stream: &StreamId,
-    events: &Events,
-    commit: CommitId,
-    expected: Expected,
-) -> Result {
-    let mut json = view::stream_json(stream);
+async fn plan_append(session: &mut Session, request: Append) -> Result {
+    let (stream, expected, count) = (request.stream.clone(), request.expected, request.commit.events.count());
+    let limits = session.open_admin().await?.capabilities().limits;
+    let prepared = limits::check_append(&limits, request)?;
+    let plan = plan::write(session, &Wanted::append(&prepared)).await?;
+    let (repeated, first) = match &plan.decision {
+        Decision::Repeated(receipt) => (true, receipt.first),
+        Decision::Write(slot) => (false, slot.first),
+    };
+    let mut json = view::stream_json(&stream);
     json.extend(view::object([
         ("dry_run", true.into()),
-        ("events", events.count().into()),
+        ("events", count.into()),
         ("expected", expected.to_string().into()),
-        ("commit", commit.to_string().into()),
+        ("commit", prepared.commit.to_string().into()),
+        ("first_revision", first.0.into()),
+        ("repeated", repeated.into()),
     ]));
+    let what = if repeated { "nothing: it was appended before".to_owned() } else { format!("{count} event(s)") };
     let facts = [
-        ("would append", format!("{} event(s)", events.count()).into()),
+        ("would append", what.into()),
         ("to", stream.to_string().into()),
         ("expecting", expected.to_string().into()),
-        ("commit", commit.to_string().into()),
+        ("from revision", first.to_string().into()),
+        ("commit", prepared.commit.to_string().into()),
     ];
     session.output().facts(&Value::Object(json), &facts)
 }

@@ -3,14 +3,15 @@
 use crate::failure::Result;
 use crate::moment;
 use crate::output::Cell;
-use crate::session::{self, Session};
+use crate::pages::Records;
+use crate::session::Session;
 use crate::view;
 use bytes::Bytes;
 use clap::Subcommand;
 use evstore::Checkpoint;
 use evstore_api::{
-    Cursor, Error, ErrorKind, ListRecords, Position, PutRecord, ReadRecord, Record, RecordExpected, RecordKey,
-    RecordKind, RecordName,
+    Cursor, Error, ErrorKind, FeedFilter, FeedStart, Position, PutRecord, ReadFeed, ReadRecord, Record, RecordExpected,
+    RecordKey, RecordKind, RecordName,
 };
 use serde_json::{Map, Value};
 
@@ -75,22 +76,15 @@ fn key(name: RecordName) -> RecordKey {
 
 async fn list(session: &mut Session) -> Result {
     let store = session.open_store().await?;
-    let limit = store.capabilities().limits.page_items;
-    let mut request = ListRecords { kind: RecordKind::Checkpoint, after: None, limit, deadline: session.deadline() };
+    let mut records = Records::all(&*store, RecordKind::Checkpoint);
     let columns = ["consumer", "position", "updated at"];
     let mut list = session.output().list("checkpoints", view::object([]), &columns)?;
-    loop {
-        request.deadline = session::deadline();
-        let page = store.list_records(request.clone()).await?;
-        for record in &page.records {
+    while let Some(page) = records.next(&*store).await? {
+        for record in &page {
             list.item(&Value::Object(facts(record)).to_string(), || {
                 let name = record.key.name.as_str();
                 vec![name.into(), place_cell(record), moment::show(record.updated_at).into()]
             })?;
-        }
-        match page.next {
-            Some(next) => request.after = Some(next),
-            None => break,
         }
     }
     list.end(view::object([]), "no checkpoints")
@@ -171,6 +165,15 @@ async fn set(name: RecordName, place: &str, dry_run: bool, session: &mut Session
         }
         (Err(_), _) => place.parse()?,
     };
+    // The store itself says whether the cursor is one of its own: a consumer would find out when it starts.
+    let try_it = ReadFeed {
+        from: FeedStart::After(cursor.clone()),
+        filter: FeedFilter::none(),
+        limit: 1,
+        max_bytes: 1,
+        deadline: session.deadline(),
+    };
+    store.read_feed(try_it).await?;
     let found = find(&name, session).await?;
     let from = found.as_ref().map_or("nowhere".to_owned(), |record| {
         let cursor = self::cursor(record);

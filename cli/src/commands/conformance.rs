@@ -3,8 +3,9 @@
 use crate::failure::{Failure, Result};
 use crate::output::{Cell, Format, Tone};
 use crate::progress::{Progress as Bar, Unit};
-use crate::session::Session;
+use crate::session::{self, Session};
 use crate::view;
+use evstore::Configured;
 use evstore_api::provider::parse_duration;
 use evstore_api::{Error, ErrorKind, Provider, Settings, StoreName};
 use evstore_conformance::mutants::{self, Mutant};
@@ -111,7 +112,11 @@ fn list(args: &Args, session: &mut Session) -> Result {
 }
 
 async fn run_store(args: &Args, session: &mut Session) -> Result<Report> {
-    let (provider, settings) = session.settings()?;
+    let mut configured = session.configured()?;
+    if args.in_place {
+        configured = session::existing(&configured)?;
+    }
+    let Configured { provider, settings, .. } = configured;
     let provider = session.watch_scratch(&provider);
     let target = match &args.mutant {
         // Another process would open the store without the defect.
@@ -123,7 +128,7 @@ async fn run_store(args: &Args, session: &mut Session) -> Result<Report> {
     runner.budget = args.budget;
     runner.effort = args.effort;
     runner.place = if args.in_place { Place::InPlace } else { Place::Scratch };
-    run_shown(&runner, session).await
+    run_shown(&runner, session).await.map_err(|failure| session.explained(failure))
 }
 
 /// A store whose checks may start this program again.

@@ -5,23 +5,17 @@ use crate::moment;
 use crate::output::{Cell, Tone};
 use crate::session::{self, Session};
 use crate::view;
-use evstore_api::capabilities::Durability;
+use evstore::Configured;
+use evstore_api::capabilities::{Durability, Failover, Positioned};
 use evstore_api::meta::Lineage;
 use evstore_api::{
-    Clock as _, Error, EventStore, FeedFilter, FeedStart, Incarnation, Meta, MetaSwapped, Position, Provider, ReadFeed,
-    Settings, StoreAdmin, StoreName, StoreState, SwapMeta, SystemClock, Timestamp,
+    Capabilities, Clock as _, Error, ErrorKind, EventStore, FeedFilter, FeedStart, Incarnation, Meta, MetaSwapped,
+    Position, Provider, ReadFeed, Settings, Severity, StoreAdmin, StoreName, StoreState, SwapMeta, SystemClock,
+    Timestamp,
 };
-use serde_json::{Value, json};
-use std::io::Write as _;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use serde_json::{Map, Value, json};
+use std::time::Duration;
 
-/// Writes that the latency of a disk is measured with.
-const FSYNCS: usize = 20;
-/// A sync to disk that takes longer makes every commit slow.
-const FSYNC_SLOW: Duration = Duration::from_millis(20);
-/// A sync that is faster than this did not reach a disk.
-const FSYNC_FAST: Duration = Duration::from_micros(20);
 /// No clock of a working machine is before this release: 2026-01-01.
 const RELEASED: Timestamp = Timestamp(1_767_225_600_000_000);
 /// How far the clock may be behind the last commit: several machines never agree exactly.
@@ -31,8 +25,7 @@ const CLOCK_BEHIND_MAX: Duration = Duration::from_secs(2);
 #[derive(clap::Args, Debug)]
 #[command(
     long_about = "Look for what is wrong with the config, the stores and what is around them; each finding comes with its \
-                  mending. Nothing is changed, but that an embedded store is made when it is first opened. Exits with 1 \
-                  when there is a problem; warnings are no failure.",
+                  mending. Nothing is made or changed. Exits with 1 when there is a problem; warnings are no failure.",
     after_help = "Examples:\n  evstore doctor\n  evstore doctor main next -o json\n  \
                   evstore doctor main --new-incarnation     after the store was restored from a backup"
 )]
@@ -83,6 +76,8 @@ struct Finding {
     about: &'static str,
     found: String,
     mending: String,
+    /// The same in numbers, for programs.
+    facts: Map<String, Value>,
 }
 
 /// Collects what was found about one store, or about the config.
@@ -95,7 +90,24 @@ struct Findings {
 impl Findings {
     fn add(&mut self, level: Level, about: &'static str, found: impl Into<String>, mending: impl Into<String>) {
         let (found, mending) = (found.into(), mending.into());
-        self.all.push(Finding { level, store: self.store.clone(), about, found, mending });
+        self.all.push(Finding { level, store: self.store.clone(), about, found, mending, facts: Map::new() });
+    }
+
+    /// Adds to the last finding what it says in numbers.
+    fn tell(&mut self, facts: Map<String, Value>) {
+        if let Some(last) = self.all.last_mut() {
+            last.facts = facts;
+        }
+    }
+
+    /// What the provider found.
+    fn take(&mut self, found: evstore_api::Finding) {
+        let level = match found.severity {
+            Severity::Fine => Level::Fine,
+            Severity::Warning => Level::Warning,
+            Severity::Problem => Level::Problem,
+        };
+        self.add(level, found.about, found.found, found.mending);
     }
 
     fn fine(&mut self, about: &'static str, found: impl Into<String>) {
@@ -182,52 +194,80 @@ fn check_config(findings: &mut Findings, wanted: &[StoreName], session: &mut Ses
 }
 
 async fn check_store(findings: &mut Findings, session: &mut Session) {
-    let (provider, settings) = match session.settings() {
-        Ok(settings) => settings,
+    let configured = match session.configured() {
+        Ok(configured) => configured,
         Err(failure) => {
             let found = failure.text().unwrap_or_default();
             return findings.add(Level::Problem, "settings", found, "mend the store's table in the config file");
         }
     };
-    match provider.opener.open(&settings).await {
-        Ok(store) => {
-            check_open_store(findings, &*store, &settings).await;
-            // Everything that could be found out has been.
-            let _ = store.close().await;
-        }
-        Err(error) => findings.failed("open", &error),
-    }
-    match provider.opener.open_admin(&settings).await {
+    let existing = match session::existing(&configured) {
+        Ok(existing) => existing,
+        Err(error) => return findings.failed("settings", &error),
+    };
+    let is_made = match existing.open_admin().await {
         Ok(admin) => {
-            check_admin(findings, &*admin, &settings).await;
+            let is_made = check_admin(findings, &*admin, &configured).await;
+            // Everything that could be found out has been.
             let _ = admin.close().await;
+            is_made
         }
-        Err(error) => findings.failed("open as an operator", &error),
+        Err(error) => {
+            findings.failed("open as an operator", &error);
+            // What an application may open, an operator's credentials need not.
+            true
+        }
+    };
+    if is_made {
+        match existing.provider.opener.open(&existing.settings).await {
+            Ok(store) => {
+                check_open_store(findings, &*store).await;
+                let _ = store.close().await;
+            }
+            Err(error) => findings.failed("open", &error),
+        }
     }
-    check_scratch(findings, &provider, &settings).await;
+    check_scratch(findings, &existing.provider, &existing.settings).await;
 }
 
-async fn check_open_store(findings: &mut Findings, store: &dyn EventStore, settings: &Settings) {
+async fn check_open_store(findings: &mut Findings, store: &dyn EventStore) {
     let capabilities = store.capabilities();
     findings.fine("engine", &*capabilities.engine);
     match capabilities.durability {
-        Durability::Memory => {
-            findings.add(Level::Warning, "durability", "everything is gone with the process", "use it for tests only");
-        }
+        Durability::Memory => findings.add(
+            Level::Warning,
+            "durability",
+            "everything is gone with the process that holds it",
+            "use it for tests only, or let the server write to its disk before it answers",
+        ),
         Durability::ProcessCrash => findings.add(
             Level::Warning,
             "durability",
             "an acknowledged commit survives a crash of the process, not of the machine",
-            "make the engine sync before it answers",
+            "let the engine sync before it answers",
         ),
         Durability::PowerLoss | Durability::ReplicaQuorum => {
-            findings.fine("durability", format!("{:?}", capabilities.durability));
+            findings.fine("durability", promised(capabilities, "durability"));
         }
     }
-    if let (Durability::PowerLoss, Some(path)) = (capabilities.durability, settings.path("path")) {
-        check_disk(findings, &path);
+    match capabilities.failover {
+        Failover::MayLoseAcknowledged => findings.add(
+            Level::Warning,
+            "failover",
+            "a failover to another machine may take acknowledged commits away; it is noticed, and a new history begins",
+            "wait for replicas before an answer (docs/PROVIDERS.md), or take an export often enough",
+        ),
+        Failover::None | Failover::KeepsAcknowledged => {
+            findings.fine("failover", promised(capabilities, "failover"));
+        }
     }
     check_feed(findings, store).await;
+}
+
+/// A promise in the words of `evstore providers`.
+fn promised(capabilities: &Capabilities, wanted: &str) -> String {
+    let promises = super::providers::promises(capabilities);
+    promises.into_iter().find(|(name, _)| *name == wanted).map(|(_, value)| value).unwrap_or_default()
 }
 
 async fn check_feed(findings: &mut Findings, store: &dyn EventStore) {
@@ -236,12 +276,31 @@ async fn check_feed(findings: &mut Findings, store: &dyn EventStore) {
         Err(error) => return findings.failed("feed", &error),
     };
     let end = head.position.map_or("it has no positions".into(), |end| format!("it ends at position {end}"));
-    if head.lag.commits > 0 {
-        let found = format!("{end}; {} commits are not in it yet, the oldest for {:?}", head.lag.commits, head.lag.age);
-        findings.add(Level::Warning, "feed", found, "see that a sequencer runs");
+    let facts = view::object([
+        ("position", head.position.map(|position| position.0).into()),
+        ("lag_commits", head.lag.commits.into()),
+        ("lag_ms", u64::try_from(head.lag.age.as_millis()).unwrap_or(u64::MAX).into()),
+    ]);
+    let found = match (head.lag.commits, store.capabilities().positioned) {
+        (0, Positioned::BySequencer { .. }) => format!("{end}, and everything that was appended is in it"),
+        (0, Positioned::ByAppend | Positioned::Never { .. }) => end,
+        (commits, _) => {
+            let age = head.lag.age;
+            format!("{end}; of {commits} commits that were appended it has nothing yet, the oldest waits for {age:?}")
+        }
+    };
+    let bearable = match store.capabilities().positioned {
+        Positioned::BySequencer { within } => within,
+        Positioned::ByAppend | Positioned::Never { .. } => Duration::ZERO,
+    };
+    if head.lag.commits > 0 && head.lag.age > bearable {
+        let mending = "see that a process runs which has the store open: it numbers what was appended; a finding about the \
+                       sequencer tells what holds it up";
+        findings.add(Level::Warning, "feed", found, mending);
     } else {
-        findings.fine("feed", end);
+        findings.fine("feed", found);
     }
+    findings.tell(facts);
     if let Some(end) = head.position.filter(|end| end.0 > 0) {
         check_last_time(findings, store, end).await;
     }
@@ -271,49 +330,34 @@ async fn check_last_time(findings: &mut Findings, store: &dyn EventStore, end: P
     }
 }
 
-/// Measures what a commit waits for.
-fn check_disk(findings: &mut Findings, path: &Path) {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match fsync_latency(folder) {
-        Ok(median) if median > FSYNC_SLOW => {
-            let found = format!("a sync takes {median:?} (median of {FSYNCS})");
-            findings.add(
-                Level::Warning,
-                "disk",
-                found,
-                "put the file on a faster disk; concurrent appends share a sync",
-            );
-        }
-        Ok(median) if median < FSYNC_FAST => {
-            let found = format!("a sync takes {median:?} (median of {FSYNCS}): it does not reach a disk");
-            findings.add(Level::Warning, "disk", found, "keep the file on a disk, not in memory");
-        }
-        Ok(median) => findings.fine("disk", format!("a sync takes {median:?} (median of {FSYNCS})")),
-        Err(cause) => {
-            let found = format!("{} can't be written: {cause}", folder.display());
-            findings.add(Level::Problem, "disk", found, "give this user write access to the folder");
-        }
+/// Looks at the administrative side; says whether there is a store to open.
+async fn check_admin(findings: &mut Findings, admin: &dyn StoreAdmin, configured: &Configured) -> bool {
+    match admin.examine(session::deadline()).await {
+        Ok(found) => found.into_iter().for_each(|one| findings.take(one)),
+        Err(error) => findings.failed("engine", &error),
     }
-}
-
-fn fsync_latency(folder: &Path) -> std::io::Result<Duration> {
-    let mut file = tempfile::tempfile_in(folder)?;
-    let mut took = Vec::with_capacity(FSYNCS);
-    for _ in 0..FSYNCS {
-        let began = Instant::now();
-        file.write_all(&[0; 4096])?;
-        file.sync_data()?;
-        took.push(began.elapsed());
-    }
-    took.sort_unstable();
-    Ok(took[FSYNCS / 2])
-}
-
-async fn check_admin(findings: &mut Findings, admin: &dyn StoreAdmin, settings: &Settings) {
     match admin.check_schema(session::deadline()).await {
         Ok(()) => findings.fine("schema", "current"),
-        Err(error) => return findings.failed("schema", &error),
+        Err(error) if error.kind() == ErrorKind::Schema && will_be_made(admin, configured).await => {
+            findings.fine("schema", "there is no store yet: the first append makes it (auto_create)");
+            return false;
+        }
+        Err(error) => {
+            findings.failed("schema", &error);
+            return error.kind() != ErrorKind::Schema;
+        }
     }
+    check_state(findings, admin, &configured.settings).await;
+    true
+}
+
+/// Whether a store is not there and its config says that the first use makes it.
+async fn will_be_made(admin: &dyn StoreAdmin, configured: &Configured) -> bool {
+    let plan = admin.plan_schema(session::deadline()).await;
+    session::is_made_when_opened(configured) && plan.is_ok_and(|plan| !plan.changes.is_empty())
+}
+
+async fn check_state(findings: &mut Findings, admin: &dyn StoreAdmin, settings: &Settings) {
     let meta = match admin.read_meta(session::deadline()).await {
         Ok(meta) => meta,
         Err(error) => return findings.failed("state", &error),
@@ -340,10 +384,8 @@ async fn check_scratch(findings: &mut Findings, provider: &Provider, settings: &
         Ok(tags) if tags.is_empty() => findings.fine("scratch stores", "none left behind"),
         Ok(tags) => {
             let found = format!("left behind by conformance: {}", tags.join(" "));
-            let mending = match settings.path("path") {
-                Some(path) => format!("if none runs now, delete {}.scratch-*", path.display()),
-                None => "if none runs now, drop them on the server".into(),
-            };
+            let mending =
+                "if no conformance runs now, remove them: each is named by its tag, beside the store's own place";
             findings.add(Level::Warning, "scratch stores", found, mending);
         }
         Err(error) => findings.failed("scratch stores", &error),
@@ -355,13 +397,16 @@ fn report(findings: &[Finding], session: &mut Session) -> Result {
     let mut list = session.output().list("findings", view::object([]), &columns)?;
     for finding in findings {
         let store = finding.store.as_ref().map(ToString::to_string);
-        let json = json!({
+        let mut json = json!({
             "level": finding.level.name(),
             "store": store,
             "about": finding.about,
             "found": finding.found,
             "mending": finding.mending,
         });
+        if !finding.facts.is_empty() {
+            json["facts"] = finding.facts.clone().into();
+        }
         list.item(&json.to_string(), || {
             vec![
                 Cell::toned(finding.level.name(), finding.level.tone()),
@@ -401,10 +446,8 @@ async fn new_incarnation(store: &StoreName, dry_run: bool, session: &mut Session
     session.confirm(&format!("Declare that {what}? Consumers beyond it will stop."))?;
     match admin.swap_meta(SwapMeta { expected: meta, new: next, deadline: session.deadline() }).await? {
         MetaSwapped::Done => session.output().facts(&Value::clone(&json), &[("declared", what.into())]),
-        MetaSwapped::Differs(_) => Err(Error::new(
-            evstore_api::ErrorKind::Conflict,
-            "the store's record changed meanwhile; look again and repeat",
-        )
-        .into()),
+        MetaSwapped::Differs(_) => {
+            Err(Error::new(ErrorKind::Conflict, "the store's record changed meanwhile; look again and repeat").into())
+        }
     }
 }

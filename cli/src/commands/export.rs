@@ -1,17 +1,17 @@
 //! `evstore export`: everything in a store as lines, from which `import` restores it bit-exact.
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::files::NewFile;
 use crate::line::{self, CheckpointLine, FirstLine, INCARNATION};
 use crate::output::Format;
+use crate::pages::{Records, Streams};
 use crate::progress::{Progress, Unit};
 use crate::session::{self, Session};
 use crate::view;
-use crate::walk::Walk;
+use crate::walk::{Damage, Walk};
 use evstore_api::chain::Chain;
 use evstore_api::{
-    Content, EventStore, FeedItem, ListRecords, ListStreams, NamespaceFilter, Position, ReadSnapshot, Record,
-    RecordKind,
+    Content, Error, ErrorKind, EventStore, FeedItem, Meta, Position, ReadSnapshot, Record, RecordKind, StoreState,
 };
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -132,14 +132,16 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
 async fn export(args: &Args, session: &mut Session, to_stdout: bool) -> Result<Exported> {
     let store = session.open_store().await?;
     let admin = session.open_admin().await?;
-    let mut walk = Walk::begin(store.clone(), admin.clone()).await?;
+    let meta = admin.read_meta(session.deadline()).await?;
+    refuse_half(&meta)?;
+    let incarnation = meta.incarnation().to_string();
+    let mut walk = Walk::begin(store.clone(), admin.clone(), Damage::Stops).await?;
     let progress = if to_stdout && session.output().format() != Format::Table {
         None
     } else {
         let total = walk.through().map(|through| through.0);
         Some(Progress::new(session.output(), "exporting", Unit::Items("positions"), total))
     };
-    let incarnation = admin.read_meta(session.deadline()).await?.incarnation().to_string();
     let to = if to_stdout { To::Stdout(session.output()) } else { To::File(NewFile::create(&args.file)?) };
     let mut sink = Sink { to, held: None, lines: 0 };
     let mut exported = Exported { through: walk.through(), ..Exported::default() };
@@ -152,6 +154,9 @@ async fn export(args: &Args, session: &mut Session, to_stdout: bool) -> Result<E
             }
         }
     }
+    if let Some(first) = first {
+        sink.line(line::nothing(first))?;
+    }
     sink.seal(exported.chain)?;
     if args.snapshots {
         write_snapshots(&*store, &mut sink).await?;
@@ -161,6 +166,22 @@ async fn export(args: &Args, session: &mut Session, to_stdout: bool) -> Result<E
     }
     exported.lines = sink.finish()?;
     Ok(exported)
+}
+
+/// A store whose restore was cut off has a part of what it is to hold, and an export of it would be taken for the whole.
+fn refuse_half(meta: &Meta) -> Result {
+    match meta.state {
+        StoreState::Importing { from: None } => Err(Failure::Advised {
+            error: Error::new(ErrorKind::Fenced, "the store is being restored and holds a part of an export only"),
+            hint: "nothing was exported: import the whole export first, which goes on where it was cut off".into(),
+        }),
+        StoreState::Open
+        | StoreState::Importing { from: Some(_) }
+        | StoreState::Fenced { .. }
+        | StoreState::Moved { .. }
+        | StoreState::Leaving { .. }
+        | StoreState::Retired { .. } => Ok(()),
+    }
 }
 
 /// Writes one item; gives the position that it reaches.
@@ -189,46 +210,28 @@ fn write_item(
 }
 
 async fn write_snapshots(store: &dyn EventStore, sink: &mut Sink<'_>) -> Result {
-    let mut request = ListStreams {
-        namespace: NamespaceFilter::All,
-        category: None,
-        prefix: String::new(),
-        after: None,
-        limit: store.capabilities().limits.page_items,
-        deadline: session::deadline(),
-    };
-    loop {
-        request.deadline = session::deadline();
-        let page = store.list_streams(request.clone()).await?;
-        for listed in page.streams {
+    let mut streams = Streams::all(store);
+    while let Some(page) = streams.next(store).await? {
+        for listed in page {
             let read = ReadSnapshot { stream: listed.stream, deadline: session::deadline() };
             if let Some(snapshot) = store.read_snapshot(read).await? {
                 sink.line(line::snapshot(&snapshot))?;
             }
         }
-        match page.next {
-            Some(next) => request.after = Some(next),
-            None => return Ok(()),
-        }
     }
+    Ok(())
 }
 
 async fn write_checkpoints(store: &dyn EventStore, incarnation: &str, sink: &mut Sink<'_>) -> Result {
-    let limit = store.capabilities().limits.page_items;
-    let mut request = ListRecords { kind: RecordKind::Checkpoint, after: None, limit, deadline: session::deadline() };
-    loop {
-        request.deadline = session::deadline();
-        let page = store.list_records(request.clone()).await?;
-        for record in page.records {
+    let mut records = Records::all(store, RecordKind::Checkpoint);
+    while let Some(page) = records.next(store).await? {
+        for record in page {
             if let Some(checkpoint) = checkpoint(record, incarnation) {
                 sink.line(line::checkpoint(&checkpoint))?;
             }
         }
-        match page.next {
-            Some(next) => request.after = Some(next),
-            None => return Ok(()),
-        }
     }
+    Ok(())
 }
 
 /// A checkpoint whose cursor will be of whichever store it is restored into: positions are the same there.

@@ -147,14 +147,14 @@ async fn of_configured(provider: &Provider, session: &mut Session) -> Option<Cap
     config.file()?;
     for name in config.stores() {
         let Ok(configured) = session.registry().settings(&config, name) else { continue };
-        // A file is not made only to look at its promises.
-        let is_there = configured.settings.path("path").is_none_or(|path| path.exists());
-        if configured.provider.name == provider.name && is_there {
-            let store = configured.provider.opener.open(&configured.settings).await.ok()?;
-            let capabilities = store.capabilities().clone();
-            let _ = store.close().await;
-            return Some(capabilities);
+        if configured.provider.name != provider.name {
+            continue;
         }
+        // The administrative side knows them too, and makes no store only to look at its promises.
+        let Ok(admin) = configured.open_admin().await else { continue };
+        let capabilities = admin.capabilities().clone();
+        let _ = admin.close().await;
+        return Some(capabilities);
     }
     None
 }

@@ -69,17 +69,20 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
     match args.command {
         Command::Plan { store } | Command::Apply { store, dry_run: true } => {
             session.select(store);
-            let plan = session.open_admin().await?.plan_schema(session.deadline()).await?;
+            let plan = session.open_admin().await?.plan_schema(session.deadline()).await;
+            let plan = plan.map_err(|error| session.explained(error.into()))?;
             print_plan(session, &plan, "planned", "the schema is current: nothing to do")
         }
         Command::Apply { store, dry_run: false } => {
             session.select(store);
-            let plan = session.open_admin().await?.apply_schema(session.deadline()).await?;
+            let plan = session.open_admin().await?.apply_schema(session.deadline()).await;
+            let plan = plan.map_err(|error| session.explained(error.into()))?;
             print_plan(session, &plan, "applied", "the schema was current: nothing was done")
         }
         Command::Check { store } => {
             session.select(store);
-            session.open_admin().await?.check_schema(session.deadline()).await?;
+            let checked = session.open_admin().await?.check_schema(session.deadline()).await;
+            checked.map_err(|error| session.explained(error.into()))?;
             let json = json!({ "schema": "current" });
             session.output().facts(&json, &[("schema", crate::output::Cell::toned("current", Tone::Good))])
         }
@@ -102,7 +105,8 @@ fn print_plan(session: &mut Session, plan: &SchemaPlan, verb: &'static str, none
 /// The statements of a store that has nothing yet, whatever the given one has: a scratch store's plan would be empty, so
 /// this is what the plan of the store itself holds.
 async fn print_statements(session: &mut Session, language: Language) -> Result {
-    let plan = session.open_admin().await?.plan_schema(session.deadline()).await?;
+    let plan = session.open_admin().await?.plan_schema(session.deadline()).await;
+    let plan = plan.map_err(|error| session.explained(error.into()))?;
     let statements: Vec<&str> =
         plan.changes.iter().map(|change| change.statement.as_str()).filter(|one| !one.is_empty()).collect();
     match (language, session.output().format()) {

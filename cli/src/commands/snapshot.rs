@@ -3,11 +3,12 @@
 use crate::failure::Result;
 use crate::line;
 use crate::moment;
+use crate::pages::Streams;
 use crate::session::{self, Session};
 use crate::view;
 use clap::Subcommand;
 use evstore_api::{
-    Category, DeleteSnapshot, Error, ErrorKind, EventStore, ListStreams, ReadSnapshot, Snapshot, StreamId, StreamName,
+    Category, DeleteSnapshot, Error, ErrorKind, EventStore, ReadSnapshot, Snapshot, StreamId, StreamName,
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::Value;
@@ -66,20 +67,11 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
 
 async fn list(category: Option<Category>, prefix: String, session: &mut Session) -> Result {
     let store = session.open_store().await?;
-    let mut request = ListStreams {
-        namespace: session.namespaces(),
-        category,
-        prefix,
-        after: None,
-        limit: store.capabilities().limits.page_items,
-        deadline: session.deadline(),
-    };
+    let mut streams = Streams::of(&*store, session.namespaces(), category, prefix);
     let columns = ["stream", "revision", "schema", "bytes", "taken at"];
     let mut list = session.output().list("snapshots", view::object([]), &columns)?;
-    loop {
-        request.deadline = session::deadline();
-        let page = store.list_streams(request.clone()).await?;
-        let reads = page.streams.iter().map(|listed| read(&*store, &listed.stream));
+    while let Some(page) = streams.next(&*store).await? {
+        let reads = page.iter().map(|listed| read(&*store, &listed.stream));
         let mut found = stream::iter(reads).buffered(READS_MAX);
         while let Some(snapshot) = found.try_next().await? {
             if let Some(snapshot) = snapshot {
@@ -94,10 +86,6 @@ async fn list(category: Option<Category>, prefix: String, session: &mut Session)
                 };
                 list.item(&Value::Object(facts(&snapshot)).to_string(), cells)?;
             }
-        }
-        match page.next {
-            Some(next) => request.after = Some(next),
-            None => break,
         }
     }
     list.end(view::object([]), "no snapshots")

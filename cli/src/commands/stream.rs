@@ -4,12 +4,13 @@ use super::append::{parse_expected, print_receipt};
 use super::read::readable;
 use crate::failure::Result;
 use crate::output::Cell;
-use crate::session::{self, Session};
+use crate::pages::Streams;
+use crate::plan::{self, Plan};
+use crate::session::Session;
 use crate::view;
 use clap::Subcommand;
-use evstore_api::{
-    Category, CommitId, Delete, Expected, ListStreams, ReadHead, Revision, StreamId, StreamName, Truncate,
-};
+use evstore_api::{Category, CommitId, Delete, Expected, ReadHead, Revision, StreamId, StreamName, Truncate};
+use evstore_kit::decide::{Decision, Wanted};
 use serde_json::Value;
 
 /// What `stream` takes.
@@ -60,7 +61,7 @@ struct TruncateArgs {
     /// Id of the commit that marks it, to make a repeat safe.
     #[arg(long, value_name = "ID")]
     commit: Option<CommitId>,
-    /// Say what would be done, and do not.
+    /// Say what would be done, or what would be refused, and do not.
     #[arg(long)]
     dry_run: bool,
 }
@@ -75,7 +76,7 @@ struct DeleteArgs {
     /// Id of the commit that marks it, to make a repeat safe.
     #[arg(long, value_name = "ID")]
     commit: Option<CommitId>,
-    /// Say what would be done, and do not.
+    /// Say what would be done, or what would be refused, and do not.
     #[arg(long)]
     dry_run: bool,
 }
@@ -95,30 +96,16 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
 
 async fn list(args: List, session: &mut Session) -> Result {
     let store = session.open_store().await?;
-    let page_items = u64::from(store.capabilities().limits.page_items);
-    let mut left = args.limit.unwrap_or(u64::MAX);
-    let mut request = ListStreams {
-        namespace: session.namespaces(),
-        category: args.category,
-        prefix: args.prefix,
-        after: None,
-        limit: 1,
-        deadline: session.deadline(),
-    };
+    let mut streams = Streams::of(&*store, session.namespaces(), args.category, args.prefix);
+    if let Some(limit) = args.limit {
+        streams = streams.at_most(limit);
+    }
     let columns = ["stream", "state", "revision", "first retained", "commits", "recorded at"];
     let mut list = session.output().list("streams", view::object([]), &columns)?;
-    while left > 0 {
-        request.limit = u32::try_from(left.min(page_items)).unwrap_or(u32::MAX);
-        request.deadline = session::deadline();
-        let page = store.list_streams(request.clone()).await?;
-        for listed in &page.streams {
+    while let Some(page) = streams.next(&*store).await? {
+        for listed in &page {
             let json = Value::Object(view::head_json(&listed.stream, &listed.head)).to_string();
             list.item(&json, || list_cells(&listed.stream, &listed.head))?;
-            left = left.saturating_sub(1);
-        }
-        match page.next {
-            Some(next) => request.after = Some(next),
-            None => break,
         }
     }
     list.end(view::object([]), "no streams")
@@ -150,16 +137,18 @@ async fn truncate(args: TruncateArgs, session: &mut Session) -> Result {
     let head = read_head(&stream, session).await?;
     readable(&stream, &head)?;
     let what = format!("events of {stream} before revision {} (head: {})", args.before, head.revision);
+    let commit = args.commit.unwrap_or_else(CommitId::generate);
+    let before = Revision(args.before);
+    let request = |deadline| Truncate { stream: stream.clone(), commit, before, deadline };
     if args.dry_run {
-        return print_plan(session, &stream, "truncate", &format!("strip {what}"), &head);
+        let wanted = Wanted::truncation(&request(session.deadline()));
+        let plan = plan::truncation(session, &wanted, before).await?;
+        return print_plan(session, &stream, "truncate", &format!("strip {what}"), &plan);
     }
     session.confirm(&format!("Strip {what} for good?"))?;
-    let commit = args.commit.unwrap_or_else(CommitId::generate);
     let admin = session.open_admin().await?;
     session.commit_begins(commit);
-    let before = Revision(args.before);
-    let answer =
-        admin.truncate(Truncate { stream: stream.clone(), commit, before, deadline: session.deadline() }).await;
+    let answer = admin.truncate(request(session.deadline())).await;
     session.commit_ended();
     let truncated = answer.map_err(|error| if error.commit().is_none() { error.of_commit(commit) } else { error })?;
     session.written(Some(commit));
@@ -173,31 +162,35 @@ async fn truncate(args: TruncateArgs, session: &mut Session) -> Result {
 async fn delete(args: DeleteArgs, session: &mut Session) -> Result {
     let stream = session.stream(&args.stream);
     let head = read_head(&stream, session).await?;
-    if args.dry_run {
-        let what = format!("delete {stream} for good ({} events)", head.revision);
-        return print_plan(session, &stream, "delete", &what, &head);
-    }
     // A typing mistake burns a name for ever, so a missing stream is deleted only by who says that it is missing.
     if args.expected != Expected::NoStream && args.commit.is_none() {
         readable(&stream, &head)?;
     }
+    let commit = args.commit.unwrap_or_else(CommitId::generate);
+    let request = |deadline| Delete { stream: stream.clone(), expected: args.expected, commit, deadline };
+    if args.dry_run {
+        let what = format!("delete {stream} for good ({} events)", head.revision);
+        let plan = plan::write(session, &Wanted::deletion(&request(session.deadline()))).await?;
+        return print_plan(session, &stream, "delete", &what, &plan);
+    }
     let question =
         format!("Delete {stream} and its {} events for good? Its name can never be used again.", head.revision);
     session.confirm(&question)?;
-    let commit = args.commit.unwrap_or_else(CommitId::generate);
     let admin = session.open_admin().await?;
     session.commit_begins(commit);
-    let request = Delete { stream: stream.clone(), expected: args.expected, commit, deadline: session.deadline() };
-    let answer = admin.delete(request).await;
+    let answer = admin.delete(request(session.deadline())).await;
     session.commit_ended();
     let deleted = answer.map_err(|error| if error.commit().is_none() { error.of_commit(commit) } else { error })?;
     session.written(Some(commit));
     print_receipt(session, &stream, &deleted)
 }
 
-fn print_plan(session: &mut Session, stream: &StreamId, verb: &str, what: &str, head: &evstore_api::Head) -> Result {
-    let mut json = view::head_json(stream, head);
+fn print_plan(session: &mut Session, stream: &StreamId, verb: &str, what: &str, plan: &Plan) -> Result {
+    let repeated = matches!(plan.decision, Decision::Repeated(_));
+    let mut json = view::head_json(stream, &plan.head);
     json.insert("dry_run".into(), true.into());
     json.insert("would".into(), verb.into());
+    json.insert("repeated".into(), repeated.into());
+    let what = if repeated { "do nothing: it was done before under this id" } else { what };
     session.output().facts(&Value::Object(json), &[("would", what.into())])
 }

@@ -8,10 +8,11 @@ use crate::commands::import::{self, Imported};
 use crate::failure::{Failure, Result};
 use crate::files::{Lines, NewFile};
 use crate::output::{Format, Tone};
+use crate::pages::Streams;
 use crate::session::{Session, deadline};
 use crate::view;
 use evstore::config::{EMBEDDED_PROVIDER, FILE_NAME};
-use evstore_api::{Direction, Head, ListStreams, NamespaceFilter, ReadStream, StreamId, StreamStart};
+use evstore_api::{Direction, Head, ReadStream, StreamId, StreamStart};
 use evstore_conformance::mutants;
 use evstore_conformance::{Report, Runner, Target};
 use serde_json::{Map, Value, json};
@@ -151,7 +152,7 @@ impl Tour<'_> {
         self.begin("A real log: the events of permit applications in a Dutch municipality.", &typed)?;
         self.write(LOG_NAME, LOG)?;
         let size = Some(LOG.len() as u64);
-        let imported = import::import(Lines::of_bytes(LOG_NAME, LOG), size, false, self.session).await?;
+        let imported = import::import(Lines::of_bytes(LOG_NAME, LOG), size, None, false, self.session).await?;
         let Imported { added, streams, .. } = imported;
         self.say(&format!("{added} events added ({streams} streams), each durable before it was acknowledged"))?;
         self.say(&format!("({CITATION})"))?;
@@ -161,25 +162,13 @@ impl Tour<'_> {
     /// The stream with the most events.
     async fn longest_stream(&mut self) -> Result<(StreamId, Head)> {
         let store = self.session.open_store().await?;
-        let mut request = ListStreams {
-            namespace: NamespaceFilter::All,
-            category: None,
-            prefix: String::new(),
-            after: None,
-            limit: store.capabilities().limits.page_items,
-            deadline: deadline(),
-        };
         let mut longest = None;
-        loop {
-            let page = store.list_streams(request.clone()).await?;
-            for listed in page.streams {
+        let mut streams = Streams::all(&*store);
+        while let Some(page) = streams.next(&*store).await? {
+            for listed in page {
                 if longest.as_ref().is_none_or(|(_, head): &(StreamId, Head)| listed.head.revision > head.revision) {
                     longest = Some((listed.stream, listed.head));
                 }
-            }
-            match page.next {
-                Some(next) => request.after = Some(next),
-                None => break,
             }
         }
         longest.ok_or_else(|| Failure::usage("the store has no stream", "evstore import a log first"))

@@ -8,7 +8,9 @@ mod payload;
 mod print;
 
 pub use parse::{parse, parse_event_of};
-pub use print::{Detail, FirstLine, checkpoint, commit_lines, event, marker, removed, snapshot, snapshot_object};
+pub use print::{
+    Detail, FirstLine, checkpoint, commit_lines, event, marker, nothing, removed, snapshot, snapshot_object,
+};
 
 use evstore_api::{
     CommitId, CommitKind, CommitNumber, Content, ContentDigest, Extension, NewEvent, Position, RecordName,
@@ -50,6 +52,8 @@ pub enum Body {
         /// The last.
         last: Position,
     },
+    /// Nothing: an export of a store without a commit has to begin with something.
+    Nothing,
     /// A snapshot.
     Snapshot(Snapshot),
     /// A consumer's checkpoint.

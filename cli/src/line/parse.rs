@@ -147,7 +147,7 @@ pub fn parse_event_of(wanted: &StreamId, line: &[u8]) -> Result<EventLine, Error
         Body::Event(event) => {
             Err(invalid("an event is of another stream").with("given", event.stream).with("wanted", wanted))
         }
-        Body::Bare(_) | Body::Removed { .. } | Body::Snapshot(_) | Body::Checkpoint(_) => {
+        Body::Bare(_) | Body::Removed { .. } | Body::Nothing | Body::Snapshot(_) | Body::Checkpoint(_) => {
             Err(invalid("a line is not an event"))
         }
     }
@@ -177,6 +177,7 @@ fn body(keys: Keys<'_>) -> Result<Body, Error> {
         (None, Some(keys), None) => snapshot(keys).map(Body::Snapshot),
         (None, None, Some(keys)) => checkpoint(keys).map(Body::Checkpoint),
         (None, None, None) if keys.marker.is_some() || keys.stripped == Some(true) => bare(&keys).map(Body::Bare),
+        (None, None, None) if keys.export.is_some() && keys.stream.is_none() => Ok(Body::Nothing),
         (None, None, None) => event(&keys).map(Body::Event),
         _ => Err(invalid("a line is about more than one thing")),
     }

@@ -219,6 +219,14 @@ pub fn removed(from: Position, to: Position, first: Option<FirstLine>) -> String
     object.end()
 }
 
+/// The beginning of an export of nothing.
+#[must_use]
+pub fn nothing(first: FirstLine) -> String {
+    let mut object = Object::new();
+    object.first_line(first);
+    object.end()
+}
+
 /// A snapshot as a line of an export.
 #[must_use]
 pub fn snapshot(snapshot: &Snapshot) -> String {

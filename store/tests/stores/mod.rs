@@ -62,6 +62,8 @@ pub struct Faulty {
     pub deaf: bool,
     /// Receipts of appends have no position, as if a sequencer gave it later.
     pub unpositioned: bool,
+    /// Read in place of the snapshot that is kept: damaged, or of a stream that has lost its end.
+    pub other_snapshot: Mutex<Option<Snapshot>>,
     /// Every append that arrived, in order.
     pub appends: Mutex<Vec<Append>>,
     /// The names of all calls that arrived, in order.
@@ -84,6 +86,7 @@ impl Faulty {
             feed_ends_at: Mutex::default(),
             deaf: false,
             unpositioned: false,
+            other_snapshot: Mutex::default(),
             appends: Mutex::default(),
             calls: Mutex::default(),
         }
@@ -188,7 +191,8 @@ impl EventStore for Faulty {
 
     async fn read_snapshot(&self, request: ReadSnapshot) -> Result<Option<Snapshot>> {
         self.called("read_snapshot");
-        inject(&self.on_read_snapshot, self.inner.read_snapshot(request)).await
+        let kept = inject(&self.on_read_snapshot, self.inner.read_snapshot(request)).await?;
+        Ok(self.other_snapshot.lock().unwrap().clone().or(kept))
     }
 
     async fn delete_snapshot(&self, request: DeleteSnapshot) -> Result<()> {

@@ -71,6 +71,17 @@ impl Incoming {
         Ok(self.peeked.take())
     }
 
+    /// What is done with the lines, for whoever watches.
+    pub fn doing(&self, doing: &'static str) {
+        self.progress.doing(doing);
+    }
+
+    /// Lets go of the file and gives what showed its progress.
+    #[must_use]
+    pub fn into_progress(self) -> Progress {
+        self.progress
+    }
+
     /// Whether there is a line without waiting for the file.
     #[must_use]
     pub fn has_waiting(&self) -> bool {

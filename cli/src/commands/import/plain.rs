@@ -45,13 +45,10 @@ struct Ready {
 /// Appends every line.
 pub async fn run(mut incoming: Incoming, dry_run: bool, session: &mut Session) -> Result<Imported> {
     let mut assembly = Assembly { namespace: session.namespace().cloned().unwrap_or_default(), ..Assembly::default() };
-    if dry_run {
-        while let Some(ready) = assembly.next(&mut incoming).await? {
-            assembly.events += u64::from(ready.commit.events.count());
-        }
-        return Ok(assembly.imported(&incoming, 0, 0));
-    }
-    let mut appends = Appends::new(session.open_store().await?);
+    let mut appends = match dry_run {
+        false => Appends::new(Some(session.open_store_to_append().await?), Mode::Append),
+        true => Appends::new(session.open_store_if_there().await?, Mode::Plan),
+    };
     let read = append_all(&mut assembly, &mut incoming, &mut appends).await;
     // What is on its way is finished before anything is said.
     while appends.finish_one().await {}
@@ -106,6 +103,12 @@ struct StreamState {
     last: Option<oneshot::Receiver<Revision>>,
 }
 
+impl StreamState {
+    fn missing() -> Self {
+        Self { revision: Revision(0), known: HashMap::new(), last: None }
+    }
+}
+
 /// How an append ended.
 struct Ended {
     line: u64,
@@ -114,9 +117,19 @@ struct Ended {
     result: Result<bool, Error>,
 }
 
+/// What is done with a commit that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Append,
+    /// It is counted only.
+    Plan,
+}
+
 /// Appends that are under way.
 struct Appends {
-    store: Arc<dyn EventStore>,
+    /// None where it is not made yet, and is only looked at.
+    store: Option<Arc<dyn EventStore>>,
+    mode: Mode,
     streams: HashMap<StreamId, StreamState>,
     running: FuturesUnordered<BoxFuture<'static, Ended>>,
     added: u64,
@@ -126,9 +139,9 @@ struct Appends {
 }
 
 impl Appends {
-    fn new(store: Arc<dyn EventStore>) -> Self {
+    fn new(store: Option<Arc<dyn EventStore>>, mode: Mode) -> Self {
         let (streams, running) = (HashMap::new(), FuturesUnordered::new());
-        Self { store, streams, running, added: 0, present: 0, failed: None }
+        Self { store, mode, streams, running, added: 0, present: 0, failed: None }
     }
 
     /// Finds out what is in streams that were not met before.
@@ -137,7 +150,12 @@ impl Appends {
             batch.iter().map(|ready| &ready.stream).filter(|stream| !self.streams.contains_key(stream)).collect();
         new.sort_unstable();
         new.dedup();
-        let look_ups = new.into_iter().map(|stream| state_of(self.store.clone(), stream.clone()));
+        let Some(store) = self.store.clone() else {
+            let new: Vec<_> = new.into_iter().map(|stream| (stream.clone(), StreamState::missing())).collect();
+            self.streams.extend(new);
+            return Ok(());
+        };
+        let look_ups = new.into_iter().map(|stream| state_of(store.clone(), stream.clone()));
         let found: Vec<_> = stream::iter(look_ups).buffer_unordered(LOOK_UPS_MAX).try_collect().await?;
         self.streams.extend(found);
         Ok(())
@@ -164,9 +182,12 @@ impl Appends {
         }
         let expected = state.revision;
         state.revision = expected.plus(events);
+        let (Some(store), Mode::Append) = (self.store.clone(), self.mode) else {
+            return self.end(Ended { line, events, result: Ok(true) });
+        };
         let (done, when_done) = oneshot::channel();
         let before = state.last.replace(when_done);
-        let mut append = append(self.store.clone(), ready, expected, before, done).boxed();
+        let mut append = append(store, ready, expected, before, done).boxed();
         // Asked once at its turn: that puts it into the store's queue, before those that come after it.
         match poll!(&mut append) {
             Poll::Ready(ended) => self.end(ended),
@@ -287,7 +308,7 @@ fn changed(ready: &Ready) -> Error {
 /// What is in a stream. Its commits are remembered by id and digest, because a store need not recognise old ones by itself.
 async fn state_of(store: Arc<dyn EventStore>, stream: StreamId) -> Result<(StreamId, StreamState), Error> {
     let head = store.head(ReadHead { stream: stream.clone(), deadline: deadline() }).await?;
-    let mut state = StreamState { revision: head.revision, known: HashMap::new(), last: None };
+    let mut state = StreamState { revision: head.revision, ..StreamState::missing() };
     let mut from = (head.revision.0 > 0).then_some(StreamStart::First);
     while let Some(start) = from {
         let request = ReadStream {
@@ -363,7 +384,7 @@ impl Assembly {
                 self.place(&mut placed);
                 event.commit == Some(id) && placed == *stream
             }
-            Body::Bare(_) | Body::Removed { .. } | Body::Snapshot(_) | Body::Checkpoint(_) => false,
+            Body::Bare(_) | Body::Removed { .. } | Body::Nothing | Body::Snapshot(_) | Body::Checkpoint(_) => false,
         })
     }
 
@@ -389,6 +410,7 @@ impl Assembly {
             present,
             streams: self.ordinals.len() as u64,
             restored: false,
+            left_out: 0,
         }
     }
 }
@@ -396,13 +418,16 @@ impl Assembly {
 fn event_of(line: Numbered) -> Result<EventLine, Error> {
     match line.line.body {
         Body::Event(event) if line.line.export.is_none() => Ok(event),
-        Body::Event(_) | Body::Bare(_) | Body::Removed { .. } | Body::Snapshot(_) | Body::Checkpoint(_) => {
-            Err(Error::new(
-                ErrorKind::Invalid,
-                "a line is part of an export, and the file does not begin as one; restore the whole export, or leave \
+        Body::Event(_)
+        | Body::Bare(_)
+        | Body::Removed { .. }
+        | Body::Nothing
+        | Body::Snapshot(_)
+        | Body::Checkpoint(_) => Err(Error::new(
+            ErrorKind::Invalid,
+            "a line is part of an export, and the file does not begin as one; restore the whole export, or leave \
                  this line out to append the events as new",
-            ))
-        }
+        )),
     }
 }
 

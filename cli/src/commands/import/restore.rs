@@ -4,16 +4,22 @@
 use super::Imported;
 use super::incoming::{Incoming, Numbered};
 use crate::failure::{Failure, Result};
+use crate::files::Lines;
 use crate::line::{BareLine, Body, CheckpointLine, EventLine, ExportHead, Frame, INCARNATION};
+use crate::pages::Streams;
 use crate::session::{Session, deadline};
-use crate::walk::Walk;
+use crate::walk::{Damage, Walk};
+use evstore_api::Capabilities;
+use evstore_api::capabilities::{Limits, Support};
 use evstore_api::chain::Chain;
 use evstore_api::{
     Commit, CommitId, CommitKind, Content, Epoch, Error, ErrorKind, Event, EventStore, FeedItem, Incarnation, Meta,
     MetaSwapped, NewEvent, Origin, Position, Record, RecordKey, RecordKind, Replica, Replicate, Revision, StoreAdmin,
     StoreState, StreamId, SwapMeta, format,
 };
+use evstore_kit::limits;
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Items of one request.
@@ -27,32 +33,105 @@ struct Item {
     replica: Replica,
 }
 
-/// Restores.
-pub async fn run(mut incoming: Incoming, head: ExportHead, dry_run: bool, session: &mut Session) -> Result<Imported> {
+/// Restores. `again` is where the export can be read once more: it is then checked whole before anything is written.
+pub async fn run(
+    mut incoming: Incoming,
+    head: ExportHead,
+    again: Option<&Path>,
+    dry_run: bool,
+    session: &mut Session,
+) -> Result<Imported> {
     session.refuse_namespace("an export is restored whole")?;
-    let mut reading = Reading::new(head);
-    if dry_run {
-        while reading.next(&mut incoming, Epoch(0), None).await?.is_some() {}
-        reading.check_whole(&incoming)?;
-        return Ok(reading.imported(&incoming));
-    }
-    let store = session.open_store().await?;
     let admin = session.open_admin().await?;
+    refuse_unable(admin.capabilities())?;
+    let limits = admin.capabilities().limits;
+    if dry_run {
+        incoming.doing("checking");
+        return plan(incoming, Reading::new(head), &limits, admin, session).await;
+    }
+    let mut checked = None;
+    if let Some(file) = again {
+        incoming.doing("checking");
+        checked = Some(Reading::new(head).read_whole(&mut incoming, &limits).await?);
+        incoming = Incoming::start(Lines::open(file)?, incoming.into_progress());
+        incoming.doing("restoring");
+    }
+    let store = session.open_store_to_append().await?;
     let meta = match begin(&*store, &*admin).await? {
         Begin::Importing(meta) => meta,
-        Begin::NotEmpty => return compare(reading, incoming, store, admin).await,
+        Begin::NotEmpty => {
+            let reading = match checked {
+                Some(reading) => reading,
+                None => Reading::new(head).read_whole(&mut incoming, &limits).await?,
+            };
+            return compare(reading, incoming.file(), store, admin).await;
+        }
     };
+    let restored = restore(&mut incoming, Reading::new(head), &*admin, &meta).await.map_err(cut_off)?;
+    finish(&*admin, &meta).await?;
+    Ok(restored)
+}
+
+async fn restore(
+    incoming: &mut Incoming,
+    mut reading: Reading,
+    admin: &dyn StoreAdmin,
+    meta: &Meta,
+) -> Result<Imported> {
     let mut batch = Batch::default();
-    while let Some(item) = reading.next(&mut incoming, meta.epoch, Some(meta.incarnation())).await? {
+    while let Some(item) = reading.next(incoming, meta.epoch, Some(meta.incarnation())).await? {
         if batch.is_full_with(&item) {
-            reading.add(batch.send(&*admin, meta.epoch, &incoming).await?);
+            reading.present += batch.send(admin, meta.epoch, incoming).await?;
         }
         batch.add(item);
     }
-    reading.add(batch.send(&*admin, meta.epoch, &incoming).await?);
-    reading.check_whole(&incoming)?;
-    finish(&*admin, &meta).await?;
-    Ok(reading.imported(&incoming))
+    reading.present += batch.send(admin, meta.epoch, incoming).await?;
+    reading.check_whole(incoming)?;
+    Ok(reading.imported())
+}
+
+/// A store that can't take copies must not be closed for one.
+fn refuse_unable(capabilities: &Capabilities) -> Result {
+    match capabilities.replication {
+        Support::Promised => Ok(()),
+        Support::Refused => Err(Failure::Advised {
+            error: Error::new(ErrorKind::Unsupported, "no export can be restored into this store: it takes no copies")
+                .with("provider", capabilities.provider),
+            hint: "nothing was written; `evstore providers NAME` tells what a kind of store promises".into(),
+        }),
+    }
+}
+
+/// What goes wrong in the middle leaves the store closed: that has to be told, with the way on.
+fn cut_off(failure: Failure) -> Failure {
+    let hint = "the store stays closed with what was restored so far: import the whole export to go on. It can't be opened \
+                with a part; where the export is lost, restore another one into a new store";
+    match failure {
+        Failure::Store(error) => Failure::Advised { error, hint: hint.into() },
+        other => other,
+    }
+}
+
+/// What a restore would do with a store, which may not be there yet.
+async fn plan(
+    mut incoming: Incoming,
+    mut reading: Reading,
+    limits: &Limits,
+    admin: Arc<dyn StoreAdmin>,
+    session: &mut Session,
+) -> Result<Imported> {
+    let Some(store) = session.open_store_if_there().await? else {
+        return Ok(reading.read_whole(&mut incoming, limits).await?.imported());
+    };
+    let meta = admin.read_meta(deadline()).await?;
+    refuse_state(&meta)?;
+    if meta.state == StoreState::Open && !is_empty(&*store).await? {
+        let reading = reading.read_whole(&mut incoming, limits).await?;
+        return compare(reading, incoming.file(), store, admin).await;
+    }
+    // What an earlier run restored is compared when it is restored again.
+    reading.there = store.feed_head(deadline()).await?.position.unwrap_or_default();
+    Ok(reading.read_whole(&mut incoming, limits).await?.imported())
 }
 
 /// What a restore can begin with.
@@ -65,6 +144,7 @@ enum Begin {
 
 async fn begin(store: &dyn EventStore, admin: &dyn StoreAdmin) -> Result<Begin> {
     let meta = admin.read_meta(deadline()).await?;
+    refuse_state(&meta)?;
     match &meta.state {
         StoreState::Importing { from: None } => Ok(Begin::Importing(meta)),
         StoreState::Open if !is_empty(store).await? => Ok(Begin::NotEmpty),
@@ -78,6 +158,13 @@ async fn begin(store: &dyn EventStore, admin: &dyn StoreAdmin) -> Result<Begin> 
             finish(admin, &closed).await?;
             Ok(Begin::NotEmpty)
         }
+        _ => Ok(Begin::NotEmpty),
+    }
+}
+
+fn refuse_state(meta: &Meta) -> Result {
+    match &meta.state {
+        StoreState::Open | StoreState::Importing { from: None } => Ok(()),
         other => Err(Error::new(ErrorKind::Fenced, "the store takes part in a move and can't be restored into")
             .with("state", other.name())
             .into()),
@@ -85,16 +172,9 @@ async fn begin(store: &dyn EventStore, admin: &dyn StoreAdmin) -> Result<Begin> 
 }
 
 async fn is_empty(store: &dyn EventStore) -> Result<bool> {
-    let request = evstore_api::ListStreams {
-        namespace: evstore_api::NamespaceFilter::All,
-        category: None,
-        prefix: String::new(),
-        after: None,
-        limit: 1,
-        deadline: deadline(),
-    };
     let nothing_numbered = store.feed_head(deadline()).await?.position.is_none_or(|position| position.0 == 0);
-    Ok(nothing_numbered && store.list_streams(request).await?.streams.is_empty())
+    let first = Streams::all(store).at_most(1).next(store).await?;
+    Ok(nothing_numbered && first.is_none_or(|streams| streams.is_empty()))
 }
 
 /// Opens the store again. Whoever restored the same beside us may have done so already.
@@ -184,27 +264,56 @@ struct Reading {
     streams: HashSet<StreamId>,
     events: u64,
     present: u64,
+    /// Snapshots and checkpoints.
+    beside: u64,
+    left_out: u64,
+    lines: u64,
+    /// The place up to which a store has it, for a plan.
+    there: Position,
 }
 
 impl Reading {
     fn new(head: ExportHead) -> Self {
-        let (reached, chain, sealed) = (None, Chain::default(), false);
-        Self { head, reached, chain, sealed, streams: HashSet::new(), events: 0, present: 0 }
+        Self {
+            head,
+            reached: None,
+            chain: Chain::default(),
+            sealed: false,
+            streams: HashSet::new(),
+            events: 0,
+            present: 0,
+            beside: 0,
+            left_out: 0,
+            lines: 0,
+            there: Position(0),
+        }
     }
 
-    fn add(&mut self, present: u64) {
-        self.present += present;
-    }
-
-    fn imported(&self, incoming: &Incoming) -> Imported {
+    fn imported(&self) -> Imported {
         Imported {
-            lines: incoming.lines(),
+            lines: self.lines,
             events: self.events,
             added: self.events - self.present,
             present: self.present,
             streams: self.streams.len() as u64,
             restored: true,
+            left_out: self.left_out,
         }
+    }
+
+    /// Reads all of it and checks all that can be checked without writing.
+    async fn read_whole(mut self, incoming: &mut Incoming, limits: &Limits) -> Result<Self> {
+        while let Some(Item { line, replica }) = self.next(incoming, Epoch(0), None).await? {
+            let fits = match &replica {
+                Replica::Commit(commit) => limits::check_copy(limits, commit).map(drop),
+                Replica::Snapshot(snapshot) => limits::check_snapshot(limits, snapshot),
+                Replica::Record(record) => limits::check_record(limits, record),
+                Replica::Removed { .. } => Ok(()),
+            };
+            fits.map_err(|error| incoming.at(error, line))?;
+        }
+        self.check_whole(incoming)?;
+        Ok(self)
     }
 
     /// The next thing to restore.
@@ -234,19 +343,39 @@ impl Reading {
                 self.reached(&commit);
                 Replica::Commit(commit)
             }
-            Body::Snapshot(snapshot) => Replica::Snapshot(snapshot),
-            Body::Checkpoint(checkpoint) => Replica::Record(record(checkpoint, epoch, incarnation)),
+            Body::Snapshot(snapshot) => {
+                self.beside += 1;
+                Replica::Snapshot(snapshot)
+            }
+            Body::Checkpoint(checkpoint) => {
+                self.beside += 1;
+                Replica::Record(record(checkpoint, epoch, incarnation))
+            }
+            Body::Nothing => {
+                self.end_line(chain, number, incoming)?;
+                // It is the first line and there is one of them.
+                return Box::pin(self.next(incoming, epoch, incarnation)).await;
+            }
         };
+        self.end_line(chain, number, incoming)?;
+        Ok(Some(Item { line: number, replica }))
+    }
+
+    fn end_line(&mut self, chain: Option<String>, number: u64, incoming: &Incoming) -> Result {
+        self.lines = incoming.lines();
         if let Some(chain) = chain {
             self.seal(&chain).map_err(|error| incoming.at(error, number))?;
         }
-        Ok(Some(Item { line: number, replica }))
+        Ok(())
     }
 
     fn reached(&mut self, commit: &Commit) {
         self.chain.push(commit);
         self.reached = commit.last_position().or(self.reached);
         self.events += commit.events.len() as u64;
+        if commit.last_position().is_some_and(|last| last <= self.there) {
+            self.present += commit.events.len() as u64;
+        }
         if !self.streams.contains(&commit.stream) {
             self.streams.insert(commit.stream.clone());
         }
@@ -265,19 +394,17 @@ impl Reading {
 
     /// Refuses an export whose end is missing.
     fn check_whole(&self, incoming: &Incoming) -> Result {
-        if self.sealed && self.head.through.is_none_or(|through| self.reached == Some(through)) {
+        let reached = self.reached.unwrap_or_default();
+        if self.sealed && self.head.through.is_none_or(|through| reached == through) {
             return Ok(());
         }
         let position = |position: Option<Position>| position.map_or("unknown".into(), |one| one.to_string());
-        Err(Error::new(
-            ErrorKind::Invalid,
-            "the export ends too early; the store stays closed: import the whole export to go on",
-        )
-        .with("file", incoming.file())
-        .with("lines", incoming.lines())
-        .with("reached", position(self.reached))
-        .with("wanted", position(self.head.through))
-        .into())
+        Err(Error::new(ErrorKind::Invalid, "the export ends too early: its last lines are missing")
+            .with("file", incoming.file())
+            .with("lines", incoming.lines())
+            .with("reached", position(self.reached))
+            .with("wanted", position(self.head.through))
+            .into())
     }
 }
 
@@ -370,33 +497,46 @@ fn record(line: CheckpointLine, epoch: Epoch, incarnation: Option<Incarnation>) 
     Record { key, number: line.number, epoch, value: Some(value), updated_at: line.updated_at }
 }
 
-/// Looks whether a store that is not empty holds exactly what the export does: then there is nothing left to do.
+/// Looks whether a store that is not empty holds what the export does, and perhaps more since: then there is nothing left to
+/// do. What was truncated or deleted since is still accounted for.
 async fn compare(
     mut reading: Reading,
-    mut incoming: Incoming,
+    file: &str,
     store: Arc<dyn EventStore>,
     admin: Arc<dyn StoreAdmin>,
 ) -> Result<Imported> {
-    while reading.next(&mut incoming, Epoch(0), None).await?.is_some() {}
-    reading.check_whole(&incoming)?;
-    let mut walk = Walk::begin(store, admin).await?;
-    let mut chain = Chain::default();
-    if walk.through() == reading.reached {
-        while let Some(items) = walk.next().await? {
-            for item in &items {
-                match item {
-                    FeedItem::Commit(commit) => chain.push(commit),
-                    FeedItem::Removed { first, last } => chain.push_removed(*first, *last),
+    let reached = reading.reached.unwrap_or_default();
+    let mut walk = Walk::begin(store, admin, Damage::Stops).await?;
+    let (mut chain, mut at) = (Chain::default(), Position(0));
+    'walk: while at < reached {
+        let Some(items) = walk.next().await? else { break };
+        for item in items {
+            at = match item {
+                FeedItem::Commit(commit) if commit.last_position().is_some_and(|last| last <= reached) => {
+                    chain.push(&commit);
+                    commit.last_position().unwrap_or_default()
                 }
-            }
+                FeedItem::Removed { first, last } if last <= reached => {
+                    chain.push_removed(first, last);
+                    last
+                }
+                // What came later, or straddles the end and so is something else.
+                FeedItem::Commit(_) | FeedItem::Removed { .. } => break 'walk,
+            };
         }
     }
-    if chain == reading.chain {
-        reading.present = reading.events;
-        return Ok(reading.imported(&incoming));
+    if at == reached && chain == reading.chain {
+        (reading.present, reading.left_out) = (reading.events, reading.beside);
+        return Ok(reading.imported());
     }
-    Err(Failure::Store(
-        Error::new(ErrorKind::Conflict, "the store is not empty, and an export is restored only into an empty one")
-            .with("file", incoming.file()),
-    ))
+    let ends_at = walk.through().map_or("none".into(), |through| through.to_string());
+    Err(Failure::Advised {
+        error: Error::new(ErrorKind::Conflict, "the store is not empty, and holds something else than the export")
+            .with("file", file)
+            .with("export_ends_at", reached)
+            .with("store_ends_at", ends_at),
+        hint:
+            "nothing was written: an export is restored into an empty store; add one to the config and name it with -s"
+                .into(),
+    })
 }
