@@ -1,6 +1,6 @@
 //! Which providers there are, and how a configured store is opened with one of them.
 
-use crate::config::{self, Config, Given, Origin, StoreTable, Warning};
+use crate::config::{self, Config, Given, StoreTable, ValueOrigin, Warning};
 use crate::handle::Store;
 use crate::layers::{LAYER_KEYS, LayerSettings};
 use evstore_api::{
@@ -40,7 +40,7 @@ pub struct Shown {
     /// As it was written, or its default; masked where it is a secret.
     pub value: String,
     /// Where it came from.
-    pub origin: Origin,
+    pub origin: ValueOrigin,
 }
 
 impl Registry {
@@ -203,7 +203,7 @@ impl Registry {
 
     fn show_store(&self, config: &Config, name: &StoreName, all: &mut Vec<Shown>) {
         let Ok(table) = config.store(name) else { return };
-        let mut push = |key: &str, value: String, origin: Origin| {
+        let mut push = |key: &str, value: String, origin: ValueOrigin| {
             all.push(Shown { key: format!("stores.{name}.{key}"), value, origin });
         };
         if let Some(given) = &table.provider {
@@ -216,7 +216,7 @@ impl Registry {
         }
         for key in provider.iter().flat_map(|provider| provider.keys).chain(LAYER_KEYS) {
             if let (KeyDefault::Value(value), false) = (key.default, table.values.contains_key(key.name)) {
-                push(key.name, value.into(), Origin::Default);
+                push(key.name, value.into(), ValueOrigin::Default);
             }
         }
     }
