@@ -251,7 +251,7 @@ async fn call(store: Arc<dyn EventStore>, caller: usize, callers: usize, end: In
 
 fn reads(options: &Options, runtime: &tokio::runtime::Runtime) {
     runtime.block_on(async {
-        let mut medians = Vec::new();
+        let mut stores = Vec::new();
         for streams in [1_000, 100_000] {
             let path = options.folder.join(format!("reads-{streams}.db"));
             let store = open(&path).await;
@@ -259,25 +259,48 @@ fn reads(options: &Options, runtime: &tokio::runtime::Runtime) {
             fill(&store, streams).await;
             let events = store.feed_head(Deadline::within(Duration::from_secs(10))).await.unwrap().position.unwrap().0;
             println!("\n{streams} streams, {events} events, filled in {:.1} s", begin.elapsed().as_secs_f64());
-            let rates = feed_rates(&store, options.rounds).await;
-            println!("feed: {} events/s", spread(&rates));
-            let times = stream_times(&store).await;
-            let one = one_stream_times(&store).await;
-            println!(
-                "streams of 100 events, one after the other: {} µs; the same again: {} µs",
-                spread(&times),
-                spread(&one)
-            );
-            medians.push((median(&times), median(&one)));
+            println!("feed: {} events/s", spread(&feed_rates(&store, options.rounds).await));
+            stores.push(store);
+        }
+        // Turn by turn, as a read is short beside what else the machine does.
+        let (mut rotation, mut again) = (Turns::default(), Turns::default());
+        for _ in 0..options.rounds {
+            rotation.add(stream_times(&stores[0]).await, stream_times(&stores[1]).await);
+            again.add(one_stream_times(&stores[0]).await, one_stream_times(&stores[1]).await);
+        }
+        println!(
+            "\na stream of 100 events in the small and in the large store, medians of a turn in µs, and their ratio"
+        );
+        println!("one after the other: {}", rotation.line());
+        println!("the same again:      {}", again.line());
+        for store in stores {
             store.close().await.unwrap();
         }
-        let [(small, small_again), (large, large_again)] = medians[..] else { return };
-        println!(
-            "\n100 times as many streams: {:.2} times as long, {:.2} again",
-            large / small,
-            large_again / small_again
-        );
     });
+}
+
+/// What turns in a small and a large store took.
+#[derive(Default)]
+struct Turns {
+    small: Vec<f64>,
+    large: Vec<f64>,
+    ratios: Vec<f64>,
+}
+
+impl Turns {
+    fn add(&mut self, small: Vec<f64>, large: Vec<f64>) {
+        let (small, large) = (median(&small), median(&large));
+        self.small.push(small);
+        self.large.push(large);
+        self.ratios.push(large / small);
+    }
+
+    fn line(&self) -> String {
+        let (low, high) =
+            self.ratios.iter().fold((f64::MAX, 0.0_f64), |(low, high), one| (low.min(*one), high.max(*one)));
+        let (small, large) = (spread(&self.small), spread(&self.large));
+        format!("{small}, {large}: {:.2} times ({low:.2} to {high:.2})", median(&self.ratios))
+    }
 }
 
 /// Streams that are read, in both stores; each has 100 events in 100 commits, written between all the others'.
