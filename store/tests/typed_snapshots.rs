@@ -152,7 +152,7 @@ async fn a_snapshot_ahead_of_the_stream_makes_way_for_one_that_is_not() {
     note(&every_one, &["one"]).await;
     let mut ahead = kept(&*faulty).await.unwrap();
     ahead.revision = Revision(100);
-    faulty.put_snapshot(PutSnapshot { snapshot: ahead, deadline: soon() }).await.unwrap();
+    *faulty.other_snapshot.lock().unwrap() = Some(ahead);
     note(&every_one, &["two"]).await;
     assert_eq!(kept(&*faulty).await.unwrap().revision, Revision(2));
     assert_eq!(every_one.load("a").await.unwrap().from, FoldedFrom::Snapshot(Revision(2)));

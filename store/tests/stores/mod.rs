@@ -197,6 +197,7 @@ impl EventStore for Faulty {
 
     async fn delete_snapshot(&self, request: DeleteSnapshot) -> Result<()> {
         self.called("delete_snapshot");
+        *self.other_snapshot.lock().unwrap() = None;
         self.inner.delete_snapshot(request).await
     }
 
