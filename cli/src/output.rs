@@ -140,7 +140,7 @@ impl Output {
         Ok(List { output: self, columns: columns.to_vec(), rows: Vec::new(), items: 0 })
     }
 
-    /// Prints bytes as they are, for what is not a result: an export, a man page.
+    /// Prints bytes as they are, for what has a form of its own: an export.
     ///
     /// # Errors
     /// When stdout can't be written.

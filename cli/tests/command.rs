@@ -340,7 +340,7 @@ fn doctor_names_a_store_whose_provider_is_not_there_and_looks_at_the_others() {
         found.filter(|one| one["level"] == "problem").count()
     };
     assert_eq!((level("a"), level("b"), level("c")), (0, 1, 0), "{doctor}");
-    assert!(doctor.to_string().contains("build with its feature"), "{doctor}");
+    assert!(doctor.to_string().contains("this release does not have the provider yet"), "{doctor}");
 }
 
 #[test]
@@ -395,7 +395,11 @@ fn help_completions_and_the_manual_are_there() {
     assert!(folder.ok("--help").contains("130  interrupted"));
     assert!(folder.ok("import --help").contains("Examples:"));
     assert!(folder.ok("completions bash").contains("evstore"));
-    assert!(folder.ok("man").contains(".TH evstore"));
+    let manual = folder.ok("man");
+    assert!(manual.contains(".TH evstore") && manual.contains(".SH \"EVSTORE STREAM TRUNCATE\""), "{manual}");
+    assert_eq!(manual.matches("\n.SH NAME").count(), 1);
+    assert_eq!(document(&folder.ok("man -o json"))["man"].as_str().unwrap().trim_end(), manual.trim_end());
+    assert_eq!(document(&folder.ok("completions fish -o jsonl"))["shell"], "fish");
 }
 
 #[test]

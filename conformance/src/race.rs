@@ -8,13 +8,14 @@ use crate::history::record::{
 };
 use crate::history::{self, record::Digest};
 use crate::seed::Seed;
-use evstore_api::capabilities::{Consistency, FeedOrder, Positioned, Positions, RealTime};
+use evstore_api::capabilities::{Consistency, FeedOrder, Positioned, Positions, RealTime, Window};
 use evstore_api::{
     Append, Appended, Capabilities, CommitId, CommitNumber, Deadline, Direction, Error, ErrorKind, EventRef,
     EventStore, EventType, Events, Expected, FeedFilter, FeedItem, FeedStart, NewCommit, NewEvent, PutSnapshot,
     ReadCommits, ReadFeed, ReadSnapshot, ReadStream, Result, Revision, Snapshot, SnapshotPut, StoreAdmin, StreamId,
     StreamPage, StreamStart, Timestamp, WaitFeed, Written,
 };
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// Longest time of one call.
@@ -24,6 +25,8 @@ const PAGE_BYTES: u64 = 8 << 20;
 /// How much longer than declared a subscriber of a race may wait for an event. It shares a busy machine with writers that go
 /// as fast as they can: what is judged is that a feed goes on, not how fast. `feed.is-as-fast-as-declared` measures that.
 const LAG_MORE: Duration = Duration::from_secs(60);
+/// How long a turn is in which all clients that append send the same commit.
+const TURN_NANOS: u64 = 20_000_000;
 /// How often a commit is repeated whose fate is not known.
 const REPEATS_MAX: u32 = 5;
 /// Commits that a client remembers for repeating them later: well inside the smallest window that a store may have.
@@ -46,6 +49,8 @@ pub(crate) struct Plan {
     pub(crate) calls: u64,
     /// Seed of its choices.
     pub(crate) seed: u64,
+    /// Seed that all clients of the race have in common, in all processes: of the commits that they send at the same time.
+    pub(crate) shared: u64,
 }
 
 /// The present moment of this machine's monotonic clock, comparable between its processes.
@@ -77,7 +82,8 @@ impl Client<'_> {
     async fn step(&mut self) {
         let stream = self.seed.pick(&self.plan.streams).clone();
         match self.seed.below(100) {
-            0..60 => self.append(stream).await,
+            0..52 => self.append(stream).await,
+            52..60 => self.append_twin(stream).await,
             60..70 => self.repeat_earlier().await,
             70..85 => drop(self.read(&stream).await),
             85..92 => self.save_snapshot(&stream).await,
@@ -102,6 +108,20 @@ impl Client<'_> {
         let commit = NewCommit { id: CommitId(self.seed.bytes()), events };
         self.operation += 1;
         self.append_until_known(stream, expected, commit).await;
+    }
+
+    /// Sends a commit that other clients, also of other processes, send at the same moment: it must be made once.
+    async fn append_twin(&mut self, stream: StreamId) {
+        if self.store.capabilities().idempotency != Window::Forever {
+            // One that was held up may come when many others have appended since, and be outside the window.
+            return self.append(stream).await;
+        }
+        let turn = now().0 / TURN_NANOS + 1;
+        let begins = Duration::from_nanos((turn * TURN_NANOS).saturating_sub(now().0));
+        tokio::time::sleep(begins).await;
+        let (stream, commit) = twin(self.plan.shared, turn, &self.plan.streams);
+        self.operation += 1;
+        self.append_until_known(stream, Expected::Any, commit).await;
     }
 
     /// Sends a commit once more that was sent before: it must be recognised.
@@ -238,6 +258,36 @@ impl Client<'_> {
             returned_at,
             call,
         });
+    }
+}
+
+/// The commit that clients of a race send in one turn, and its stream.
+fn twin(shared: u64, turn: u64, streams: &[StreamId]) -> (StreamId, NewCommit) {
+    let mut seed = Seed(shared ^ Seed(turn).next_u64());
+    let stream = seed.pick(streams).clone();
+    let events = (0..1 + seed.below(3)).map(|_| new_event(&mut seed)).collect();
+    let events = Events::new(events).expect("one event at least, and no id is supplied");
+    (stream, NewCommit { id: CommitId(seed.bytes()), events })
+}
+
+/// Sends every commit once more that clients of a race, who may be gone, have sent in turns: each must be made once, whether
+/// its answer came or not.
+pub(crate) async fn repeat_twins(store: &dyn EventStore, plan: Plan, sent: &[Operation], sink: &dyn Sink) {
+    let moments = || sent.iter().map(|operation| operation.invoked_at.0);
+    let (Some(first), Some(last)) = (moments().min(), moments().max()) else { return };
+    let appends = sent.iter().filter_map(|operation| match &operation.call {
+        Call::Append(append) => Some(append.commit),
+        _ => None,
+    });
+    let ids: HashSet<_> = appends.collect();
+    let seed = Seed(plan.seed);
+    let mut client = Client { store, sink, plan, seed, operation: 0, remembered: Vec::new() };
+    for turn in first / TURN_NANOS..=last / TURN_NANOS {
+        let (stream, commit) = twin(client.plan.shared, turn, &client.plan.streams);
+        if ids.contains(&commit.id.0.into()) {
+            client.operation += 1;
+            client.append_until_known(stream, Expected::Any, commit).await;
+        }
     }
 }
 

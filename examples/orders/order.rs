@@ -67,6 +67,12 @@ impl std::fmt::Display for Refusal {
     }
 }
 
+impl Order {
+    pub fn is_shipped(&self) -> bool {
+        self.shipped
+    }
+}
+
 /// Decisions: plain functions from a state to new events.
 impl Order {
     pub fn place(&self, customer: &str, item: &str, count: u32) -> Result<Vec<OrderEvent>, Refusal> {

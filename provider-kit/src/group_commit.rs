@@ -35,7 +35,7 @@ pub struct Bounds {
 
 /// How long the writer waits for one more of those that it answered last to come back, and for all of them together. A caller in
 /// a loop is back sooner than a sleeping thread is woken, and callers that come back together share one fsync.
-const RETURN_WAIT: Duration = Duration::from_micros(60);
+const RETURN_WAIT: Duration = Duration::from_micros(120);
 const RETURN_WAIT_MAX: Duration = Duration::from_millis(1);
 
 /// Unit in which room is counted, so that it also bounds the number of small jobs.

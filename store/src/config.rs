@@ -30,7 +30,7 @@ mod value;
 
 pub use migrate::{MIGRATE_KEYS, Migrate};
 pub(crate) use template::template;
-pub use value::{Given, MASK, Origin};
+pub use value::{Given, MASK, ValueOrigin};
 
 use draft::{Draft, Item};
 use evstore_api::{Error, ErrorKind, Result, StoreName};
@@ -174,7 +174,7 @@ pub struct Warning {
     /// The key, by its dotted name; or the variable.
     pub key: String,
     /// Where it was given.
-    pub origin: Origin,
+    pub origin: ValueOrigin,
 }
 
 /// The sentence, the key and the place.
@@ -193,11 +193,11 @@ pub(crate) struct StoreTable {
 
 impl StoreTable {
     /// Where the first of it stands.
-    fn origin(&self) -> Origin {
+    fn origin(&self) -> ValueOrigin {
         let origins = self.values.values().chain(&self.provider).map(|given| given.origin().clone());
         origins
-            .min_by_key(|origin| if let Origin::File { line, .. } = origin { *line } else { usize::MAX })
-            .unwrap_or(Origin::Default)
+            .min_by_key(|origin| if let ValueOrigin::File { line, .. } = origin { *line } else { usize::MAX })
+            .unwrap_or(ValueOrigin::Default)
     }
 }
 
@@ -206,7 +206,7 @@ impl StoreTable {
 pub struct Config {
     file: Option<PathBuf>,
     folder: PathBuf,
-    default_store: Option<(StoreName, Origin)>,
+    default_store: Option<(StoreName, ValueOrigin)>,
     stores: BTreeMap<StoreName, StoreTable>,
     migrate: Migrate,
     warnings: Vec<Warning>,
@@ -226,7 +226,7 @@ impl Config {
         }
         draft.take_environment(&sources.environment)?;
         for Flag { flag, key, value } in &sources.flags {
-            let origin = Origin::Flag { flag: flag.clone() };
+            let origin = ValueOrigin::Flag { flag: flag.clone() };
             draft.take(&key.split('.').map(str::to_owned).collect::<Vec<_>>(), Item::literal(value, origin))?;
         }
         draft.finish(file)
@@ -280,8 +280,8 @@ impl Config {
 
     /// Where `default_store` came from.
     #[must_use]
-    pub fn default_store_origin(&self) -> Origin {
-        self.default_store.as_ref().map_or(Origin::Default, |(_, origin)| origin.clone())
+    pub fn default_store_origin(&self) -> ValueOrigin {
+        self.default_store.as_ref().map_or(ValueOrigin::Default, |(_, origin)| origin.clone())
     }
 
     /// What the config says about migrations.
@@ -306,7 +306,7 @@ impl Config {
     }
 
     /// The provider that a store names.
-    pub(crate) fn provider(&self, name: &StoreName) -> Result<(String, Origin)> {
+    pub(crate) fn provider(&self, name: &StoreName) -> Result<(String, ValueOrigin)> {
         let table = self.store(name)?;
         let Some(given) = &table.provider else {
             let error = Error::new(ErrorKind::Invalid, "a store names its provider").with("store", name);

@@ -60,6 +60,9 @@ impl Context {
 
     /// What follows from an event: in its conversation, or in one that it begins, and caused by it.
     ///
+    /// Only the conversation is passed on. Further fields are not: who asked for the first thing did not ask for the next.
+    /// What should follow along is put in again, `Context::following(event).with("tenant", …)`.
+    ///
     /// Metadata that is not such an object begins a new conversation too: whoever wrote it had another use for it.
     #[must_use]
     pub fn following(event: &Event) -> Self {

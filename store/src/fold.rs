@@ -6,6 +6,7 @@ use crate::api::{
     ReadSnapshot, ReadStream, Result, Revision, Snapshot, StreamId, StreamPage, StreamStart, StreamState, Usage,
 };
 use crate::domain_event::decode_event;
+use crate::logged::category;
 use crate::snapshots::{self, SnapshotRefused, StateCodec, Tail};
 
 /// Most bytes of one page of a stream.
@@ -32,6 +33,8 @@ pub(crate) struct Fold<A> {
     /// The commit that ends at `revision`; none before the first.
     pub last: Option<(CommitNumber, CommitId)>,
     pub from: FoldedFrom,
+    /// Revision of a snapshot that was not to be trusted: one below it is not kept while it is there.
+    pub refused_at: Option<Revision>,
     pub tail: Tail,
     /// The head as it was last seen.
     pub head: Head,
@@ -58,17 +61,19 @@ impl<A: Aggregate> Folder<'_, A> {
             return self.replay(FoldedFrom::Events).await;
         };
         let request = ReadSnapshot { stream: self.stream.clone(), deadline: self.deadline };
-        let refused = match self.events.read_snapshot(request).await {
+        let (refused, refused_at) = match self.events.read_snapshot(request).await {
             Ok(None) => return self.replay(FoldedFrom::Events).await,
             Ok(Some(snapshot)) => match self.resume(&snapshot, codec).await? {
                 Ok(fold) => return Ok(fold),
-                Err(refused) => refused,
+                Err(refused) => (refused, Some(snapshot.revision)),
             },
             // A hint that can't be read is no hint. If the store is at fault, reading the events says so.
-            Err(_) => SnapshotRefused::Unreadable,
+            Err(_) => (SnapshotRefused::Unreadable, None),
         };
-        tracing::warn!(stream = %self.stream, ?refused, "a snapshot is not used, the stream is replayed");
-        self.replay(FoldedFrom::EventsNotSnapshot(refused)).await
+        let category = category(self.stream);
+        tracing::warn!(category, ?refused, "a snapshot is not used, the stream is replayed");
+        let fold = self.replay(FoldedFrom::EventsNotSnapshot(refused)).await?;
+        Ok(Fold { refused_at, ..fold })
     }
 
     /// Takes in what was appended since. Starts anew where the stream is shorter than it was.
@@ -197,7 +202,8 @@ impl<A: Aggregate> Folder<'_, A> {
 
 impl<A> Fold<A> {
     fn new(state: A, from: FoldedFrom, met_all: bool, head: Head) -> Self {
-        Self { state, revision: Revision(0), last: None, from, tail: Tail::default(), head, met: None, met_all }
+        let revision = Revision(0);
+        Self { state, revision, last: None, from, refused_at: None, tail: Tail::default(), head, met: None, met_all }
     }
 }
 

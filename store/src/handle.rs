@@ -3,6 +3,8 @@
 use crate::layers::{self, LayerSettings};
 use crate::projection::RunningNames;
 use evstore_api::{Capabilities, Deadline, EventStore, Result, StoreName};
+#[cfg(feature = "sqlite")]
+use evstore_api::{Error, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +24,38 @@ impl Store {
     pub fn new(name: StoreName, store: Arc<dyn EventStore>, settings: &LayerSettings) -> Self {
         let events = layers::wrap(&name, store, settings);
         Self { name, events, layers: settings.clone(), projections: RunningNames::default() }
+    }
+
+    /// A store in one file on SQLite, made where it is missing; named `main`, without a config.
+    ///
+    /// # Errors
+    /// As the provider's opener.
+    #[cfg(feature = "sqlite")]
+    pub async fn sqlite(path: impl AsRef<std::path::Path>) -> Result<Self> {
+        let Some(path) = path.as_ref().to_str() else {
+            return Err(Error::new(ErrorKind::Invalid, "the path of a store is not UTF-8"));
+        };
+        Self::unnamed(&evstore_sqlite::provider(), [("path".to_owned(), path.to_owned())]).await
+    }
+
+    /// A new store in memory, gone with its last handle; named `main`, without a config.
+    ///
+    /// # Errors
+    /// As the provider's opener.
+    #[cfg(feature = "memory")]
+    pub async fn memory() -> Result<Self> {
+        Self::unnamed(&evstore_memory::provider(), []).await
+    }
+
+    #[cfg(any(feature = "sqlite", feature = "memory"))]
+    async fn unnamed(
+        provider: &evstore_api::Provider,
+        given: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self> {
+        let name = StoreName::new("main")?;
+        let settings = evstore_api::Settings::new(name.clone(), provider.keys, given)?;
+        let store = provider.opener.open(&settings).await?;
+        Ok(Self::new(name.clone(), store, &LayerSettings::new(&name, [])?))
     }
 
     /// Its name in the config.

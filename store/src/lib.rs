@@ -18,9 +18,14 @@
 // The derive names this crate from the outside, also in its own documentation tests.
 extern crate self as evstore;
 
+/// The contract, whole. What applications use of it every day stands in the root as well.
 pub use evstore_api as api;
-#[doc(no_inline)]
-pub use evstore_api::*;
+#[doc(inline)]
+pub use evstore_api::{
+    Advice, Append, Appended, Capabilities, Commit, CommitId, Cursor, Deadline, Direction, Error, ErrorKind, Event,
+    EventId, EventRef, EventStore, EventType, Events, Expected, FeedFilter, FeedStart, Head, Namespace, NewCommit,
+    NewEvent, Position, ReadFeed, ReadHead, ReadStream, Result, Revision, StoreName, StreamId, StreamStart, Timestamp,
+};
 
 mod aggregate;
 mod backoff;
@@ -28,6 +33,7 @@ mod checkpoint;
 pub mod config;
 mod context;
 mod domain_event;
+mod event_store_ext;
 mod fold;
 pub mod handle;
 pub mod layers;
@@ -42,9 +48,10 @@ mod variant;
 
 pub use aggregate::Aggregate;
 pub use checkpoint::{Checkpoint, LastCommit, Parked};
-pub use config::{Config, Environment, Migrate, Origin, Sources, Warning};
+pub use config::{Config, Environment, Migrate, Sources, ValueOrigin, Warning};
 pub use context::Context;
 pub use domain_event::{DomainEvent, RawEvent};
+pub use event_store_ext::EventStoreExt;
 /// Makes an enum the events of an aggregate; see the [trait](trait@DomainEvent).
 pub use evstore_derive::DomainEvent;
 pub use fold::FoldedFrom;

@@ -1,6 +1,6 @@
 //! Which providers there are, and how a configured store is opened with one of them.
 
-use crate::config::{self, Config, Given, Origin, StoreTable, Warning};
+use crate::config::{self, Config, Given, StoreTable, ValueOrigin, Warning};
 use crate::handle::Store;
 use crate::layers::{LAYER_KEYS, LayerSettings};
 use evstore_api::{
@@ -8,9 +8,9 @@ use evstore_api::{
 };
 use std::sync::Arc;
 
-/// Providers of this release, each built in by the feature of its name.
-const KNOWN: [&str; 4] = ["memory", "sqlite", "postgres", "redis"];
-/// Providers that later releases will have: their names are spoken for.
+/// Providers of this project that a build may lack; each is built in by the feature of its name.
+const FEATURES: [&str; 4] = ["memory", "sqlite", "postgres", "redis"];
+/// Providers that later releases have.
 const LATER: [&str; 3] = ["dynamodb", "s3", "tiered"];
 
 /// The providers that a program knows: a plain value, to be made once and passed on.
@@ -40,7 +40,7 @@ pub struct Shown {
     /// As it was written, or its default; masked where it is a secret.
     pub value: String,
     /// Where it came from.
-    pub origin: Origin,
+    pub origin: ValueOrigin,
 }
 
 impl Registry {
@@ -184,19 +184,26 @@ impl Registry {
 
     /// Why there is no such provider; `place` adds whose it was to be.
     fn missing(&self, name: &str, place: impl FnOnce(Error) -> Error) -> Error {
-        if KNOWN.contains(&name) {
-            let message = "the provider is not in this build; build with its feature, or with the feature full";
-            return place(Error::new(ErrorKind::Invalid, message)).with("provider", name).with("feature", name);
+        let refused = |message| Error::new(ErrorKind::Invalid, message);
+        if FEATURES.contains(&name) {
+            let message =
+                "the provider is not in this build; build with its feature (--features NAME), or with the feature full";
+            return place(refused(message)).with("provider", name).with("feature", name);
         }
-        let message = if LATER.contains(&name) { "the provider is not in this release" } else { "no such provider" };
-        let known: Vec<_> = self.providers.iter().map(|provider| provider.name).collect();
-        let error = place(Error::new(ErrorKind::Invalid, message));
-        error.with("provider", name).with("known", known.join(" "))
+        if LATER.contains(&name) {
+            let error = place(refused("this release does not have the provider yet"));
+            return error.with("provider", name).with("known", self.known());
+        }
+        place(refused("no such provider")).with("provider", name).with("known", self.known())
+    }
+
+    fn known(&self) -> String {
+        self.providers.iter().map(|provider| provider.name).collect::<Vec<_>>().join(" ")
     }
 
     fn show_store(&self, config: &Config, name: &StoreName, all: &mut Vec<Shown>) {
         let Ok(table) = config.store(name) else { return };
-        let mut push = |key: &str, value: String, origin: Origin| {
+        let mut push = |key: &str, value: String, origin: ValueOrigin| {
             all.push(Shown { key: format!("stores.{name}.{key}"), value, origin });
         };
         if let Some(given) = &table.provider {
@@ -209,7 +216,7 @@ impl Registry {
         }
         for key in provider.iter().flat_map(|provider| provider.keys).chain(LAYER_KEYS) {
             if let (KeyDefault::Value(value), false) = (key.default, table.values.contains_key(key.name)) {
-                push(key.name, value.into(), Origin::Default);
+                push(key.name, value.into(), ValueOrigin::Default);
             }
         }
     }

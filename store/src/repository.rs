@@ -2,14 +2,16 @@
 
 use crate::aggregate::{self, Aggregate};
 use crate::api::{
-    Advice, Append, Appended, Clock, CommitId, CommitNumber, Deadline, Error, ErrorKind, EventStore, Events, Expected,
-    Namespace, NewCommit, PutSnapshot, Result, Revision, Snapshot, SnapshotPut, StreamId, SystemClock,
+    Advice, Append, Appended, Clock, CommitId, CommitNumber, Deadline, DeleteSnapshot, Error, ErrorKind, EventStore,
+    Events, Expected, Namespace, NewCommit, PutSnapshot, Result, Revision, Snapshot, SnapshotPut, StreamId,
+    SystemClock,
 };
 use crate::backoff::Backoff;
 use crate::context::Context;
 use crate::domain_event::DomainEvent;
 use crate::fold::{Fold, FoldedFrom, Folder};
-use crate::snapshots::{self, SnapshotPolicy, StateCodec};
+use crate::logged::Logged;
+use crate::snapshots::{self, SnapshotPolicy, SnapshotRefused, StateCodec};
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,6 +28,7 @@ const DECISIONS_MAX: u32 = 100;
 /// Pauses between tries.
 const PAUSE_FIRST: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+const NEWER_SCHEMA: FoldedFrom = FoldedFrom::EventsNotSnapshot(SnapshotRefused::NewerSchema);
 
 /// The aggregates of one kind in one store. Cheap to clone.
 ///
@@ -242,7 +245,8 @@ impl<A: Aggregate> Repository<A> {
     /// Takes a snapshot now, whatever the policy.
     ///
     /// # Errors
-    /// As [`load`](Self::load), and what keeping a snapshot fails with; `NotFound` for an aggregate without events.
+    /// As [`load`](Self::load), and what keeping a snapshot fails with; `NotFound` for an aggregate without events; `Schema`
+    /// where a newer release keeps its own.
     pub async fn take_snapshot(&self, key: impl fmt::Display) -> Result<SnapshotPut>
     where
         A: Serialize + DeserializeOwned,
@@ -253,8 +257,26 @@ impl<A: Aggregate> Repository<A> {
         let Some((number, commit)) = fold.last else {
             return Err(Error::new(ErrorKind::NotFound, "the stream has no event").with("stream", stream));
         };
+        if fold.from == NEWER_SCHEMA {
+            let error = Error::new(ErrorKind::Schema, "a snapshot of a newer schema is kept");
+            return Err(error.with("stream", stream).with("schema", A::SNAPSHOT_SCHEMA));
+        }
         let data = (StateCodec::<A>::json().encode)(&fold.state)?;
         let snapshot = snapshot::<A>(&stream, fold.revision, number, commit, data)?;
+        self.put_snapshot(snapshot, fold.refused_at, deadline).await
+    }
+
+    /// Keeps a snapshot. One that was refused and stands higher would be kept instead, and refused until it is overtaken: it
+    /// goes first. The stream was folded without it, so that nothing is lost with it.
+    async fn put_snapshot(
+        &self,
+        snapshot: Snapshot,
+        refused_at: Option<Revision>,
+        deadline: Deadline,
+    ) -> Result<SnapshotPut> {
+        if refused_at.is_some_and(|refused| refused >= snapshot.revision) {
+            self.events.delete_snapshot(DeleteSnapshot { stream: snapshot.stream.clone(), deadline }).await?;
+        }
         self.events.put_snapshot(PutSnapshot { snapshot, deadline }).await
     }
 
@@ -370,20 +392,24 @@ impl<A: Aggregate> Repository<A> {
         if receipt.repeated || receipt.first != fold.revision.next() {
             return;
         }
-        let Fold { mut state, mut tail, .. } = fold;
+        // In a rolling deploy the newer release snapshots for itself: two that overwrite each other's would both replay.
+        if fold.from == NEWER_SCHEMA {
+            return;
+        }
+        let Fold { mut state, mut tail, refused_at, .. } = fold;
         decided.iter().for_each(|event| state.apply(event));
         tail.events += decided.len() as u64;
         tail.bytes += bytes as u64;
         let kept = async {
             let Some(data) = self.policy.due(tail, || (codec.encode)(&state))? else { return Ok(()) };
             let snapshot = snapshot::<A>(stream, receipt.last, receipt.number, receipt.commit, data)?;
-            let deadline = Deadline::within(SNAPSHOT_WAIT_MAX);
-            self.events.put_snapshot(PutSnapshot { snapshot, deadline }).await.map(|_| ())
+            self.put_snapshot(snapshot, refused_at, Deadline::within(SNAPSHOT_WAIT_MAX)).await.map(|_| ())
         };
+        let category = A::CATEGORY;
         match tokio::time::timeout(SNAPSHOT_WAIT_MAX, kept).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%stream, %error, "a snapshot was not kept"),
-            Err(_) => tracing::warn!(%stream, "a snapshot was not kept in time"),
+            Ok(Err(error)) => tracing::warn!(category, error = %Logged(&error), "a snapshot was not kept"),
+            Err(_) => tracing::warn!(category, "a snapshot was not kept in time"),
         }
     }
 }
@@ -408,6 +434,7 @@ fn snapshot<A: Aggregate>(
 }
 
 /// What there is to know before a decision.
+#[expect(clippy::large_enum_variant, reason = "one is made for each command, and none is kept")]
 enum Before<A> {
     Executed(Appended),
     New(Fold<A>),
@@ -464,6 +491,12 @@ impl Executed {
     #[must_use]
     pub fn of(stream: StreamId, commit: Appended) -> Self {
         Self { stream, revision: commit.last, commit: Some(commit) }
+    }
+
+    /// Whether the command was executed before, and this is the receipt that it got then.
+    #[must_use]
+    pub fn repeated(&self) -> bool {
+        self.commit.as_ref().is_some_and(|commit| commit.repeated)
     }
 }
 

@@ -5,6 +5,7 @@ use crate::api::{ContentType, Error, ErrorKind, Head, Result, Revision, Snapshot
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::cmp::Ordering;
 use std::fmt;
 
 /// When a repository takes a snapshot: after an append, of the state that the append made.
@@ -46,8 +47,10 @@ impl SnapshotPolicy {
 /// Why a snapshot was passed over and the whole stream replayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SnapshotRefused {
-    /// Its state has another schema number, older or newer.
-    OtherSchema,
+    /// Its state has an older schema number.
+    OlderSchema,
+    /// Its state has a newer schema number: a newer release works on the same streams, and its snapshots are left to it.
+    NewerSchema,
     /// Its bytes fail their checksum or do not read as the state.
     Corrupt,
     /// It names a revision that the stream has not reached: the stream lost its end.
@@ -90,8 +93,10 @@ fn encode_json<A: Serialize>(state: &A) -> Result<Bytes> {
 }
 
 fn decode_json<A: Aggregate + DeserializeOwned>(snapshot: &Snapshot) -> Result<A, SnapshotRefused> {
-    if snapshot.schema != A::SNAPSHOT_SCHEMA {
-        return Err(SnapshotRefused::OtherSchema);
+    match snapshot.schema.cmp(&A::SNAPSHOT_SCHEMA) {
+        Ordering::Less => return Err(SnapshotRefused::OlderSchema),
+        Ordering::Greater => return Err(SnapshotRefused::NewerSchema),
+        Ordering::Equal => {}
     }
     if snapshot.content_type.as_str() != checked_type(&snapshot.data) {
         return Err(SnapshotRefused::Corrupt);

@@ -291,7 +291,7 @@ impl Batch {
     }
 }
 
-/// One event of the feed with the commit that it stands in. Clones are cheap.
+/// One event, of the feed or of a stream, with the commit that it stands in. Clones are cheap.
 #[derive(Clone, Debug)]
 pub struct FeedEvent {
     commit: Arc<Commit>,

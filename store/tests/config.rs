@@ -3,10 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "in tests a failure is a panic")]
 
 use async_trait::async_trait;
-use evstore::{
-    Config, ConfigKey, Environment, Error, ErrorKind, EventStore, KeyDefault, KeyKind, Opener, Origin, Provider,
-    Registry, Result, Secrecy, Settings, Shown, Sources, StoreAdmin, StoreName,
+use evstore::api::{
+    ConfigKey, Error, ErrorKind, EventStore, KeyDefault, KeyKind, Opener, Provider, Result, Secrecy, Settings,
+    StoreAdmin, StoreName,
 };
+use evstore::{Config, Environment, Registry, Shown, Sources, ValueOrigin};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -177,7 +178,7 @@ fn without_a_file_there_is_one_embedded_store() {
     let shown = registry().shown(&config);
     let expected = [("default_store", "main"), ("stores.main.provider", "sqlite")];
     for ((key, value), shown) in expected.into_iter().zip(&shown) {
-        assert_eq!((shown.key.as_str(), shown.value.as_str(), &shown.origin), (key, value, &Origin::Default));
+        assert_eq!((shown.key.as_str(), shown.value.as_str(), &shown.origin), (key, value, &ValueOrigin::Default));
     }
     let configured = Registry::builtin().settings(&config, &name("main")).unwrap();
     assert_eq!(configured.settings.path("path"), Some(folder.path().join("evstore.db")));
@@ -246,12 +247,13 @@ fn unknown_providers_and_those_not_built_in_are_told_apart() {
     );
     assert_eq!(
         refusal("[stores.primary]\nprovider = \"postgres\"\n"),
-        "the provider is not in this build; build with its feature, or with the feature full (store: primary, \
+        "the provider is not in this build; build with its feature (--features NAME), or with the feature full (store: primary, \
          file: evstore.toml:2, provider: postgres, feature: postgres)"
     );
     assert_eq!(
         refusal("[stores.primary]\nprovider = \"dynamodb\"\n"),
-        "the provider is not in this release (store: primary, file: evstore.toml:2, provider: dynamodb, known: remote)"
+        "this release does not have the provider yet (store: primary, file: evstore.toml:2, provider: dynamodb, \
+         known: remote)"
     );
     assert_eq!(
         refusal("[stores.primary]\nurl = \"a://b\"\n"),
@@ -352,14 +354,18 @@ fn every_value_tells_where_it_came_from() {
     let sources = folder.sources(&[("DB", CANARY), ("EVSTORE_STORES__MAIN__RETRIES_MAX", "1")]);
     let config = Config::load(&sources.with_flag("--pool", "stores.main.pool_max", "4")).unwrap();
     let all = registry().shown(&config);
-    let line = |line| Origin::File { path: PathBuf::from("evstore.toml"), line };
+    let line = |line| ValueOrigin::File { path: PathBuf::from("evstore.toml"), line };
     for (key, value, origin) in [
         ("default_store", "main", line(1)),
         ("stores.main.provider", "remote", line(4)),
         ("stores.main.url", "${DB}", line(5)),
-        ("stores.main.retries_max", "1", Origin::Environment { variable: "EVSTORE_STORES__MAIN__RETRIES_MAX".into() }),
-        ("stores.main.pool_max", "4", Origin::Flag { flag: "--pool".into() }),
-        ("stores.main.append_timeout", "5s", Origin::Default),
+        (
+            "stores.main.retries_max",
+            "1",
+            ValueOrigin::Environment { variable: "EVSTORE_STORES__MAIN__RETRIES_MAX".into() },
+        ),
+        ("stores.main.pool_max", "4", ValueOrigin::Flag { flag: "--pool".into() }),
+        ("stores.main.append_timeout", "5s", ValueOrigin::Default),
     ] {
         let shown = shown(&all, key);
         assert_eq!((shown.value.as_str(), &shown.origin), (value, &origin), "{key}");

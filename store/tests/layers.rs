@@ -4,8 +4,9 @@
 
 mod stores;
 
+use evstore::api::*;
 use evstore::layers::{self, LayerSettings};
-use evstore::*;
+use evstore::{Config, Registry};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

@@ -6,7 +6,7 @@ mod stores;
 use evstore::api::*;
 use evstore::{
     Batch, BoxError, Checkpoint, Executed, Move, OnError, Phase, Project, Projection, ReadModel, RetryError, Rivals,
-    Start, StopReason,
+    Start, StopReason, Store,
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -182,6 +182,36 @@ async fn a_read_model_beyond_the_end_of_the_feed_is_not_fed() {
     let projection = project(&store).run_into(sums.clone()).await.unwrap();
     let reason = tokio::time::timeout(Duration::from_secs(10), projection.stopped()).await.unwrap();
     assert!(matches!(&*reason, StopReason::Store(error) if error.kind() == ErrorKind::HistoryLost), "{reason:?}");
+}
+
+#[tokio::test]
+async fn a_file_that_was_restored_from_an_older_copy_does_not_pass_over_what_is_appended_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, copy) = (folder.path().join("events.db"), folder.path().join("copy.db"));
+    let sums = Sums::new(&[]);
+    let three = async || {
+        let store = Store::sqlite(&file).await.unwrap();
+        let mut last = None;
+        for n in 1..=3 {
+            last = Some(append(&**store.events(), "order-1", "Placed", &[n]).await);
+        }
+        (store, last.unwrap())
+    };
+    three().await.0.close().await.unwrap();
+    std::fs::copy(&file, &copy).unwrap();
+    let (store, last) = three().await;
+    let projection = project(store.events()).run_into(sums.clone()).await.unwrap();
+    wait(&projection, "order-1", last).await;
+    projection.stop().await.unwrap();
+    store.close().await.unwrap();
+
+    std::fs::copy(&copy, &file).unwrap();
+    let store = Store::sqlite(&file).await.unwrap();
+    let projection = project(store.events()).run_into(sums.clone()).await.unwrap();
+    let reason = tokio::time::timeout(Duration::from_secs(10), projection.stopped()).await.unwrap();
+    assert!(matches!(&*reason, StopReason::Store(error) if error.kind() == ErrorKind::HistoryLost), "{reason:?}");
+    assert!(reason.to_string().contains("place: 6, end: 3"), "{reason}");
+    store.close().await.unwrap();
 }
 
 #[tokio::test]

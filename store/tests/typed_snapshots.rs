@@ -90,13 +90,13 @@ async fn a_snapshot_behind_the_head_is_used_with_the_events_after_it() {
 #[tokio::test]
 async fn a_snapshot_of_an_older_schema_falls_back_to_replay() {
     let notes = with_changed_snapshot(|snapshot| snapshot.schema = 1).await;
-    assert_falls_back(&notes, SnapshotRefused::OtherSchema).await;
+    assert_falls_back(&notes, SnapshotRefused::OlderSchema).await;
 }
 
 #[tokio::test]
 async fn a_snapshot_of_a_newer_schema_falls_back_to_replay() {
     let notes = with_changed_snapshot(|snapshot| snapshot.schema = 3).await;
-    assert_falls_back(&notes, SnapshotRefused::OtherSchema).await;
+    assert_falls_back(&notes, SnapshotRefused::NewerSchema).await;
 }
 
 #[tokio::test]
@@ -143,6 +143,33 @@ async fn a_snapshot_inside_a_commit_falls_back_to_replay() {
 async fn a_snapshot_ahead_of_the_stream_falls_back_to_replay() {
     let ahead = |snapshot: &mut Snapshot| snapshot.revision = Revision(4);
     assert_falls_back(&with_changed_snapshot(ahead).await, SnapshotRefused::AheadOfStream).await;
+}
+
+#[tokio::test]
+async fn a_snapshot_ahead_of_the_stream_makes_way_for_one_that_is_not() {
+    let faulty = Faulty::new().await;
+    let every_one = notes(faulty.clone(), SnapshotPolicy::EveryEvents(1));
+    note(&every_one, &["one"]).await;
+    let mut ahead = kept(&*faulty).await.unwrap();
+    ahead.revision = Revision(100);
+    faulty.put_snapshot(PutSnapshot { snapshot: ahead, deadline: soon() }).await.unwrap();
+    note(&every_one, &["two"]).await;
+    assert_eq!(kept(&*faulty).await.unwrap().revision, Revision(2));
+    assert_eq!(every_one.load("a").await.unwrap().from, FoldedFrom::Snapshot(Revision(2)));
+    assert_eq!(faulty.calls().iter().filter(|call| **call == "delete_snapshot").count(), 1);
+}
+
+#[tokio::test]
+async fn a_snapshot_of_a_newer_schema_is_left_to_the_newer_release() {
+    let store = memory().await;
+    let every_one = notes(store.clone(), SnapshotPolicy::EveryEvents(1));
+    note(&every_one, &["one"]).await;
+    let newer = Snapshot { schema: 3, ..kept(&*store).await.unwrap() };
+    store.put_snapshot(PutSnapshot { snapshot: newer.clone(), deadline: soon() }).await.unwrap();
+    note(&every_one, &["two"]).await;
+    assert_eq!(kept(&*store).await, Some(newer.clone()));
+    assert_eq!(every_one.take_snapshot("a").await.unwrap_err().kind(), ErrorKind::Schema);
+    assert_eq!(kept(&*store).await, Some(newer));
 }
 
 #[tokio::test]

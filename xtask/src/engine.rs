@@ -1,6 +1,8 @@
 //! `cargo xtask engine`: a throwaway engine for as long as a command runs, or until Enter.
 
-use crate::engines::redis;
+use crate::engines::pgbouncer::PgBouncer;
+use crate::engines::postgres::{self, Postgres};
+use crate::engines::redis::{self, Redis};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
@@ -15,6 +17,9 @@ pub struct Engine {
     /// How Redis or Valkey is set up.
     #[arg(long, default_value = "always")]
     setup: redis::Setup,
+    /// `name=value` settings of a Postgres server.
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    settings: Vec<String>,
     /// What to run with its address in the environment; none prints the address and waits for the end of input.
     #[arg(last = true)]
     command: Vec<String>,
@@ -26,6 +31,12 @@ enum Kind {
     Valkey,
     /// Redis 7, or what the distribution has.
     RedisDistribution,
+    /// Postgres 18.
+    Postgres,
+    /// Postgres 15, or what the distribution has.
+    PostgresDistribution,
+    /// Postgres 18 behind a PgBouncer in transaction mode.
+    Pgbouncer,
 }
 
 impl Engine {
@@ -37,12 +48,27 @@ impl Engine {
         match self.kind {
             Kind::Valkey => self.redis(redis::Release::Newest),
             Kind::RedisDistribution => self.redis(redis::Release::Distribution),
+            Kind::Postgres => self.postgres(postgres::Release::Newest),
+            Kind::PostgresDistribution => self.postgres(postgres::Release::Distribution),
+            Kind::Pgbouncer => self.pgbouncer(),
         }
     }
 
     fn redis(self, release: redis::Release) -> Result<()> {
-        let servers = redis::Redis::start(release, self.setup)?;
+        let servers = Redis::start(release, self.setup)?;
         with(&self.command, servers.environment()?)
+    }
+
+    fn postgres(self, release: postgres::Release) -> Result<()> {
+        let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
+        let server = Postgres::start(release, &settings)?;
+        with(&self.command, server.environment())
+    }
+
+    fn pgbouncer(self) -> Result<()> {
+        let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
+        let pooler = PgBouncer::before(Postgres::start(postgres::Release::Newest, &settings)?)?;
+        with(&self.command, [("EVSTORE_TEST_POSTGRES_URL", pooler.url()), ("EVSTORE_TEST_POSTGRES_POOLER", "true")])
     }
 }
 

@@ -1,4 +1,4 @@
-//! The project's own chores: `cargo xtask test`, `tidy`, `docs`, `engine`.
+//! The project's own chores: `cargo xtask test`, `tidy`, `bench`, `docs`, `engine`.
 
 #![allow(clippy::print_stdout, reason = "a chore talks to the person who started it")]
 

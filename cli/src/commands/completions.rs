@@ -5,6 +5,7 @@ use crate::failure::Result;
 use crate::session::Session;
 use clap::CommandFactory as _;
 use clap_complete::Shell;
+use serde_json::json;
 
 /// What `completions` takes.
 #[derive(clap::Args, Debug)]
@@ -23,6 +24,6 @@ pub struct Args {
 pub fn run(args: &Args, session: &mut Session) -> Result {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "evstore", &mut script);
-    session.output().bytes(&script)?;
-    session.output().flush()
+    let script = String::from_utf8_lossy(&script);
+    session.output().text(&json!({ "shell": args.shell.to_string(), "script": script }), &script)
 }

@@ -2,7 +2,7 @@
 
 use super::document::{self, Value};
 use super::migrate::{self, Migrate};
-use super::value::{Given, Origin};
+use super::value::{Given, ValueOrigin};
 use super::{
     Config, EMBEDDED_PATH, EMBEDDED_PROVIDER, EMBEDDED_STORE, Environment, FILE_VARIABLE, StoreTable, VARIABLE_PREFIX,
     Warning,
@@ -19,17 +19,17 @@ const VARIABLES_OF_TESTS: &str = "EVSTORE_TEST_";
 /// What stands behind a key, from any source.
 pub enum Item {
     One(Given),
-    List(Vec<String>, Origin),
-    Empty(Origin),
+    List(Vec<String>, ValueOrigin),
+    Empty(ValueOrigin),
 }
 
 impl Item {
     /// Text that is taken as it is.
-    pub fn literal(value: &str, origin: Origin) -> Self {
+    pub fn literal(value: &str, origin: ValueOrigin) -> Self {
         Self::One(Given::literal(value, origin))
     }
 
-    fn origin(&self) -> &Origin {
+    fn origin(&self) -> &ValueOrigin {
         match self {
             Self::One(given) => given.origin(),
             Self::List(_, origin) | Self::Empty(origin) => origin,
@@ -53,7 +53,7 @@ impl Item {
 #[derive(Default)]
 pub struct Draft {
     folder: PathBuf,
-    default_store: Option<(StoreName, Origin)>,
+    default_store: Option<(StoreName, ValueOrigin)>,
     stores: BTreeMap<StoreName, StoreTable>,
     migrate: Migrate,
     warnings: Vec<Warning>,
@@ -71,7 +71,7 @@ impl Draft {
         // The first mistake of the file is the one to tell.
         entries.sort_by_key(|entry| entry.line);
         for entry in entries {
-            let origin = Origin::File { path: path.into(), line: entry.line };
+            let origin = ValueOrigin::File { path: path.into(), line: entry.line };
             let variable = |name: &str| environment.get(name).map(str::to_owned);
             let item = match entry.value {
                 Value::Text(text) => Item::One(Given::text(&text, origin, variable)),
@@ -95,7 +95,7 @@ impl Draft {
                 continue;
             }
             let key: Vec<String> = name.split("__").map(str::to_ascii_lowercase).collect();
-            let origin = Origin::Environment { variable: variable.clone() };
+            let origin = ValueOrigin::Environment { variable: variable.clone() };
             // One part may be another program's variable; several are meant for this config.
             if key.len() == 1 && !TOP_KEYS.contains(&key[0].as_str()) {
                 let message = "a variable begins like one of this config's and is none; it is not used";
@@ -194,8 +194,8 @@ impl Draft {
     fn embed(&mut self) -> Result<()> {
         let table = self.stores.entry(StoreName::new(EMBEDDED_STORE)?).or_default();
         if table.provider.is_none() {
-            table.provider = Some(Given::literal(EMBEDDED_PROVIDER, Origin::Default));
-            let path = || Given::literal(EMBEDDED_PATH, Origin::Default);
+            table.provider = Some(Given::literal(EMBEDDED_PROVIDER, ValueOrigin::Default));
+            let path = || Given::literal(EMBEDDED_PATH, ValueOrigin::Default);
             table.values.entry("path".into()).or_insert_with(path);
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! What the config says about migrations: the table `[migrate]`.
 
-use super::value::Origin;
+use super::value::ValueOrigin;
 use evstore_api::{ConfigKey, Error, ErrorKind, KeyDefault, KeyKind, Result, Secrecy, StoreName};
 
 /// The keys of the table `[migrate]`.
@@ -27,9 +27,9 @@ pub(super) fn is_key(name: &str) -> bool {
 /// What the config says about migrations.
 #[derive(Clone, Debug, Default)]
 pub struct Migrate {
-    targets: Option<(Vec<StoreName>, Origin)>,
-    throttle: Option<(u64, Origin)>,
-    expect_nodes: Option<(u64, Origin)>,
+    targets: Option<(Vec<StoreName>, ValueOrigin)>,
+    throttle: Option<(u64, ValueOrigin)>,
+    expect_nodes: Option<(u64, ValueOrigin)>,
 }
 
 impl Migrate {
@@ -52,17 +52,17 @@ impl Migrate {
     }
 
     /// What was given, by name of its key, as text.
-    pub(crate) fn given(&self) -> Vec<(&'static str, String, Origin)> {
+    pub(crate) fn given(&self) -> Vec<(&'static str, String, ValueOrigin)> {
         let targets = self.targets.iter().map(|(targets, origin)| {
             let names: Vec<_> = targets.iter().map(StoreName::as_str).collect();
             ("targets", names.join(","), origin.clone())
         });
-        let number = |name| move |(number, origin): &(u64, Origin)| (name, number.to_string(), origin.clone());
+        let number = |name| move |(number, origin): &(u64, ValueOrigin)| (name, number.to_string(), origin.clone());
         let throttle = self.throttle.iter().map(number("throttle"));
         targets.chain(throttle).chain(self.expect_nodes.iter().map(number("expect_nodes"))).collect()
     }
 
-    pub(super) fn set(&mut self, name: &str, texts: &[String], origin: &Origin) -> Result<()> {
+    pub(super) fn set(&mut self, name: &str, texts: &[String], origin: &ValueOrigin) -> Result<()> {
         match name {
             "targets" => {
                 let named = texts.iter().filter(|text| !text.is_empty());
@@ -76,7 +76,7 @@ impl Migrate {
         Ok(())
     }
 
-    pub(super) fn unknown_target(&self, is_known: impl Fn(&StoreName) -> bool) -> Option<(&StoreName, &Origin)> {
+    pub(super) fn unknown_target(&self, is_known: impl Fn(&StoreName) -> bool) -> Option<(&StoreName, &ValueOrigin)> {
         let (targets, origin) = self.targets.as_ref()?;
         targets.iter().find(|name| !is_known(name)).map(|name| (name, origin))
     }

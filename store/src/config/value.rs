@@ -9,7 +9,7 @@ pub const MASK: &str = "***";
 
 /// Where a value came from. The strongest comes last: flag > environment > file > default.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum ValueOrigin {
     /// Nobody gave it.
     Default,
     /// A line of the config file.
@@ -31,7 +31,7 @@ pub enum Origin {
     },
 }
 
-impl Origin {
+impl ValueOrigin {
     /// Adds the place to an error, under the name that fits.
     pub(crate) fn locate(&self, error: Error) -> Error {
         match self {
@@ -44,7 +44,7 @@ impl Origin {
 }
 
 /// `default`, `evstore.toml:7`, `$EVSTORE_STORES__MAIN__URL` or `--store`.
-impl fmt::Display for Origin {
+impl fmt::Display for ValueOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
@@ -81,7 +81,7 @@ enum Resolved {
 pub struct Given {
     written: Written,
     resolved: Resolved,
-    origin: Origin,
+    origin: ValueOrigin,
 }
 
 /// What it is stays unsaid: it may be a secret.
@@ -93,23 +93,23 @@ impl fmt::Debug for Given {
 
 impl Given {
     /// Text of a config file, in which `${VAR}` stands for a variable and `$${` for a plain `${`.
-    pub(crate) fn text(text: &str, origin: Origin, variable: impl Fn(&str) -> Option<String>) -> Self {
+    pub(crate) fn text(text: &str, origin: ValueOrigin, variable: impl Fn(&str) -> Option<String>) -> Self {
         Self { written: Written::Text(text.into()), resolved: put_in(text, variable), origin }
     }
 
     /// Text that is taken as it is: from the environment or a flag.
-    pub(crate) fn literal(text: &str, origin: Origin) -> Self {
+    pub(crate) fn literal(text: &str, origin: ValueOrigin) -> Self {
         Self { written: Written::Text(text.into()), resolved: Resolved::Text(text.into()), origin }
     }
 
     /// The content of a file; `written` as in the config file, `path` from the config file's folder.
-    pub(crate) fn in_file(written: &Path, path: PathBuf, origin: Origin) -> Self {
+    pub(crate) fn in_file(written: &Path, path: PathBuf, origin: ValueOrigin) -> Self {
         Self { written: Written::File(written.into()), resolved: Resolved::InFile(path), origin }
     }
 
     /// Where it came from.
     #[must_use]
-    pub fn origin(&self) -> &Origin {
+    pub fn origin(&self) -> &ValueOrigin {
         &self.origin
     }
 
@@ -147,7 +147,7 @@ impl Given {
     /// What may be shown of a secret: only where it is kept.
     pub(crate) fn shown_masked(&self) -> String {
         match &self.written {
-            Written::Text(text) if is_only_variables(text) && matches!(self.origin, Origin::File { .. }) => {
+            Written::Text(text) if is_only_variables(text) && matches!(self.origin, ValueOrigin::File { .. }) => {
                 text.clone()
             }
             Written::Text(_) => MASK.into(),
@@ -158,7 +158,7 @@ impl Given {
     /// Whether it is a secret that stands in the config file itself.
     pub(crate) fn is_literal_secret(&self) -> bool {
         match (&self.written, &self.origin) {
-            (Written::Text(text), Origin::File { .. }) => has_secret(text),
+            (Written::Text(text), ValueOrigin::File { .. }) => has_secret(text),
             _ => false,
         }
     }
@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     fn put(text: &str) -> Result<String> {
-        Given::text(text, Origin::Default, |name| (name == "WHO").then(|| "me".into())).value()
+        Given::text(text, ValueOrigin::Default, |name| (name == "WHO").then(|| "me".into())).value()
     }
 
     #[test]
