@@ -61,8 +61,8 @@ fn main() {
         println!("{callers} callers, of the tool with as many in flight over one connection: rate {rate}, p99 {p99}");
     }
     if wanted("growth") {
-        let rates = (0..rounds).map(|_| runtime.block_on(growth(&url, &mut server, seconds))).collect::<Vec<_>>();
-        println!("rate at a million events, of that at 10,000: {}", middle(rates.into_iter()));
+        let ratios = runtime.block_on(growth(&url, &mut server, rounds, seconds));
+        println!("rate at a million events, of that at 10,000: {}", middle(ratios.into_iter()));
     }
     if wanted("reads") {
         runtime.block_on(reads(&url, &mut server));
@@ -77,30 +77,31 @@ fn middle(values: impl Iterator<Item = f64>) -> String {
     format!("{:.2} ({least:.2} to {most:.2})", values[values.len() / 2])
 }
 
-/// The rate of 32 callers on a store of a million events, of one to a commit, as a part of that on one of 10,000.
-async fn growth(url: &str, server: &mut Connection, seconds: f64) -> f64 {
+/// The rates of 32 callers on a store of a million events, of one to a commit, as parts of those on one of 10,000, turn by turn.
+async fn growth(url: &str, server: &mut Connection, rounds: usize, seconds: f64) -> Vec<f64> {
     const FEW: usize = 10_000;
     const MANY: usize = 1_000_000;
-    with_store(url, "growth", async |store| {
-        let empty = used(server);
-        fill(&store, FEW).await;
-        let small = rate(&store, seconds).await;
-        let there = position(&store).await;
-        fill(&store, MANY - there).await;
+    let empty = used(server);
+    with_store(url, "large", async |large| {
+        fill(&large, MANY).await;
         let bytes = (used(server) - empty) / MANY as f64;
-        let large = rate(&store, seconds).await;
-        println!(
-            "{small:.0}/s at {FEW} events, {large:.0}/s at {MANY}; stored bytes per event of {PAYLOAD_BYTES}, one to a commit, \
-             1,000 streams: {bytes:.0}"
-        );
-        large / small
+        println!("stored bytes per event of {PAYLOAD_BYTES}, one to a commit, 1,000 streams: {bytes:.0}");
+        let mut ratios = Vec::new();
+        for round in 1..=rounds {
+            let small = with_store(url, "small", async |small| {
+                fill(&small, FEW).await;
+                rate(&small, seconds).await
+            });
+            let (small, large) = (small.await, rate(&large, seconds).await);
+            println!(
+                "round {round}: {small:.0}/s at {FEW} events, {large:.0}/s at {MANY} (ratio {:.2})",
+                large / small
+            );
+            ratios.push(large / small);
+        }
+        ratios
     })
     .await
-}
-
-async fn position(store: &Arc<dyn EventStore>) -> usize {
-    let head = store.feed_head(Deadline::within(Duration::from_secs(20))).await.unwrap();
-    head.position.unwrap().0 as usize
 }
 
 async fn fill(store: &Arc<dyn EventStore>, events: usize) {
@@ -267,12 +268,13 @@ async fn reads(url: &str, server: &mut Connection) {
     .await;
 }
 
-/// Bytes that the server uses, once it has let go of what was removed.
+/// Bytes that the server uses, once it has let go of what was removed and rewrites its file no more: that takes it a processor.
 fn used(server: &mut Connection) -> f64 {
     loop {
-        let info: String = redis::cmd("INFO").arg("memory").query(server).unwrap();
+        let info: String = redis::cmd("INFO").query(server).unwrap();
         let number = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
-        if number("lazyfree_pending_objects:") == "0" {
+        let busy = ["lazyfree_pending_objects:", "aof_rewrite_in_progress:", "aof_rewrite_scheduled:"];
+        if busy.iter().all(|name| number(name) == "0") {
             return number("used_memory:").parse().unwrap();
         }
         std::thread::sleep(Duration::from_millis(20));

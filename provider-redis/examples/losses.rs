@@ -130,6 +130,10 @@ async fn failover(arguments: &[&str], settings: &[(&str, &str)], moment: &mut Mo
     let replica = Server::start(&["--replicaof", &format!("127.0.0.1 {}", primary.port)]).await;
     replica.until(&["INFO", "replication"], "master_link_status:up").await;
     let urls = format!("{},{}", primary.url(), replica.url());
+    if arguments.contains(&"--min-replicas-to-write") {
+        // Before the replica has said so, the primary does not count it.
+        primary.until(&["INFO", "replication"], "min_slaves_good_slaves:1").await;
+    }
     let store = open(&urls, settings).await;
     let load = Load::start(&store);
     tokio::time::sleep(moment.between(600, 1_200)).await;

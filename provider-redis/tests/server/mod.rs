@@ -48,9 +48,7 @@ impl Server {
     }
 
     fn new(folder: PathBuf, arguments: &[&str]) -> Self {
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        // The bus of a cluster listens 10,000 above.
-        let port = if port > 55_000 { port - 20_000 } else { port };
+        let port = free_port();
         let mut all: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         all.extend(["--save", "", "--repl-diskless-sync-delay", "0"].map(str::to_owned));
         Self { port, arguments: all, folder, _own: None, child: None }
@@ -58,7 +56,7 @@ impl Server {
 
     /// Starts a sentinel over a primary.
     pub async fn sentinel(primary: u16) -> Self {
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let own = tempfile::tempdir().unwrap();
         let folder = own.path().to_owned();
         let config = folder.join("sentinel.conf");
@@ -126,7 +124,11 @@ impl Server {
         }
     }
 
+    /// Waits until it answers itself: another process may have taken the port.
     async fn wait(&self) {
+        let process = format!("process_id:{}\r", self.child.as_ref().unwrap().id());
+        self.until(&["INFO", "server"], &process).await;
+        // It says so while it still loads its data.
         self.until(&["PING"], "PONG").await;
     }
 }
@@ -145,6 +147,16 @@ pub fn text(value: &Value) -> String {
         Value::Int(number) => number.to_string(),
         Value::Array(values) => values.iter().map(text).collect::<Vec<_>>().join(" "),
         other => format!("{other:?}"),
+    }
+}
+
+/// A port that is free now, below where the bus of a cluster, 10,000 above, would have none.
+fn free_port() -> u16 {
+    loop {
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        if port < 55_000 {
+            return port;
+        }
     }
 }
 
