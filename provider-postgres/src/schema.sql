@@ -180,6 +180,54 @@ END
 $$;
 REVOKE ALL ON FUNCTION {schema}.append_one FROM PUBLIC;
 
+--; make the append of several in different streams: what it writes, while the other has to say why not
+CREATE OR REPLACE FUNCTION {schema}.append_many(
+    now bigint, locks bigint[], namespace text[], name text[], category text[],
+    id uuid[], digest uuid[], lowest bigint[], highest bigint[], count bigint[], events bytea[]
+) RETURNS TABLE (written uuid, at_number bigint, at_revision bigint, taken_at bigint) LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = {schema}, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    stream_lock bigint;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'appends run under read committed' USING ERRCODE = 'feature_not_supported';
+    END IF;
+    -- As in `append`, whose reasons these are.
+    IF pg_advisory_xact_lock_shared('commits'::regclass::oid::integer, 0) IS NULL THEN END IF;
+    FOREACH stream_lock IN ARRAY locks LOOP
+        IF pg_advisory_xact_lock(stream_lock) IS NULL THEN END IF;
+    END LOOP;
+    RETURN QUERY
+    INSERT INTO commits AS c (stream, number, revision, recorded_at, xid, ordering, count, id, digest, events)
+    SELECT s.key, h.number + 1, h.next, greatest(now, h.recorded_at),
+        store.xid_bias + pg_current_xact_id()::text::bigint, nextval('order_of_commits'), a.count, a.id, a.digest, a.events
+    FROM unnest(namespace, name, category, id, digest, lowest, highest, count, events)
+        a (namespace, name, category, id, digest, lowest, highest, count, events)
+    CROSS JOIN store
+    CROSS JOIN LATERAL (
+        SELECT t.key FROM streams t WHERE t.namespace = a.namespace AND t.name = a.name AND t.category = a.category OFFSET 0
+    ) s
+    CROSS JOIN LATERAL (
+        SELECT l.number, l.revision + l.count AS next, l.recorded_at, l.kind FROM commits l WHERE l.stream = s.key
+        ORDER BY l.revision DESC, l.number DESC LIMIT 1
+    ) h
+    WHERE store.access < 2 AND h.kind NOT IN (2, 3) AND h.next BETWEEN a.lowest AND a.highest
+        AND h.number < 9007199254740991
+        AND NOT EXISTS (
+            SELECT FROM (
+                SELECT FROM commits f WHERE (f.stream, f.id) BETWEEN (s.key, a.id) AND (s.key, a.id)
+                ORDER BY f.stream, f.id LIMIT 1
+            ) same
+        )
+    RETURNING c.digest, c.number, c.revision, c.recorded_at;
+END
+$$;
+REVOKE ALL ON FUNCTION {schema}.append_many FROM PUBLIC;
+
 --; make the append: a batch, each with its own verdict, in one round trip
 CREATE OR REPLACE FUNCTION {schema}.append(
     now bigint, locks bigint[], sizes integer[],
