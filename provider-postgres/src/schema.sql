@@ -119,6 +119,7 @@ SET search_path = {schema}, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
+SET jit = off
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -131,7 +132,7 @@ BEGIN
         SELECT key FROM streams WHERE streams.namespace = a.namespace AND streams.name = a.name
         AND streams.category = a.category OFFSET 0
     ) s ON true
-    WHERE a.round = turn AND a.expected IN (-1, 0) AND store.access = 0 AND s.key IS NULL;
+    WHERE a.round = turn AND store.id = 1 AND a.expected IN (-1, 0) AND store.access = 0 AND s.key IS NULL;
     RETURN FOUND;
 END
 $$;
@@ -188,6 +189,7 @@ CREATE OR REPLACE FUNCTION {schema}.append_many(
 SET search_path = {schema}, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
+SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -215,7 +217,7 @@ BEGIN
         SELECT l.number, l.revision + l.count AS next, l.recorded_at, l.kind FROM commits l WHERE l.stream = s.key
         ORDER BY l.revision DESC, l.number DESC LIMIT 1
     ) h
-    WHERE store.access < 2 AND h.kind NOT IN (2, 3) AND h.next BETWEEN a.lowest AND a.highest
+    WHERE store.id = 1 AND store.access < 2 AND h.kind NOT IN (2, 3) AND h.next BETWEEN a.lowest AND a.highest
         AND h.number < 9007199254740991
         AND NOT EXISTS (
             SELECT FROM (
@@ -241,6 +243,7 @@ CREATE OR REPLACE FUNCTION {schema}.append(
 SET search_path = {schema}, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
+SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -294,7 +297,7 @@ BEGIN
                 SELECT id FROM commits WHERE (commits.stream, commits.id) BETWEEN (s.key, a.id) AND (s.key, a.id)
                 ORDER BY commits.stream, commits.id LIMIT 1
             ) f ON true
-            WHERE a.round = turn AND f.id IS NULL
+            WHERE a.round = turn AND store.id = 1 AND f.id IS NULL
                 AND (store.access = 0 OR store.access = 1 AND h.number IS NOT NULL)
                 AND coalesce(h.kind, 0) NOT IN (2, 3)
                 AND CASE a.expected WHEN -1 THEN true WHEN -2 THEN coalesce(h.next, 1) > 1
@@ -332,7 +335,7 @@ BEGIN
         LEFT JOIN LATERAL (
             SELECT position FROM feed WHERE feed.stream = s.key AND feed.revision = f.revision AND feed.number = f.number OFFSET 0
         ) p ON true
-        WHERE a.round = turn AND NOT coalesce(
+        WHERE a.round = turn AND store.id = 1 AND NOT coalesce(
             f.ordering > began AND f.xid = store.xid_bias + pg_current_xact_id_if_assigned()::text::bigint, false);
     END LOOP;
 END
@@ -408,6 +411,7 @@ SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET jit = off
 AS $$
 BEGIN
     SELECT count(*), min(c.recorded_at) INTO commits, oldest
