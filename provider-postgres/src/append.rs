@@ -8,7 +8,7 @@ use evstore_api::number::NUMBER_MAX;
 use evstore_api::{
     Appended, CommitNumber, Deadline, Error, ErrorKind, Expected, FindCommit, Result, Revision, Timestamp,
 };
-use evstore_kit::decide::{self, Decision, Situation};
+use evstore_kit::decide::{self, Decision, Situation, Wanted};
 use evstore_kit::group_commit::{Job as _, keep_begun};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
@@ -24,12 +24,14 @@ const AGAIN_AFTER: Duration = Duration::from_millis(5);
 pub struct Batch {
     jobs: Vec<Job>,
     now: Timestamp,
+    /// Whether the server is to say what it found of what it does not write.
+    asks_why: bool,
 }
 
 impl Batch {
     /// A batch of at least one.
     pub fn new(jobs: Vec<Job>) -> Self {
-        Self { jobs, now: Timestamp(0) }
+        Self { jobs, now: Timestamp(0), asks_why: false }
     }
 
     /// What stands for its streams among advisory locks, each once, in the order in which every batch takes them.
@@ -58,9 +60,19 @@ impl Batch {
             let call = client.whole(line.connection(), async |connection| self.call(client, connection).await);
             let answer = tokio::time::timeout_at(deadline.0.into(), call).await;
             let failed = match answer {
-                Ok(Ok(answer)) => {
+                Ok(Ok(Answer::Found(rows))) => {
                     line.give_back();
-                    return self.answer(client, &answer);
+                    return self.answer(client, &rows);
+                }
+                Ok(Ok(Answer::Written(written))) => {
+                    line.give_back();
+                    self.answer_written(&written);
+                    if self.jobs.is_empty() {
+                        return;
+                    }
+                    // Against those that are left something can be said.
+                    self.asks_why = true;
+                    continue;
                 }
                 Ok(Err(failed)) => failed,
                 // Dropped, the line is closed.
@@ -98,30 +110,33 @@ impl Batch {
         }
     }
 
-    /// One round trip, but for a single append against which something can be said: then the other function says what.
+    /// One round trip. What most appends need is tried first; what those functions do not write is asked about.
     async fn call(&self, client: &Client, connection: &mut PgConnection) -> Result<Answer, sqlx::Error> {
-        if let [job] = &self.jobs[..] {
-            let row = self.query_one(client, job).fetch_one(&mut *connection).await?;
-            if let Some(written) = row.try_get_unchecked::<Option<Vec<i64>>, _>(0)? {
-                return Ok(Answer::One(written));
+        let (rounds, sizes) = self.rounds();
+        match &self.jobs[..] {
+            [job] if !self.asks_why => {
+                let row = self.query_one(client, job).fetch_one(connection).await?;
+                let written = match row.try_get_unchecked::<Option<Vec<i64>>, _>(0)?.as_deref() {
+                    Some([number, revision, at]) => vec![(job.wanted.digest.0, [*number, *revision, *at])],
+                    _ => Vec::new(),
+                };
+                Ok(Answer::Written(written))
             }
+            _ if !self.asks_why && sizes.len() == 1 => {
+                let rows = self.query_many(client).fetch_all(connection).await?;
+                let written = rows.iter().map(|row| {
+                    let number = |column| row.try_get_unchecked(column);
+                    Ok((row.try_get_unchecked::<Id, _>(0)?.0, [number(1)?, number(2)?, number(3)?]))
+                });
+                written.collect::<Result<_, sqlx::Error>>().map(Answer::Written)
+            }
+            _ => self.query(client, rounds, sizes).fetch_all(connection).await.map(Answer::Found),
         }
-        self.query(client).fetch_all(connection).await.map(Answer::Rows)
     }
 
     fn query_one<'a>(&self, client: &Client, job: &'a Job) -> Query<'a, Postgres, PgArguments> {
         let wanted = &job.wanted;
-        // The next revision is what the expectation is about; the last event's has to be a revision too.
-        let highest = integer(NUMBER_MAX) - i64::from(wanted.events);
-        let (lowest, highest) = match wanted.expected {
-            Expected::Any => (1, highest),
-            Expected::Exists => (2, highest),
-            Expected::NoStream => (1, 1),
-            Expected::At(revision) => {
-                let next = i64::try_from(revision.0).unwrap_or(i64::MAX).saturating_add(1);
-                (next, next.min(highest))
-            }
-        };
+        let (lowest, highest) = next_revisions(wanted);
         client
             .statements
             .append_one
@@ -139,9 +154,28 @@ impl Batch {
             .bind(&job.encoded[..])
     }
 
-    fn query(&self, client: &Client) -> Query<'static, Postgres, PgArguments> {
+    fn query_many(&self, client: &Client) -> Query<'static, Postgres, PgArguments> {
         let jobs = &self.jobs;
-        let (rounds, sizes) = self.rounds();
+        let wanted = || jobs.iter().map(|job| &job.wanted);
+        client
+            .statements
+            .append_many
+            .query()
+            .bind(self.now.0)
+            .bind(self.locks())
+            .bind(wanted().map(|wanted| wanted.stream.namespace.as_str()).collect::<Vec<_>>())
+            .bind(wanted().map(|wanted| wanted.stream.name.as_str()).collect::<Vec<_>>())
+            .bind(wanted().map(|wanted| wanted.stream.name.category().as_str().to_owned()).collect::<Vec<_>>())
+            .bind(wanted().map(|wanted| Id(wanted.commit.0)).collect::<Vec<_>>())
+            .bind(wanted().map(|wanted| Id(wanted.digest.0)).collect::<Vec<_>>())
+            .bind(wanted().map(|wanted| next_revisions(wanted).0).collect::<Vec<_>>())
+            .bind(wanted().map(|wanted| next_revisions(wanted).1).collect::<Vec<_>>())
+            .bind(wanted().map(|wanted| i64::from(wanted.events)).collect::<Vec<_>>())
+            .bind(jobs.iter().map(|job| &job.encoded[..]).collect::<Vec<_>>())
+    }
+
+    fn query(&self, client: &Client, rounds: Vec<i32>, sizes: Vec<i32>) -> Query<'static, Postgres, PgArguments> {
+        let jobs = &self.jobs;
         let wanted = || jobs.iter().map(|job| &job.wanted);
         client
             .statements
@@ -178,11 +212,7 @@ impl Batch {
         (rounds, sizes)
     }
 
-    fn answer(self, client: &Client, answer: &Answer) {
-        let rows = match answer {
-            Answer::Rows(rows) => rows,
-            Answer::One(written) => return self.answer_one(written),
-        };
+    fn answer(self, client: &Client, rows: &[PgRow]) {
         let places = self.places(rows);
         for (job, row) in self.jobs.into_iter().zip(places) {
             let unanswered = || error::corrupt("the server did not answer an append");
@@ -192,15 +222,18 @@ impl Batch {
         }
     }
 
-    fn answer_one(self, written: &[i64]) {
-        for job in self.jobs {
-            let verdict = match *written {
-                [number, first, at] => {
-                    Ok(receipt(&job, number.unsigned_abs(), Revision(first.unsigned_abs()), Timestamp(at)))
+    /// Tells those that were written, and keeps the others. A digest says stream, id and content, and each stream is there once.
+    fn answer_written(&mut self, written: &[([u8; 16], [i64; 3])]) {
+        let written: HashMap<_, _> = written.iter().copied().collect();
+        for job in std::mem::take(&mut self.jobs) {
+            match written.get(&job.wanted.digest.0) {
+                Some([number, first, at]) => {
+                    let first = Revision(first.unsigned_abs());
+                    let receipt = receipt(&job, number.unsigned_abs(), first, Timestamp(*at));
+                    job.answer(Ok(receipt));
                 }
-                _ => Err(error::corrupt("the server did not answer an append").of_commit(job.wanted.commit)),
-            };
-            job.answer(verdict);
+                None => self.jobs.push(job),
+            }
         }
     }
 
@@ -234,10 +267,24 @@ impl Batch {
 
 /// What the server says to a batch.
 enum Answer {
-    /// Of one that was written: its number, first revision and time.
-    One(Vec<i64>),
+    /// Digests of those that were written, with number, first revision and time.
+    Written(Vec<([u8; 16], [i64; 3])>),
     /// A row for each.
-    Rows(Vec<PgRow>),
+    Found(Vec<PgRow>),
+}
+
+/// Between which revisions the first event has to come to lie: what is expected, with room for all events below the highest revision.
+fn next_revisions(wanted: &Wanted) -> (i64, i64) {
+    let highest = integer(NUMBER_MAX) - i64::from(wanted.events);
+    match wanted.expected {
+        Expected::Any => (1, highest),
+        Expected::Exists => (2, highest),
+        Expected::NoStream => (1, 1),
+        Expected::At(revision) => {
+            let next = i64::try_from(revision.0).unwrap_or(i64::MAX).saturating_add(1);
+            (next, next.min(highest))
+        }
+    }
 }
 
 /// What an append that was written is told. Its position comes later.

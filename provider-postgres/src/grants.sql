@@ -2,5 +2,5 @@
 -- with the names in place of those in braces.
 GRANT USAGE ON SCHEMA {schema} TO {writer}, {reader};
 GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {writer}, {reader};
-GRANT EXECUTE ON FUNCTION {schema}.append, {schema}.append_one, {schema}.sequence_commits TO {writer};
+GRANT EXECUTE ON FUNCTION {schema}.append, {schema}.append_one, {schema}.append_many, {schema}.sequence_commits TO {writer};
 GRANT INSERT, UPDATE, DELETE ON {schema}.snapshots, {schema}.records TO {writer};

@@ -327,6 +327,8 @@ async fn run(mut lane: Lane) {
     let client = lane.client.clone();
     while let Some(batch) = client.lanes.take() {
         send(&client, batch).await;
+        // Callers that were answered often come back at once: this lets them, so that the next batch is not of one.
+        tokio::task::yield_now().await;
     }
     lane.ended = true;
 }

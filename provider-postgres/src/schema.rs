@@ -195,7 +195,10 @@ pub async fn plan(shared: &Shared, deadline: Deadline) -> Result<SchemaPlan> {
         .read(deadline, async |connection| {
             let found = find(connection, schema).await?;
             if found.relations.contains_key("store") {
-                check_release(shared, connection).await?;
+                // A change of the schema is a write.
+                if let Some(meta) = check_release(shared, connection).await? {
+                    meta.format.check_write()?;
+                }
             }
             Ok(plan_for(&found, schema)?)
         })
@@ -213,12 +216,12 @@ fn plan_for(found: &Found, schema: &str) -> Result<SchemaPlan> {
     Ok(SchemaPlan { changes })
 }
 
-/// Refuses a store that a newer release made unwritable for this one.
-async fn check_release(shared: &Shared, connection: &mut PgConnection) -> Worked<()> {
+/// Refuses a store that a newer release made unreadable for this one; its record, where it has one.
+async fn check_release(shared: &Shared, connection: &mut PgConnection) -> Worked<Option<Meta>> {
     let rows = shared.statements.meta.query().fetch_all(connection).await?;
     match rows.first() {
-        Some(row) => codec::meta(row, 0).map(drop),
-        None => Ok(()),
+        Some(row) => codec::meta(row, 0).map(Some),
+        None => Ok(None),
     }
 }
 
@@ -301,6 +304,14 @@ pub async fn check(shared: &Shared, deadline: Deadline) -> Result<()> {
 /// The error, if it is another one.
 pub fn without_rights(error: Error) -> Result<()> {
     if error.kind() == ErrorKind::Denied { Ok(()) } else { Err(error) }
+}
+
+/// What opening goes on after: a schema that this release does not change.
+///
+/// # Errors
+/// The error, if it is another one.
+pub fn without_changes(error: Error) -> Result<()> {
+    if error.kind() == ErrorKind::Schema { Ok(()) } else { Err(error) }
 }
 
 /// Makes the schema of a scratch store.

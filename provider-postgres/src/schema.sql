@@ -119,6 +119,7 @@ SET search_path = {schema}, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
+SET jit = off
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -131,7 +132,7 @@ BEGIN
         SELECT key FROM streams WHERE streams.namespace = a.namespace AND streams.name = a.name
         AND streams.category = a.category OFFSET 0
     ) s ON true
-    WHERE a.round = turn AND a.expected IN (-1, 0) AND store.access = 0 AND s.key IS NULL;
+    WHERE a.round = turn AND store.id = 1 AND a.expected IN (-1, 0) AND store.access = 0 AND s.key IS NULL;
     RETURN FOUND;
 END
 $$;
@@ -180,6 +181,55 @@ END
 $$;
 REVOKE ALL ON FUNCTION {schema}.append_one FROM PUBLIC;
 
+--; make the append of several in different streams: what it writes, while the other has to say why not
+CREATE OR REPLACE FUNCTION {schema}.append_many(
+    now bigint, locks bigint[], namespace text[], name text[], category text[],
+    id uuid[], digest uuid[], lowest bigint[], highest bigint[], count bigint[], events bytea[]
+) RETURNS TABLE (written uuid, at_number bigint, at_revision bigint, taken_at bigint) LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = {schema}, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET jit = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    stream_lock bigint;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'appends run under read committed' USING ERRCODE = 'feature_not_supported';
+    END IF;
+    -- As in `append`, whose reasons these are.
+    IF pg_advisory_xact_lock_shared('commits'::regclass::oid::integer, 0) IS NULL THEN END IF;
+    FOREACH stream_lock IN ARRAY locks LOOP
+        IF pg_advisory_xact_lock(stream_lock) IS NULL THEN END IF;
+    END LOOP;
+    RETURN QUERY
+    INSERT INTO commits AS c (stream, number, revision, recorded_at, xid, ordering, count, id, digest, events)
+    SELECT s.key, h.number + 1, h.next, greatest(now, h.recorded_at),
+        store.xid_bias + pg_current_xact_id()::text::bigint, nextval('order_of_commits'), a.count, a.id, a.digest, a.events
+    FROM unnest(namespace, name, category, id, digest, lowest, highest, count, events)
+        a (namespace, name, category, id, digest, lowest, highest, count, events)
+    CROSS JOIN store
+    CROSS JOIN LATERAL (
+        SELECT t.key FROM streams t WHERE t.namespace = a.namespace AND t.name = a.name AND t.category = a.category OFFSET 0
+    ) s
+    CROSS JOIN LATERAL (
+        SELECT l.number, l.revision + l.count AS next, l.recorded_at, l.kind FROM commits l WHERE l.stream = s.key
+        ORDER BY l.revision DESC, l.number DESC LIMIT 1
+    ) h
+    WHERE store.id = 1 AND store.access < 2 AND h.kind NOT IN (2, 3) AND h.next BETWEEN a.lowest AND a.highest
+        AND h.number < 9007199254740991
+        AND NOT EXISTS (
+            SELECT FROM (
+                SELECT FROM commits f WHERE (f.stream, f.id) BETWEEN (s.key, a.id) AND (s.key, a.id)
+                ORDER BY f.stream, f.id LIMIT 1
+            ) same
+        )
+    RETURNING c.digest, c.number, c.revision, c.recorded_at;
+END
+$$;
+REVOKE ALL ON FUNCTION {schema}.append_many FROM PUBLIC;
+
 --; make the append: a batch, each with its own verdict, in one round trip
 CREATE OR REPLACE FUNCTION {schema}.append(
     now bigint, locks bigint[], sizes integer[],
@@ -193,6 +243,7 @@ CREATE OR REPLACE FUNCTION {schema}.append(
 SET search_path = {schema}, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
+SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -246,7 +297,7 @@ BEGIN
                 SELECT id FROM commits WHERE (commits.stream, commits.id) BETWEEN (s.key, a.id) AND (s.key, a.id)
                 ORDER BY commits.stream, commits.id LIMIT 1
             ) f ON true
-            WHERE a.round = turn AND f.id IS NULL
+            WHERE a.round = turn AND store.id = 1 AND f.id IS NULL
                 AND (store.access = 0 OR store.access = 1 AND h.number IS NOT NULL)
                 AND coalesce(h.kind, 0) NOT IN (2, 3)
                 AND CASE a.expected WHEN -1 THEN true WHEN -2 THEN coalesce(h.next, 1) > 1
@@ -284,7 +335,7 @@ BEGIN
         LEFT JOIN LATERAL (
             SELECT position FROM feed WHERE feed.stream = s.key AND feed.revision = f.revision AND feed.number = f.number OFFSET 0
         ) p ON true
-        WHERE a.round = turn AND NOT coalesce(
+        WHERE a.round = turn AND store.id = 1 AND NOT coalesce(
             f.ordering > began AND f.xid = store.xid_bias + pg_current_xact_id_if_assigned()::text::bigint, false);
     END LOOP;
 END
@@ -360,6 +411,7 @@ SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET jit = off
 AS $$
 BEGIN
     SELECT count(*), min(c.recorded_at) INTO commits, oldest

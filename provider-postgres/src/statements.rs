@@ -121,6 +121,8 @@ statements! {
     append = "SELECT * FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
     /// Appends one, if nothing can be said against it.
     append_one = "SELECT {schema}.append_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+    /// Appends several to different streams, each if nothing can be said against it.
+    append_many = "SELECT * FROM {schema}.append_many($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
     /// Makes a sequencer step.
     sequence = "SELECT outcome, end_position, moved FROM {schema}.sequence_commits()";
 

@@ -12,9 +12,9 @@ use crate::seed::Seed;
 use crate::worker::Job;
 use evstore_api::capabilities::{Fence, Support};
 use evstore_api::{
-    CommitKind, CommitNumber, Epoch, Error, ErrorKind, Expected, Format, Incarnation, Lineage, Meta, MetaSwapped,
-    OpenStream, Origin, Position, ReadHead, RecordExpected, RecordKey, RecordKind, RecordName, Replica, Replicate,
-    Revision, SealStream, StoreName, StoreState, StreamId, StreamState, SwapMeta, Timestamp,
+    AdvanceFeed, CommitKind, CommitNumber, Epoch, Error, ErrorKind, Expected, Format, Incarnation, Lineage, Meta,
+    MetaSwapped, OpenStream, Origin, Position, ReadHead, RecordExpected, RecordKey, RecordKind, RecordName, Replica,
+    Replicate, Revision, SealStream, StoreName, StoreState, StreamId, StreamState, SwapMeta, Timestamp,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -208,6 +208,8 @@ async fn a_closed_record_refuses_every_write(context: Context) -> Result<Outcome
     let stream = context.stream();
     append_to(&context, &*fresh.store, &stream, 3).await?;
     let (to, end) = (elsewhere(), Position(3));
+    // Where a sequencer gives positions, they come later; what is compared has them.
+    fresh.admin.advance_feed(AdvanceFeed { deadline: context.deadline() }).await?;
     let before = context.read_from(&*fresh.store, &stream).await?;
     let node = RecordKey { kind: RecordKind::Presence, name: RecordName::new("node")? };
     for (state, kind) in [
@@ -477,6 +479,7 @@ async fn without_stream_fence(context: &Context) -> Result<Option<Outcome>, Brok
     let fresh = context.fresh().await?;
     let stream = context.stream();
     append_to(context, &*fresh.store, &stream, 2).await?;
+    fresh.admin.advance_feed(AdvanceFeed { deadline: context.deadline() }).await?;
     let before = context.read_from(&*fresh.store, &stream).await?;
     let sealed = fresh.admin.seal_stream(seal(context, &stream, Epoch(0))).await;
     ensure_kind!(sealed, Unsupported, "a seal, where the fence is of the store");
