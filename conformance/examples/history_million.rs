@@ -8,7 +8,7 @@ use evstore_conformance::history::Logs;
 use evstore_conformance::history::feed::{FeedClaims, check_feed};
 use evstore_conformance::history::generate::{Size, generate};
 use evstore_conformance::history::snapshot::check_snapshots;
-use evstore_conformance::history::stream::{Sessions, StreamClaims, check_streams};
+use evstore_conformance::history::stream::{Removal, Sessions, StreamClaims, check_streams};
 use evstore_conformance::seed::Seed;
 
 fn main() {
@@ -22,7 +22,7 @@ fn main() {
         let start = Instant::now();
         let logs = Logs::of(&history);
         println!("  laid out     {:?}", start.elapsed());
-        let claims = StreamClaims { sessions: Sessions::Guaranteed };
+        let claims = StreamClaims { sessions: Sessions::Guaranteed, removal: Removal::Never };
         let streams = check_streams(&logs, &claims);
         println!("  with streams {:?}", start.elapsed());
         let snapshots = check_snapshots(&logs);

@@ -20,7 +20,11 @@ const CALL_MAX: Duration = Duration::from_secs(30);
 /// Longest wait for what the feed of a store whose appends order it does not have yet.
 const IN_FEED_MAX: Duration = Duration::from_millis(500);
 /// Events in a page, where a check does not care.
-pub(crate) const PAGE: u32 = 500;
+const PAGE: u32 = 500;
+/// Events in a page of a store that may allow fewer, where a check does not care.
+pub(crate) fn page_of(capabilities: &Capabilities) -> u32 {
+    PAGE.min(capabilities.limits.page_items)
+}
 /// Bytes in a page, where a check does not care.
 pub(crate) const PAGE_BYTES: u64 = 16 << 20;
 
@@ -43,6 +47,7 @@ struct Shared {
     names: AtomicU64,
     trace: Trace,
     fresh: Mutex<Vec<Settings>>,
+    remarks: Mutex<Vec<String>>,
 }
 
 /// A scratch store of one check's own, empty at first.
@@ -57,6 +62,12 @@ pub struct Fresh {
 }
 
 impl Fresh {
+    /// Closes both sides.
+    pub(crate) async fn close(&self) -> Result<()> {
+        self.store.close().await?;
+        self.admin.close().await
+    }
+
     /// Changes the store's record, which nothing else changes meanwhile; gives the new one.
     pub(crate) async fn swap_meta(&self, context: &Context, change: impl FnOnce(&mut Meta)) -> Result<Meta, Broken> {
         let expected = self.admin.read_meta(context.deadline()).await?;
@@ -96,8 +107,9 @@ impl Context {
         let capabilities = store.capabilities().clone();
         let store: Arc<dyn EventStore> = Arc::new(Traced::new(store, trace.clone()));
         let names = AtomicU64::new(0);
-        let fresh = Mutex::default();
-        let shared = Shared { target, scratch, store, admin, capabilities, seed, tag, effort, names, trace, fresh };
+        let (fresh, remarks) = (Mutex::default(), Mutex::default());
+        let shared =
+            Shared { target, scratch, store, admin, capabilities, seed, tag, effort, names, trace, fresh, remarks };
         Self { shared: Arc::new(shared) }
     }
 
@@ -145,6 +157,14 @@ impl Context {
         self.open(&self.shared.scratch).await
     }
 
+    /// Two clients of the shared scratch store, for callers that race on both. The second is the check's to close.
+    ///
+    /// # Errors
+    /// As opening fails.
+    pub async fn two_clients(&self) -> Result<[Arc<dyn EventStore>; 2]> {
+        Ok([self.store().clone(), self.another_client().await?])
+    }
+
     /// Opens a scratch store once more.
     ///
     /// # Errors
@@ -177,9 +197,14 @@ impl Context {
         let tag = format!("{}{}", self.shared.tag, letters(number));
         let settings = opener.make_scratch(&settings, &tag).await?;
         self.shared.fresh.lock().expect("no check panics while it holds this").push(settings.clone());
-        let store = self.open(&settings).await?;
-        let admin = opener.open_admin(&settings).await?;
-        Ok(Fresh { settings, store, admin })
+        self.reopened(&settings).await
+    }
+
+    /// A scratch store that exists, opened anew on both sides.
+    pub(crate) async fn reopened(&self, settings: &Settings) -> Result<Fresh> {
+        let store = self.open(settings).await?;
+        let admin = self.shared.target.provider.opener.open_admin(settings).await?;
+        Ok(Fresh { settings: settings.clone(), store, admin })
     }
 
     /// Scratch stores that the check made, for the runner to drop.
@@ -190,6 +215,16 @@ impl Context {
     /// The last calls of the check, as lines.
     pub(crate) fn trace(&self) -> Vec<String> {
         self.shared.trace.lines()
+    }
+
+    /// What the report says beside the verdict: what was measured, and how far the check reaches.
+    pub fn remark(&self, line: impl Into<String>) {
+        self.shared.remarks.lock().expect("no check panics while it holds this").push(line.into());
+    }
+
+    /// What the check remarked.
+    pub(crate) fn take_remarks(&self) -> Vec<String> {
+        std::mem::take(&mut self.shared.remarks.lock().expect("no check panics while it holds this"))
     }
 
     /// A line of the check's own among its calls.
@@ -345,7 +380,7 @@ impl Context {
             stream: stream.clone(),
             from,
             direction: Direction::Forward,
-            limit: PAGE,
+            limit: page_of(self.capabilities()),
             max_bytes: PAGE_BYTES,
             deadline: self.deadline(),
         }
@@ -354,7 +389,8 @@ impl Context {
     /// A request for a page of the feed.
     #[must_use]
     pub fn feed_request(&self, from: FeedStart, filter: FeedFilter) -> ReadFeed {
-        ReadFeed { from, filter, limit: PAGE, max_bytes: PAGE_BYTES, deadline: self.deadline() }
+        let limit = page_of(self.capabilities());
+        ReadFeed { from, filter, limit, max_bytes: PAGE_BYTES, deadline: self.deadline() }
     }
 
     /// Everything that this check's own streams have in the feed, in feed order: pages one after the other until the end.

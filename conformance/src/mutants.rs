@@ -1,8 +1,8 @@
 //! Complete stores with one defect each, made by wrapping a given provider, and the checks that must notice.
 //!
 //! A mutant is reached through the public traits alone: whatever notices it would notice a real store that is wrong in the
-//! same way. The repository that decides before it looks up the commit id is not a store; it is beside the repository's
-//! tests, in `store/`.
+//! same way. The repository that decides before it looks up the commit id is not a store: it stands with its like, and with
+//! the checks that notice them, in `store/tests/repository_mutants.rs`.
 
 mod append;
 mod backward;

@@ -1,5 +1,6 @@
 //! Clients that race: each makes random calls and records every call and answer. Then what was there at the end.
 
+use crate::context::page_of;
 use crate::history::record::{
     Append as AppendRecord, AppendOutcome, Call, Consistency as ReadConsistency, Event as EventRecord,
     Expected as ExpectedRecord, FeedEntry, FeedItem as FeedItemRecord, FinalBody, FinalCommit, FinalFeed, FinalStream,
@@ -7,21 +8,25 @@ use crate::history::record::{
 };
 use crate::history::{self, record::Digest};
 use crate::seed::Seed;
-use evstore_api::capabilities::{Consistency, FeedOrder, Positions, RealTime};
+use evstore_api::capabilities::{Consistency, FeedOrder, Positioned, Positions, RealTime, Window};
 use evstore_api::{
     Append, Appended, Capabilities, CommitId, CommitNumber, Deadline, Direction, Error, ErrorKind, EventRef,
     EventStore, EventType, Events, Expected, FeedFilter, FeedItem, FeedStart, NewCommit, NewEvent, PutSnapshot,
     ReadCommits, ReadFeed, ReadSnapshot, ReadStream, Result, Revision, Snapshot, SnapshotPut, StoreAdmin, StreamId,
     StreamPage, StreamStart, Timestamp, WaitFeed, Written,
 };
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// Longest time of one call.
 const CALL_MAX: Duration = Duration::from_secs(20);
-/// Events read at a time.
-const PAGE: u32 = 1000;
 /// Bytes read at a time.
 const PAGE_BYTES: u64 = 8 << 20;
+/// How much longer than declared a subscriber of a race may wait for an event. It shares a busy machine with writers that go
+/// as fast as they can: what is judged is that a feed goes on, not how fast. `feed.is-as-fast-as-declared` measures that.
+const LAG_MORE: Duration = Duration::from_secs(60);
+/// How long a turn is in which all clients that append send the same commit.
+const TURN_NANOS: u64 = 20_000_000;
 /// How often a commit is repeated whose fate is not known.
 const REPEATS_MAX: u32 = 5;
 /// Commits that a client remembers for repeating them later: well inside the smallest window that a store may have.
@@ -44,6 +49,8 @@ pub(crate) struct Plan {
     pub(crate) calls: u64,
     /// Seed of its choices.
     pub(crate) seed: u64,
+    /// Seed that all clients of the race have in common, in all processes: of the commits that they send at the same time.
+    pub(crate) shared: u64,
 }
 
 /// The present moment of this machine's monotonic clock, comparable between its processes.
@@ -75,7 +82,8 @@ impl Client<'_> {
     async fn step(&mut self) {
         let stream = self.seed.pick(&self.plan.streams).clone();
         match self.seed.below(100) {
-            0..60 => self.append(stream).await,
+            0..52 => self.append(stream).await,
+            52..60 => self.append_twin(stream).await,
             60..70 => self.repeat_earlier().await,
             70..85 => drop(self.read(&stream).await),
             85..92 => self.save_snapshot(&stream).await,
@@ -100,6 +108,20 @@ impl Client<'_> {
         let commit = NewCommit { id: CommitId(self.seed.bytes()), events };
         self.operation += 1;
         self.append_until_known(stream, expected, commit).await;
+    }
+
+    /// Sends a commit that other clients, also of other processes, send at the same moment: it must be made once.
+    async fn append_twin(&mut self, stream: StreamId) {
+        if self.store.capabilities().idempotency != Window::Forever {
+            // One that was held up may come when many others have appended since, and be outside the window.
+            return self.append(stream).await;
+        }
+        let turn = now().0 / TURN_NANOS + 1;
+        let begins = Duration::from_nanos((turn * TURN_NANOS).saturating_sub(now().0));
+        tokio::time::sleep(begins).await;
+        let (stream, commit) = twin(self.plan.shared, turn, &self.plan.streams);
+        self.operation += 1;
+        self.append_until_known(stream, Expected::Any, commit).await;
     }
 
     /// Sends a commit once more that was sent before: it must be recognised.
@@ -153,7 +175,7 @@ impl Client<'_> {
         outcome
     }
 
-    /// Reads a stream from a random place.
+    /// Reads a whole stream.
     async fn read(&mut self, stream: &StreamId) -> Option<StreamPage> {
         self.operation += 1;
         let consistency = match self.store.capabilities().reads {
@@ -162,7 +184,7 @@ impl Client<'_> {
         };
         let call = |outcome| Call::Read(Read { consistency, outcome });
         let invoked_at = self.begin(stream, 0, call(ReadOutcome::Failed));
-        let result = self.store.read_stream(read_request(stream, StreamStart::First)).await;
+        let result = read_whole(self.store, stream).await;
         let outcome = result.as_ref().map_or(ReadOutcome::Failed, read_outcome);
         self.end(stream, 0, invoked_at, call(outcome));
         result.ok()
@@ -171,7 +193,7 @@ impl Client<'_> {
     /// Saves what a fold of the whole stream gives.
     async fn save_snapshot(&mut self, stream: &StreamId) {
         let Some(page) = self.read(stream).await else { return };
-        let (Some(last), None) = (page.commits.last(), page.next) else { return };
+        let Some(last) = page.commits.last() else { return };
         let state = fold(&page);
         let snapshot = Snapshot {
             stream: stream.clone(),
@@ -239,6 +261,36 @@ impl Client<'_> {
     }
 }
 
+/// The commit that clients of a race send in one turn, and its stream.
+fn twin(shared: u64, turn: u64, streams: &[StreamId]) -> (StreamId, NewCommit) {
+    let mut seed = Seed(shared ^ Seed(turn).next_u64());
+    let stream = seed.pick(streams).clone();
+    let events = (0..1 + seed.below(3)).map(|_| new_event(&mut seed)).collect();
+    let events = Events::new(events).expect("one event at least, and no id is supplied");
+    (stream, NewCommit { id: CommitId(seed.bytes()), events })
+}
+
+/// Sends every commit once more that clients of a race, who may be gone, have sent in turns: each must be made once, whether
+/// its answer came or not.
+pub(crate) async fn repeat_twins(store: &dyn EventStore, plan: Plan, sent: &[Operation], sink: &dyn Sink) {
+    let moments = || sent.iter().map(|operation| operation.invoked_at.0);
+    let (Some(first), Some(last)) = (moments().min(), moments().max()) else { return };
+    let appends = sent.iter().filter_map(|operation| match &operation.call {
+        Call::Append(append) => Some(append.commit),
+        _ => None,
+    });
+    let ids: HashSet<_> = appends.collect();
+    let seed = Seed(plan.seed);
+    let mut client = Client { store, sink, plan, seed, operation: 0, remembered: Vec::new() };
+    for turn in first / TURN_NANOS..=last / TURN_NANOS {
+        let (stream, commit) = twin(client.plan.shared, turn, &client.plan.streams);
+        if ids.contains(&commit.id.0.into()) {
+            client.operation += 1;
+            client.append_until_known(stream, Expected::Any, commit).await;
+        }
+    }
+}
+
 fn new_event(seed: &mut Seed) -> NewEvent {
     let event_type = EventType::new(*seed.pick(&["Placed", "Paid", "Shipped"])).expect("a fixed type is valid");
     let length = seed.below(300) as usize;
@@ -248,14 +300,25 @@ fn new_event(seed: &mut Seed) -> NewEvent {
     event
 }
 
-fn read_request(stream: &StreamId, from: StreamStart) -> ReadStream {
-    ReadStream {
-        stream: stream.clone(),
-        from,
-        direction: Direction::Forward,
-        limit: PAGE,
-        max_bytes: PAGE_BYTES,
-        deadline: Deadline::within(CALL_MAX),
+/// All pages of a stream as one, with the head of the last. What earlier pages hold never changes, so that the whole is the
+/// stream as it was when the last page was read.
+async fn read_whole(store: &dyn EventStore, stream: &StreamId) -> Result<StreamPage> {
+    let (mut from, mut commits) = (StreamStart::First, Vec::new());
+    loop {
+        let request = ReadStream {
+            stream: stream.clone(),
+            from,
+            direction: Direction::Forward,
+            limit: page_of(store.capabilities()),
+            max_bytes: PAGE_BYTES,
+            deadline: Deadline::within(CALL_MAX),
+        };
+        let mut page = store.read_stream(request).await?;
+        commits.append(&mut page.commits);
+        match page.next {
+            Some(next) => from = StreamStart::At(next),
+            None => return Ok(StreamPage { commits, ..page }),
+        }
     }
 }
 
@@ -303,13 +366,8 @@ fn append_outcome(result: &Result<Appended, Error>) -> AppendOutcome {
 }
 
 fn read_outcome(page: &StreamPage) -> ReadOutcome {
-    let head = page.head.revision.0;
-    let events: Vec<_> = page.events().map(|event| event_record(event.event)).collect();
-    let seen = match page.events().next() {
-        None => Seen::Head,
-        Some(first) => Seen::Events { from: first.revision().0, events },
-    };
-    ReadOutcome::Ok { head, seen }
+    // The whole stream was read: its events have to be those up to the head, no more and no fewer.
+    ReadOutcome::Ok { head: page.head.revision.0, seen: Seen::Chain(fold(page)) }
 }
 
 /// The state of a stream that was read whole: its events, folded.
@@ -347,8 +405,13 @@ pub(crate) async fn final_streams(admin: &dyn StoreAdmin, streams: &[StreamId]) 
         let (mut commits, mut from) = (Vec::new(), Some(CommitNumber(1)));
         while let Some(number) = from {
             let deadline = Deadline::within(CALL_MAX);
-            let request =
-                ReadCommits { stream: stream.clone(), from: number, limit: PAGE, max_bytes: PAGE_BYTES, deadline };
+            let request = ReadCommits {
+                stream: stream.clone(),
+                from: number,
+                limit: page_of(admin.capabilities()),
+                max_bytes: PAGE_BYTES,
+                deadline,
+            };
             let page = admin.read_commits(request).await?;
             commits.extend(page.commits.iter().map(final_commit));
             from = page.next;
@@ -376,7 +439,7 @@ pub(crate) async fn final_feed(store: &dyn EventStore, events: usize) -> Result<
     let mut from = FeedStart::First;
     let (mut entries, mut found) = (Vec::new(), 0);
     loop {
-        let page = store.read_feed(feed_request(from, PAGE)).await?;
+        let page = store.read_feed(feed_request(from, page_of(store.capabilities()))).await?;
         found += page.events().count();
         entries.extend(page.items.iter().flat_map(feed_entries));
         if page.end && (found >= events || deadline.has_passed()) {
@@ -438,9 +501,18 @@ pub(crate) fn claims(capabilities: &Capabilities) -> history::Claims {
         RealTime::NotKept => FeedRealtime::NotPromised,
     };
     let commits = FeedCommits::Whole;
-    let feed = FeedClaims { order, positions, commits, real_time, lag: FeedLag::Measured };
+    let within = match capabilities.positioned {
+        Positioned::ByAppend => Duration::ZERO,
+        Positioned::BySequencer { within } => within,
+        Positioned::Never { settling } => settling,
+    };
+    let lag_ns = (within + LAG_MORE).as_nanos() as u64;
+    let lag = FeedLag::Within { lag_ns, healed_at: Moment(0) };
+    let feed = FeedClaims { order, positions, commits, real_time, lag };
+    use history::stream::{Removal, Sessions, StreamClaims};
     history::Claims {
-        streams: history::stream::StreamClaims { sessions: history::stream::Sessions::Guaranteed },
+        // No race truncates, deletes or moves anything.
+        streams: StreamClaims { sessions: Sessions::Guaranteed, removal: Removal::Never },
         feed: history::FeedClaim::Of(feed),
     }
 }

@@ -13,6 +13,8 @@ pub struct Finding {
     pub check: &'static Check,
     /// Its verdict.
     pub verdict: Verdict,
+    /// What was measured, and how far the check reaches.
+    pub remarks: Vec<String>,
     /// How long it took.
     pub took: Duration,
 }
@@ -74,6 +76,9 @@ impl Report {
                     )
                 }
             };
+            for remark in &finding.remarks {
+                let _ = writeln!(text, "note     {name}: {remark}");
+            }
         }
         let _ = writeln!(
             text,
@@ -113,6 +118,7 @@ impl Report {
                     "verdict": finding.verdict.name(),
                     "reason": reason,
                     "history": history,
+                    "remarks": finding.remarks,
                     "replay": self.replay(finding.check),
                     "took_ms": finding.took.as_millis() as u64,
                 })
@@ -156,8 +162,13 @@ impl Report {
             }
             let mut case = TestCase::new(finding.check.name, status);
             case.set_classname(self.capabilities.provider).set_time(finding.took);
-            if let Verdict::Refused(reason) = &finding.verdict {
-                case.set_system_out(format!("refused: {reason}"));
+            let refused = match &finding.verdict {
+                Verdict::Refused(reason) => Some(format!("refused: {reason}")),
+                Verdict::Held | Verdict::NotRun(_) | Verdict::Broken(_) => None,
+            };
+            let said: Vec<String> = refused.into_iter().chain(finding.remarks.iter().cloned()).collect();
+            if !said.is_empty() {
+                case.set_system_out(said.join("\n"));
             }
             suite.add_test_case(case);
         }
@@ -218,7 +229,10 @@ mod tests {
             Verdict::Refused("not promised".into()),
             Verdict::NotRun("no process".into()),
         ];
-        let findings = catalog().zip(verdicts).map(|(check, verdict)| Finding { check, verdict, took: Duration::ZERO });
+        let findings = catalog().zip(verdicts).map(|(check, verdict)| {
+            let remarks = vec![format!("tried {}", verdict.name())];
+            Finding { check, verdict, remarks, took: Duration::ZERO }
+        });
         let store = StoreName::new("main").unwrap();
         let report = Report { store, capabilities: capabilities(), seed: 7, findings: findings.collect() };
         let text = report.text();
@@ -227,6 +241,7 @@ mod tests {
             "refused  ",
             "not run  ",
             "           append a-1",
+            ": tried held\n",
             "1 held, 1 BROKEN, 1 refused, 1 not run",
             "acknowledged commits can be lost: the end of the process that keeps them; a power cut",
         ] {
@@ -236,6 +251,7 @@ mod tests {
         let named: Vec<_> = json["findings"].as_array().unwrap().iter().map(|one| one["verdict"].clone()).collect();
         assert_eq!(named, ["held", "BROKEN", "refused", "not run"]);
         assert_eq!((&json["seed"], &json["findings"][1]["history"][0]), (&json!(7), &json!("append a-1")));
+        assert_eq!(json["findings"][0]["remarks"], json!(["tried held"]));
         let junit = report.junit();
         for part in
             ["<failure message=\"an event is lost\"", "<skipped message=\"no process\"", "refused: not promised"]

@@ -78,13 +78,12 @@ impl Runner {
         for check in self.checks() {
             progress(Progress::Started(check));
             let spent = self.budget.is_some_and(|budget| started.elapsed() >= budget);
-            let (verdict, took) = if spent {
-                (Verdict::NotRun("the budget is spent".into()), Duration::ZERO)
+            findings.push(if spent {
+                let verdict = Verdict::NotRun("the budget is spent".into());
+                Finding { check, verdict, remarks: Vec::new(), took: Duration::ZERO }
             } else {
-                let began = Instant::now();
-                (self.run_check(check, &scratch).await, began.elapsed())
-            };
-            findings.push(Finding { check, verdict, took });
+                self.run_check(check, &scratch).await
+            });
             progress(Progress::Ended(&findings[findings.len() - 1]));
         }
         let capabilities = scratch.store.capabilities().clone();
@@ -121,7 +120,8 @@ impl Runner {
     }
 
     /// Runs one check and drops the scratch stores that it made.
-    pub(crate) async fn run_check(&self, check: &Check, scratch: &Scratch) -> Verdict {
+    pub(crate) async fn run_check(&self, check: &'static Check, scratch: &Scratch) -> Finding {
+        let began = Instant::now();
         let seed = check.name.bytes().fold(self.seed, |seed, byte| Seed(seed ^ u64::from(byte)).next_u64());
         let tag = format!("{:08x}", Seed(seed ^ u64::from(std::process::id())).next_u64() as u32);
         let context = Context::new(
@@ -136,7 +136,7 @@ impl Runner {
         // A task of its own: a panic of a store is a broken promise, not the end of the run.
         let task = tokio::spawn(AssertUnwindSafe((check.run)(context.clone())).0);
         let abort = task.abort_handle();
-        let verdict = match tokio::time::timeout(CHECK_MAX, task).await {
+        let mut verdict = match tokio::time::timeout(CHECK_MAX, task).await {
             Ok(Ok(Ok(outcome))) => outcome.into(),
             Ok(Ok(Err(mut broken))) => {
                 if broken.history.is_empty() {
@@ -155,10 +155,10 @@ impl Runner {
             if let Err(error) = self.target.provider.opener.drop_scratch(&fresh).await {
                 let broken =
                     Broken::shown_by(format!("its scratch store could not be dropped: {error:?}"), context.trace());
-                return Verdict::Broken(broken);
+                verdict = Verdict::Broken(broken);
             }
         }
-        verdict
+        Finding { check, verdict, remarks: context.take_remarks(), took: began.elapsed() }
     }
 }
 

@@ -1,8 +1,10 @@
 //! A subscriber that tails the feed while others append, and records what it was given.
 
+use crate::check::{Broken, ensure};
 use crate::history::record::{Delivery, RunEnd, SubscriptionRun};
 use crate::race::{feed_entries, feed_request, now};
 use crate::seed::Seed;
+use evstore_api::cursor::Place;
 use evstore_api::{Cursor, Deadline, EventStore, FeedPage, FeedStart, Result, WaitFeed};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,13 +16,13 @@ const PAGE_MAX: u64 = 12;
 /// Tails until `quiet` is set and the end is reached; now and then it is cut and starts again from an older checkpoint.
 ///
 /// # Errors
-/// As a read fails.
+/// As a read fails, and when a commit comes in parts.
 pub(crate) async fn tail(
     store: Arc<dyn EventStore>,
     subscriber: u64,
     seed: u64,
     quiet: Arc<AtomicBool>,
-) -> Result<Vec<SubscriptionRun>> {
+) -> Result<Vec<SubscriptionRun>, Broken> {
     let mut seed = Seed(seed);
     let mut runs = Vec::new();
     let mut checkpoint: Option<Cursor> = None;
@@ -32,6 +34,17 @@ pub(crate) async fn tail(
             let was_quiet = quiet.load(Ordering::SeqCst);
             let from = at.clone().map_or(FeedStart::First, FeedStart::After);
             let page = store.read_feed(feed_request(from, 1 + seed.below(PAGE_MAX) as u32)).await?;
+            // A commit that comes in parts is whole in every replay: only here is it seen.
+            for commit in page.commits() {
+                ensure!(
+                    commit.is_whole(),
+                    "a subscriber got {} of {} events of commit {} of {}",
+                    commit.events.len(),
+                    commit.count,
+                    commit.number,
+                    commit.stream
+                );
+            }
             deliver(&mut run, &page);
             at = Some(page.next.clone());
             if page.end && was_quiet {
@@ -65,11 +78,20 @@ async fn begin(
         subscriber,
         run,
         incarnation: head.cursor.incarnation().to_string(),
-        after: checkpoint.and_then(Cursor::position).map_or(0, |position| position.0),
+        after: checkpoint.map_or(0, begun_after),
         started_at: now(),
         ended: RunEnd::Cut,
         deliveries: Vec::new(),
     })
+}
+
+/// The position that a run begins after; 1 where it begins somewhere in a feed that has none, so that nothing is expected to be
+/// the first of its stream.
+fn begun_after(checkpoint: &Cursor) -> u64 {
+    match checkpoint.place() {
+        Place::Total(position) => position.0,
+        Place::Parts(parts) => u64::from(!parts.is_empty()),
+    }
 }
 
 fn deliver(run: &mut SubscriptionRun, page: &FeedPage) {

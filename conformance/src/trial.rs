@@ -39,15 +39,13 @@ pub fn test_main(target: Target) -> ExitCode {
                 runtime.block_on(async {
                     let failed = |error: evstore_api::Error| Failed::from(format!("no scratch store: {error:?}"));
                     let scratch = runner.open_scratch("test").await.map_err(failed)?;
-                    let began = std::time::Instant::now();
                     let capabilities = scratch.capabilities();
-                    let verdict = runner.run_check(check, &scratch).await;
+                    let finding = runner.run_check(check, &scratch).await;
                     runner.drop_scratch(scratch).await.map_err(failed)?;
-                    match &verdict {
+                    match &finding.verdict {
                         Verdict::Held | Verdict::Refused(_) => Ok(Completion::Completed),
                         Verdict::NotRun(reason) => Ok(Completion::ignored_with(reason)),
                         Verdict::Broken(_) => {
-                            let finding = crate::report::Finding { check, verdict, took: began.elapsed() };
                             let store = runner.target.settings.store().clone();
                             let report = Report { store, capabilities, seed, findings: vec![finding] };
                             Err(Failed::from(report.text()))

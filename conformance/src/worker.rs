@@ -1,16 +1,21 @@
 //! What a process does that a check started: it opens the store that it is told, races, and writes what it saw, line by
 //! line, so that what it saw is there also when it is killed.
 
-use crate::history::lines::{Line, write_line};
-use crate::history::record::Operation;
+use crate::check::{Broken, ensure};
+use crate::history::lines::{self, Line, write_line};
+use crate::history::{History, record::Operation};
 use crate::race::{self, Plan, Sink};
 use crate::target::WorkerCommand;
 use evstore_api::{Provider, Settings, StoreName, StreamId};
 use serde::{Deserialize, Serialize};
 use std::io::{Read as _, Write as _};
 use std::process::{ExitCode, Stdio};
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::{Child, Command};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
+
+/// Longest time that a process may be silent while something is waited for: it starts on a busy machine, too.
+const SILENT_MAX: Duration = Duration::from_secs(60);
 
 /// What a worker is told, as one JSON document on its standard input.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -55,7 +60,11 @@ impl Job {
     }
 
     /// Starts a process that does it. It is killed when the handle is dropped.
-    pub(crate) async fn start(&self, command: &WorkerCommand) -> std::io::Result<Child> {
+    pub(crate) async fn start(&self, command: &WorkerCommand) -> Result<Running, Broken> {
+        self.spawn(command).await.map_err(unread)
+    }
+
+    async fn spawn(&self, command: &WorkerCommand) -> std::io::Result<Running> {
         let mut child = Command::new(&command.program)
             .args(&command.arguments)
             .stdin(Stdio::piped())
@@ -66,8 +75,62 @@ impl Job {
         let job = serde_json::to_vec(self)?;
         let mut stdin = child.stdin.take().ok_or(std::io::ErrorKind::BrokenPipe)?;
         stdin.write_all(&job).await?;
-        Ok(child)
+        let out = BufReader::new(child.stdout.take().ok_or(std::io::ErrorKind::BrokenPipe)?);
+        Ok(Running { child, out, text: Vec::new() })
     }
+}
+
+/// A process at work, and what it wrote so far.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    out: BufReader<ChildStdout>,
+    text: Vec<u8>,
+}
+
+fn unread(error: std::io::Error) -> Broken {
+    Broken::new(format!("a process could not be started or read: {error}"))
+}
+
+impl Running {
+    /// Reads what it writes until an answer is of this kind; false when it ended or was silent for too long before.
+    pub(crate) async fn read_until(&mut self, wanted: impl Fn(&Operation) -> bool) -> Result<bool, Broken> {
+        loop {
+            let begin = self.text.len();
+            let line = self.out.read_until(b'\n', &mut self.text);
+            let Ok(read) = tokio::time::timeout(SILENT_MAX, line).await else { return Ok(false) };
+            if read.map_err(unread)? == 0 {
+                return Ok(false);
+            }
+            if history(&self.text[begin..])?.operations.iter().any(&wanted) {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Lets it go on for a while and kills it; gives all that it wrote until then.
+    pub(crate) async fn killed_after(mut self, life: Duration) -> Result<History, Broken> {
+        let Self { child, out, text } = &mut self;
+        let killed = async {
+            tokio::time::sleep(life).await;
+            child.kill().await
+        };
+        let (read, killed) = futures::join!(out.read_to_end(text), killed);
+        killed.and(read).map_err(unread)?;
+        history(&self.text)
+    }
+
+    /// Waits until it ends by itself; gives all that it wrote.
+    pub(crate) async fn ended(mut self) -> Result<History, Broken> {
+        self.out.read_to_end(&mut self.text).await.map_err(unread)?;
+        let status = self.child.wait().await.map_err(unread)?;
+        ensure!(status.success(), "a process failed: {status}");
+        history(&self.text)
+    }
+}
+
+fn history(text: &[u8]) -> Result<History, Broken> {
+    lines::read(text).map_err(|error| Broken::new(format!("a process wrote nonsense: {error}")))
 }
 
 /// The `main` of such a process. It reads its job from standard input and writes lines of a history to standard output.
@@ -95,7 +158,8 @@ async fn work(providers: &[Provider]) -> Result<(), Box<dyn std::error::Error + 
     let streams = job.streams.iter().map(StreamId::new).collect::<Result<Vec<_>, _>>()?;
     let mut clients = Vec::new();
     for client in job.first_client..job.first_client + job.clients {
-        let plan = Plan { client, streams: streams.clone(), calls: job.calls, seed: job.seed ^ (client << 32) };
+        let seed = job.seed ^ (client << 32);
+        let plan = Plan { client, streams: streams.clone(), calls: job.calls, seed, shared: job.seed };
         let store = store.clone();
         clients.push(tokio::spawn(async move { race::run(&*store, plan, &Lines).await }));
     }

@@ -4,12 +4,14 @@ use evstore_conformance::history::feed::FeedClaims;
 use evstore_conformance::history::generate::{Size, generate};
 use evstore_conformance::history::lines::{self, MergeError, Part};
 use evstore_conformance::history::record::{Call, Operation, Returned};
-use evstore_conformance::history::stream::{Sessions, StreamClaims};
+use evstore_conformance::history::stream::{Removal, Sessions, StreamClaims};
 use evstore_conformance::history::{Claims, FeedClaim, History, check};
 use evstore_conformance::seed::Seed;
 
-const CLAIMS: Claims =
-    Claims { streams: StreamClaims { sessions: Sessions::Guaranteed }, feed: FeedClaim::Of(FeedClaims::STRICT) };
+const CLAIMS: Claims = Claims {
+    streams: StreamClaims { sessions: Sessions::Guaranteed, removal: Removal::Never },
+    feed: FeedClaim::Of(FeedClaims::STRICT),
+};
 
 fn made_up(seed: u64, operations: u64) -> History {
     let mut seed = Seed(seed);

@@ -9,7 +9,7 @@ use evstore_conformance::history::record::{
     Append, AppendOutcome, Call, CommitId, Consistency, Digest, Event, EventId, Expected, FinalBody, FinalCommit,
     FinalStream, Moment, Operation, Read, ReadOutcome, Receipt, Returned, Seen, chain,
 };
-use evstore_conformance::history::stream::{Sessions, StreamClaims, check_streams};
+use evstore_conformance::history::stream::{Removal, Sessions, StreamClaims, check_streams};
 use evstore_conformance::history::{History, Logs};
 use evstore_conformance::seed::Seed;
 
@@ -21,7 +21,7 @@ fn the_checker_agrees_with_an_exhaustive_search() {
     let mut rules = HashSet::new();
     for seed in start..start + count {
         let history = small_history(&mut Seed(seed));
-        let claims = StreamClaims { sessions: Sessions::NotPromised };
+        let claims = StreamClaims { sessions: Sessions::NotPromised, removal: Removal::Never };
         let violations = check_streams(&Logs::of(&history), &claims).violations;
         let possible = is_possible(&history);
         assert_eq!(

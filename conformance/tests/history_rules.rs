@@ -6,10 +6,17 @@ use evstore_conformance::history::record::{
     FeedItem, FinalBody, FinalCommit, FinalFeed, FinalStream, LoadOutcome, Moment, Operation, PrefixPoll, Read,
     ReadOutcome, Receipt, Returned, RunEnd, SaveOutcome, SaveSnapshot, Seen, SubscriptionRun, chain, feed_chain,
 };
-use evstore_conformance::history::stream::{Sessions, StreamClaims};
+use evstore_conformance::history::stream::{Removal, Sessions, StreamClaims};
 use evstore_conformance::history::{Claims, FeedClaim, History, KEPT_MAX, Rule, check};
 
-const CLAIMS: Claims = Claims { streams: StreamClaims { sessions: Sessions::Guaranteed }, feed: FeedClaim::Of(FEED) };
+const CLAIMS: Claims = Claims {
+    streams: StreamClaims { sessions: Sessions::Guaranteed, removal: Removal::Never },
+    feed: FeedClaim::Of(FEED),
+};
+
+/// What is claimed where somebody truncated, deleted or moved streams.
+const REMOVING: Claims =
+    Claims { streams: StreamClaims { sessions: Sessions::Guaranteed, removal: Removal::Asked }, ..CLAIMS };
 
 const FEED: FeedClaims =
     FeedClaims { lag: FeedLag::Within { lag_ns: 1_000, healed_at: Moment(0) }, ..FeedClaims::STRICT };
@@ -34,6 +41,15 @@ const BREAKS: &[(Rule, Break)] = &[
         let again = FinalCommit { number: 4, body: body(4, &[event(1)]), id: commit(1) };
         history.final_streams[0].commits.push(again);
     }),
+    (Rule::RemovedUnasked, |history| {
+        history.final_streams[0].commits[0].body = FinalBody::Removed { first: 1, last: 1 };
+    }),
+    (Rule::RemovedUnasked, |history| {
+        let number = history.final_streams[0].commits.len() as u64 + 1;
+        history.final_streams[0].commits.push(FinalCommit { id: commit(8), number, body: FinalBody::Marker });
+    }),
+    (Rule::RemovedUnasked, |history| entries(history)[0].item = FeedItem::Removed { last: 1 }),
+    (Rule::RemovedUnasked, |history| history.runs[0].deliveries[0].entry.item = FeedItem::Removed { last: 1 }),
     (Rule::Phantom, |history| add_to_log(history, 9, &[event(90)])),
     (Rule::Corrupt, |history| history.final_streams[0].commits[0].body = body(1, &[event(99)])),
     (Rule::TornCommit, |history| history.final_streams[1].commits[0].body = body(1, &[event(20)])),
@@ -308,7 +324,7 @@ fn what_is_allowed_passes() {
     for (number, change) in ALLOWED.iter().enumerate() {
         let mut history = right();
         change(&mut history);
-        let verdict = check(&history, &CLAIMS);
+        let verdict = check(&history, &REMOVING);
         assert!(verdict.held(), "change {number}:\n{verdict}");
     }
 }

@@ -11,8 +11,11 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 /// Checks that only processes of their own can break. They are held against broken stores in `provider-sqlite`.
-const NEED_PROCESSES: &[&str] =
-    &["concurrency.histories-of-processes-are-serial", "concurrency.killed-processes-lose-nothing-acknowledged"];
+const NEED_PROCESSES: &[&str] = &[
+    "concurrency.histories-of-processes-are-serial",
+    "concurrency.killed-processes-lose-nothing-acknowledged",
+    "ownership.no-process-appends-behind-the-fence",
+];
 
 /// Checks that a store may pass that does nothing at all: they look for what must not be done.
 const WANT_NOTHING_DONE: &[&str] = &[

@@ -1,6 +1,7 @@
 //! What becomes of something that is replicated: written, there already, or refused. Pure, as `decide` is; what the content
 //! itself has to keep is checked before, by `limits`.
 
+use crate::decide::check_reached;
 use evstore_api::number::NUMBER_MAX;
 use evstore_api::{
     Commit, Content, Epoch, Error, ErrorKind, Head, Meta, Origin, Position, Record, RecordKind, Result, Snapshot,
@@ -150,13 +151,17 @@ pub fn removed(first: Position, end: Position, last: Position, covered: bool) ->
     Ok(if end <= last { Fate::Present } else { Fate::Write })
 }
 
-/// Decides a snapshot of a stream in this state. What was deleted does not come back with a late one.
-#[must_use]
-pub fn snapshot(item: &Snapshot, kept: Option<&Snapshot>, state: &StreamState) -> Fate {
-    match (kept, state) {
-        (_, StreamState::Deleted) => Fate::Present,
-        (Some(kept), _) if kept.revision > item.revision || kept == item => Fate::Present,
-        (Some(_) | None, _) => Fate::Write,
+/// Decides a snapshot of a stream with this head. What was deleted does not come back with a late one.
+///
+/// # Errors
+/// `Conflict` with the head for a snapshot that is ahead of it: the commits that it is of have to be copied first.
+pub fn snapshot(item: &Snapshot, kept: Option<&Snapshot>, head: &Head) -> Result<Fate> {
+    match (kept, &head.state) {
+        (_, StreamState::Deleted) => Ok(Fate::Present),
+        (Some(kept), _) if kept.revision > item.revision || kept == item => Ok(Fate::Present),
+        (Some(_) | None, _) => {
+            check_reached(item, head).map(|()| Fate::Write).map_err(|error| error.with("stream", &item.stream))
+        }
     }
 }
 

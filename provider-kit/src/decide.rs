@@ -7,8 +7,8 @@ use evstore_api::capabilities::Window;
 use evstore_api::number::NUMBER_MAX;
 use evstore_api::{
     Appended, Commit, CommitId, CommitKind, CommitNumber, ContentDigest, Delete, Error, ErrorKind, Expected, Head,
-    Meta, MetaSwapped, Position, PutRecord, Record, RecordKind, RecordNumber, Result, Revision, StoreName, StoreState,
-    StreamId, StreamState, SwapMeta, Timestamp, Truncate, Usage, format,
+    Meta, MetaSwapped, Position, PutRecord, Record, RecordKind, RecordNumber, Result, Revision, Snapshot, StoreName,
+    StoreState, StreamId, StreamState, SwapMeta, Timestamp, Truncate, Usage, format,
 };
 
 /// A commit or a marker that somebody wants written.
@@ -282,13 +282,33 @@ fn check_writable(meta: &Meta) -> Result<()> {
     meta.state.check_append()
 }
 
-/// Refuses to keep a snapshot of a stream that is missing or closed.
+/// Refuses to keep a snapshot of a stream that is missing or closed, or that has not come as far.
 ///
 /// # Errors
-/// `Gone`, `Moved`, `Fenced` as for an append, `NotFound`.
-pub fn put_snapshot(situation: &Situation<'_>) -> Result<()> {
-    check_states(situation)?;
-    if situation.head.state == StreamState::Missing { Err(missing()) } else { Ok(()) }
+/// `Gone`, `Moved`, `Fenced` as for an append, `NotFound`; `Conflict` with the head for a snapshot that is ahead of it. Nothing
+/// may be written.
+pub fn put_snapshot(situation: &Situation<'_>, snapshot: &Snapshot) -> Result<()> {
+    let decided = check_states(situation).and_then(|()| match situation.head.state {
+        StreamState::Missing => Err(missing()),
+        StreamState::Open | StreamState::Sealed { .. } | StreamState::Deleted => {
+            check_reached(snapshot, situation.head)
+        }
+    });
+    decided.map_err(|error| error.with("stream", &snapshot.stream))
+}
+
+/// Refuses a snapshot that is ahead of its stream: of events that are not here, or that a failover took away.
+///
+/// # Errors
+/// `Conflict` with the head.
+pub(crate) fn check_reached(snapshot: &Snapshot, head: &Head) -> Result<()> {
+    if snapshot.revision <= head.revision && snapshot.number <= head.number {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Conflict, "the snapshot is ahead of its stream")
+        .with("snapshot", snapshot.revision)
+        .with("actual", head.revision)
+        .at_head(head.clone()))
 }
 
 /// Refuses to remove a snapshot where another store answers for the stream. Where there is none, there is nothing to do.

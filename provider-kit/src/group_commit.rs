@@ -5,8 +5,9 @@ use crate::refusal;
 use evstore_api::{Deadline, Error, ErrorKind, Result};
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 /// What waits in the queue: a call and the way to its caller.
@@ -32,6 +33,11 @@ pub struct Bounds {
     pub batch_bytes_max: usize,
 }
 
+/// How long the writer waits for one more of those that it answered last to come back, and for all of them together. A caller in
+/// a loop is back sooner than a sleeping thread is woken, and callers that come back together share one fsync.
+const RETURN_WAIT: Duration = Duration::from_micros(60);
+const RETURN_WAIT_MAX: Duration = Duration::from_millis(1);
+
 /// Unit in which room is counted, so that it also bounds the number of small jobs.
 const ROOM_UNIT_BYTES: usize = 1024;
 
@@ -41,6 +47,10 @@ pub struct Queue<J> {
     room: Semaphore,
     room_units_max: u32,
     state: Mutex<State<J>>,
+    /// How many wait: what a writer looks at that does not want to hold anybody up.
+    waiting: AtomicUsize,
+    /// Jobs of the batch that was taken last: as many may come back.
+    taken: AtomicUsize,
     arrived: Condvar,
 }
 
@@ -64,7 +74,15 @@ impl<J: Job> Queue<J> {
         let units = (bounds.queue_bytes_max / ROOM_UNIT_BYTES).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         let room_units_max = u32::try_from(units).unwrap_or(u32::MAX);
         let state = State { waiting: VecDeque::new(), writer_sleeps: false, closed: false };
-        Self { bounds, room: Semaphore::new(units), room_units_max, state: Mutex::new(state), arrived: Condvar::new() }
+        Self {
+            bounds,
+            room: Semaphore::new(units),
+            room_units_max,
+            state: Mutex::new(state),
+            waiting: AtomicUsize::new(0),
+            taken: AtomicUsize::new(0),
+            arrived: Condvar::new(),
+        }
     }
 
     /// Puts a job of `bytes` into the queue; waits while the queue is full.
@@ -82,6 +100,7 @@ impl<J: Job> Queue<J> {
             return Err(refusal::closed());
         }
         state.waiting.push_back(Waiting { job, bytes, room_units });
+        self.waiting.store(state.waiting.len(), Ordering::Relaxed);
         // Taken here and not by the one who wakes, so that a burst of jobs calls it once.
         if std::mem::take(&mut state.writer_sleeps) {
             drop(state);
@@ -92,7 +111,11 @@ impl<J: Job> Queue<J> {
 
     /// Blocks until jobs wait, and takes the oldest of them, as many as one batch holds; those past their deadline are
     /// answered, those without a caller dropped. None once the queue is closed and drained.
+    ///
+    /// A job that comes to an idle queue is taken at once. Directly after a batch those that were in it are given a moment to
+    /// come back.
     pub fn take_batch(&self) -> Option<Vec<J>> {
+        self.let_return(self.taken.swap(0, Ordering::Relaxed));
         loop {
             let mut state = self.lock();
             while state.waiting.is_empty() && !state.closed {
@@ -103,11 +126,48 @@ impl<J: Job> Queue<J> {
                 return None;
             }
             let taken = self.take_from(&mut state.waiting);
+            self.waiting.store(state.waiting.len(), Ordering::Relaxed);
             drop(state);
             let batch = self.begin(taken);
             if !batch.is_empty() {
+                self.taken.store(batch.len(), Ordering::Relaxed);
                 return Some(batch);
             }
+        }
+    }
+
+    /// Waits until as many jobs wait as were answered last, for as long as more of them keep coming.
+    fn let_return(&self, answered: usize) {
+        let begun = Instant::now();
+        let (mut seen, mut came) = (0, begun);
+        while seen < answered {
+            let (waiting, now) = (self.waiting.load(Ordering::Relaxed), Instant::now());
+            if waiting != seen {
+                (seen, came) = (waiting, now);
+            } else if now - came >= RETURN_WAIT || now - begun >= RETURN_WAIT_MAX {
+                return;
+            }
+            // Gives the processor to those who are awaited, where there are no others free.
+            std::thread::yield_now();
+        }
+    }
+
+    /// Blocks until jobs wait or the queue is closed, and answers that; not longer than `wait`. For a writer that has work of its
+    /// own to come back to.
+    pub fn wait_for_jobs(&self, wait: Duration) -> bool {
+        let mut state = self.lock();
+        let until = Instant::now() + wait;
+        loop {
+            if !state.waiting.is_empty() || state.closed {
+                return true;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                state.writer_sleeps = false;
+                return false;
+            }
+            state.writer_sleeps = true;
+            state = self.arrived.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -120,6 +180,7 @@ impl<J: Job> Queue<J> {
         }
         let (late, waiting) = state.waiting.drain(..).partition(|waiting| waiting.job.deadline().0 <= now);
         state.waiting = waiting;
+        self.waiting.store(state.waiting.len(), Ordering::Relaxed);
         drop(state);
         self.begin(late.into());
     }
@@ -315,6 +376,21 @@ mod tests {
         let error = fixture.queue.submit(fixture.job(2), 0).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Closed);
         assert_eq!((fixture.take(), fixture.take()), (Some(vec![1]), None));
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_waits_for_a_while_is_called_or_goes_on() {
+        let fixture = Fixture::new(BOUNDS);
+        assert!(!fixture.queue.wait_for_jobs(Duration::from_millis(1)));
+        let writer = std::thread::spawn({
+            let queue = fixture.queue.clone();
+            move || queue.wait_for_jobs(Duration::from_secs(60))
+        });
+        fixture.queue.submit(fixture.job(1), 0).await.unwrap();
+        assert!(writer.join().unwrap());
+        assert_eq!(fixture.take(), Some(vec![1]));
+        fixture.queue.close();
+        assert!(fixture.queue.wait_for_jobs(Duration::from_secs(60)));
     }
 
     #[test]

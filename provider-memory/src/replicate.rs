@@ -77,7 +77,7 @@ impl<'a> Draft<'a> {
         match item {
             Replica::Commit(commit) => self.add_commit(commit),
             Replica::Removed { first, last } => self.add_removed(first, last),
-            Replica::Snapshot(snapshot) => Ok(self.add_snapshot(snapshot)),
+            Replica::Snapshot(snapshot) => self.add_snapshot(snapshot),
             Replica::Record(record) => self.add_record(record),
         }
     }
@@ -186,15 +186,15 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn add_snapshot(&mut self, snapshot: Snapshot) -> Fate {
-        let state = self.tables.head(&snapshot.stream, self.own).state;
-        let fate = copy::snapshot(&snapshot, self.tables.snapshots.get(&snapshot.stream), &state);
+    fn add_snapshot(&mut self, snapshot: Snapshot) -> Result<Fate> {
+        let head = self.tables.head(&snapshot.stream, self.own);
+        let fate = copy::snapshot(&snapshot, self.tables.snapshots.get(&snapshot.stream), &head)?;
         if fate == Fate::Write {
             let stream = snapshot.stream.clone();
             let before = self.tables.snapshots.insert(stream.clone(), snapshot);
             self.changes.push(Change::Snapshot { stream, before });
         }
-        fate
+        Ok(fate)
     }
 
     fn add_record(&mut self, record: Record) -> Result<Fate> {

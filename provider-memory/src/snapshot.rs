@@ -12,7 +12,7 @@ pub fn put(client: &Client, request: PutSnapshot) -> Result<SnapshotPut> {
     let snapshot = request.snapshot;
     let mut tables = client.enter(request.deadline)?;
     let head = tables.head(&snapshot.stream, client.own());
-    decide::put_snapshot(&situation(client, &tables, &head)).map_err(|error| error.with("stream", &snapshot.stream))?;
+    decide::put_snapshot(&situation(client, &tables, &head), &snapshot)?;
     match tables.snapshots.get(&snapshot.stream) {
         Some(kept) if kept.revision > snapshot.revision => Ok(SnapshotPut::Superseded { by: kept.revision, usage }),
         Some(_) | None => {

@@ -1,4 +1,4 @@
-//! `EVSTORE_TEST_POSTGRES_URL=… cargo bench -p evstore-postgres -- [--rounds N] [--seconds S] [--only appends|reads|import]
+//! `EVSTORE_TEST_POSTGRES_URL=… cargo bench -p evstore-postgres -- [--rounds N] [--seconds S] [--only appends|idle|reads|import|growth]
 //! [--lanes N]`
 //!
 //! Appends beside their floor in the same run: one `INSERT` with a unique commit id a transaction, on our tables, through a
@@ -46,6 +46,12 @@ async fn main() {
     if runs("appends") {
         bench.appends(1).await;
         bench.appends(10).await;
+    }
+    if runs("idle") {
+        bench.idle().await;
+    }
+    if runs("growth") {
+        bench.growth().await;
     }
     if runs("reads") {
         bench.reads().await;
@@ -170,6 +176,7 @@ impl Bench {
                 cell.0.push(self.floor(&store, *callers, events).await);
                 self.drop(store).await;
                 let store = self.store().await;
+                begin_streams(&store.store).await;
                 let (rate, lag) = self.called(&store, *callers, events).await;
                 cell.1.push(rate);
                 cell.2.push(lag);
@@ -241,6 +248,91 @@ impl Bench {
         }
         let rate = commits as f64 / begin.elapsed().as_secs_f64();
         (rate, lag.await.unwrap())
+    }
+
+    /// From the answer to an append until a waiting reader of another handle is woken, when nothing else goes on.
+    async fn idle(&self) {
+        let store = self.store().await;
+        let other = self.opener.open(&store.settings).await.unwrap();
+        for (whose, reader) in [("its own process", &store.store), ("another process", &other)] {
+            let mut times = Vec::new();
+            for number in 0..100 {
+                let after = reader.feed_head(soon()).await.unwrap().cursor;
+                let waiting = {
+                    let reader = reader.clone();
+                    tokio::spawn(async move {
+                        reader.wait_feed(WaitFeed { after, deadline: soon() }).await.unwrap();
+                        Instant::now()
+                    })
+                };
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                let stream = StreamId::new(format!("idle-{}", whose.len())).unwrap();
+                put(&store.store, stream, Expected::Any, number + 1_000 * whose.len() as u64, 1).await;
+                let answered = Instant::now();
+                let woken = waiting.await.unwrap();
+                times.push(woken.saturating_duration_since(answered).as_secs_f64() * 1e3);
+            }
+            times.sort_by(f64::total_cmp);
+            println!("\nidle, seen by {whose}: p50 {:.1} ms, p99 {:.1} ms (bar 50 ms)", times[50], times[99]);
+        }
+        other.close().await.unwrap();
+        self.drop(store).await;
+    }
+
+    /// Appends of 32 callers into a store of 10,000 events beside one of a million.
+    async fn growth(&self) {
+        let (small, large) = (self.filled(10_000).await, self.filled(1_000_000).await);
+        let (mut smalls, mut larges) = (Vec::new(), Vec::new());
+        for round in 0..self.options.rounds as u64 {
+            for (store, rates) in [(&small, &mut smalls), (&large, &mut larges)] {
+                let end = Instant::now() + Duration::from_secs_f64(self.options.seconds);
+                let begin = Instant::now();
+                let tasks: Vec<_> = (0..32)
+                    .map(|caller| {
+                        let store = store.store.clone();
+                        tokio::spawn(async move {
+                            let mut commits = 0;
+                            while Instant::now() < end {
+                                let number = (1 << 40) + ((round * 1_000_000) + commits) * 32 + caller;
+                                let stream = StreamId::new(format!("order-{}", number * 7 % STREAMS)).unwrap();
+                                put(&store, stream, Expected::Exists, number, 1).await;
+                                commits += 1;
+                            }
+                            commits
+                        })
+                    })
+                    .collect();
+                let mut commits = 0;
+                for task in tasks {
+                    commits += task.await.unwrap();
+                }
+                rates.push(commits as f64 / begin.elapsed().as_secs_f64());
+            }
+        }
+        let ratio = median(&larges) / median(&smalls);
+        let (smalls, larges) = (spread(&smalls), spread(&larges));
+        println!("\n10,000 events {smalls} commits/s, 1,000,000 events {larges}: {ratio:.2} (bar 0.8)");
+        self.drop(small).await;
+        self.drop(large).await;
+    }
+
+    /// A store that takes appends and holds so many commits of one event, in so many streams as always.
+    async fn filled(&self, commits: u64) -> Store {
+        let store = self.store().await;
+        let admin = self.opener.open_admin(&store.settings).await.unwrap();
+        let open = admin.read_meta(soon()).await.unwrap();
+        let importing = Meta { state: StoreState::Importing { from: None }, epoch: Epoch(1), ..open.clone() };
+        let swap = |expected: Meta, new: Meta| SwapMeta { expected, new, deadline: soon() };
+        admin.swap_meta(swap(open.clone(), importing.clone())).await.unwrap();
+        for from in (0..commits).step_by(5_000) {
+            let items = (from..from + 5_000).map(|n| Replica::Commit(recorded(n))).collect();
+            let request = Replicate { epoch: Epoch(1), origin: Origin::Restore, items, deadline: soon() };
+            admin.replicate(request).await.unwrap();
+        }
+        let open = Meta { state: StoreState::Open, ..importing.clone() };
+        admin.swap_meta(swap(importing, open)).await.unwrap();
+        admin.close().await.unwrap();
+        store
     }
 
     async fn reads(&self) {
@@ -405,11 +497,26 @@ async fn call(store: Arc<dyn EventStore>, caller: u64, callers: u64, events: usi
     let mut commits = 0_u64;
     while Instant::now() < end {
         let stream = streams[commits as usize % streams.len()].clone();
-        let revision = commits / streams.len() as u64 * events as u64;
+        // Each has one event from the beginning.
+        let revision = 1 + commits / streams.len() as u64 * events as u64;
         put(&store, stream, Expected::At(Revision(revision)), commits * callers + caller, events).await;
         commits += 1;
     }
     commits
+}
+
+/// One event in each stream, as the floor's streams need nothing either to be there.
+async fn begin_streams(store: &Arc<dyn EventStore>) {
+    let tasks: Vec<_> = (0..STREAMS)
+        .map(|stream| {
+            let store = store.clone();
+            let name = StreamId::new(format!("order-{stream}")).unwrap();
+            tokio::spawn(async move { put(&store, name, Expected::NoStream, u64::MAX - stream, 1).await })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
 }
 
 /// Age of commits when the background sequencer shows them, p99 in ms. Looks at the end of the feed only, as `doctor` does.

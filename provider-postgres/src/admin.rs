@@ -15,7 +15,7 @@ use evstore_kit::decide::{self, Decision, Slot, Wanted};
 pub async fn read_meta(client: &Client, deadline: Deadline) -> Result<Meta> {
     client
         .read(deadline, async |connection| {
-            let rows = sqlx::query(client.statements.meta.sql()).fetch_all(connection).await?;
+            let rows = client.statements.meta.query().fetch_all(connection).await?;
             let missing = || {
                 let kind = evstore_api::ErrorKind::Schema;
                 evstore_api::Error::new(kind, "the store's record is missing")
@@ -35,7 +35,10 @@ pub async fn swap_meta(client: &Client, request: &SwapMeta) -> Result<MetaSwappe
             if let Some(answer) = decide::swap_meta(&meta, request)? {
                 return Ok(answer);
             }
-            let update = sqlx::query(transaction.statements().put_meta.sql())
+            let update = transaction
+                .statements()
+                .put_meta
+                .query()
                 .bind(format::encode_meta(&request.new))
                 .bind(access(&request.new));
             transaction.execute(update).await?;
@@ -109,7 +112,10 @@ pub async fn delete(client: &Client, request: &Delete) -> Result<Deleted> {
 }
 
 async fn repeat(transaction: &mut Transaction, wanted: &Wanted) -> Worked<Option<Appended>> {
-    let find = sqlx::query(transaction.statements().find.sql())
+    let find = transaction
+        .statements()
+        .find
+        .query()
         .bind(wanted.stream.namespace.as_str().to_owned())
         .bind(wanted.stream.name.as_str().to_owned())
         .bind(Id(wanted.commit.0));
@@ -126,7 +132,10 @@ async fn put_marker(transaction: &mut Transaction, key: Option<i64>, wanted: &Wa
         None => make_stream(transaction, &wanted.stream).await?,
     };
     let (kind, marker) = codec::kind_columns(&wanted.kind);
-    let insert = sqlx::query(transaction.statements().put_marker.sql())
+    let insert = transaction
+        .statements()
+        .put_marker
+        .query()
         .bind(key)
         .bind(integer(slot.number.0))
         .bind(integer(slot.first.0))
@@ -140,7 +149,10 @@ async fn put_marker(transaction: &mut Transaction, key: Option<i64>, wanted: &Wa
 }
 
 async fn make_stream(transaction: &mut Transaction, stream: &StreamId) -> Worked<i64> {
-    let insert = sqlx::query(transaction.statements().make_stream.sql())
+    let insert = transaction
+        .statements()
+        .make_stream
+        .query()
         .bind(stream.namespace.as_str().to_owned())
         .bind(stream.name.as_str().to_owned())
         .bind(stream.name.category().as_str().to_owned());
@@ -151,8 +163,8 @@ async fn make_stream(transaction: &mut Transaction, stream: &StreamId) -> Worked
 /// Takes the events away from the commits that lie wholly before a revision; answers where those that are left begin.
 pub async fn strip(transaction: &mut Transaction, key: i64, before: Revision, head: Revision) -> Worked<Revision> {
     let statements = transaction.statements();
-    transaction.execute(sqlx::query(statements.strip.sql()).bind(key).bind(integer(before.0))).await?;
-    let retain = sqlx::query(statements.retain.sql()).bind(key).bind(integer(head.0 + 1));
+    transaction.execute(statements.strip.query().bind(key).bind(integer(before.0))).await?;
+    let retain = statements.retain.query().bind(key).bind(integer(head.0 + 1));
     let row = transaction.row(retain).await?;
     let row = row.ok_or_else(|| crate::error::corrupt("a stream's row is missing"))?;
     Ok(Revision(codec::number(&row, 0)?))

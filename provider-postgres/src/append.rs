@@ -1,15 +1,18 @@
 //! A batch of appends: one call of the server's function, and what its answer means for each of them.
 
-use crate::codec::{self, Id, ONE_REQUEST};
+use crate::codec::{self, Id, ONE_REQUEST, integer};
 use crate::error::{self, Fate, Result as Worked};
-use crate::lanes::Job;
+use crate::lanes::{Job, Line};
 use crate::store::Client;
+use evstore_api::number::NUMBER_MAX;
 use evstore_api::{
     Appended, CommitNumber, Deadline, Error, ErrorKind, Expected, FindCommit, Result, Revision, Timestamp,
 };
 use evstore_kit::decide::{self, Decision, Situation};
 use evstore_kit::group_commit::{Job as _, keep_begun};
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{PgConnection, Postgres, Row};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -48,31 +51,33 @@ impl Batch {
             self.jobs = keep_begun(self.jobs);
             let Some(deadline) = self.deadline() else { return };
             self.now = client.now();
-            let mut connection = match client.connection(deadline).await {
-                Ok(connection) => connection,
+            let mut line = match Line::open(client, deadline).await {
+                Ok(line) => line,
                 Err(error) => return self.refuse_all(|| copy(&error)),
             };
-            let call = self.query(client).fetch_all(&mut *connection);
+            let call = client.whole(line.connection(), async |connection| self.call(client, connection).await);
             let answer = tokio::time::timeout_at(deadline.0.into(), call).await;
             let failed = match answer {
-                Ok(Ok(rows)) => return self.answer(client, &rows),
-                Ok(Err(failed)) => failed,
-                Err(_) => {
-                    connection.close_on_drop();
-                    return self.refuse_all(error::late);
+                Ok(Ok(answer)) => {
+                    line.give_back();
+                    return self.answer(client, &answer);
                 }
+                Ok(Err(failed)) => failed,
+                // Dropped, the line is closed.
+                Err(_) => return self.refuse_all(error::late),
             };
             match error::fate(&failed) {
-                Fate::Unknown => {
-                    connection.close_on_drop();
-                    return self.refuse_all(|| error::indeterminate(&failed));
+                Fate::Unknown => return self.refuse_all(|| error::indeterminate(&failed)),
+                Fate::UndoneByOthers => {
+                    line.give_back();
+                    tokio::time::sleep(AGAIN_AFTER).await;
                 }
-                Fate::UndoneByOthers => tokio::time::sleep(AGAIN_AFTER).await,
                 Fate::Refused if self.jobs.len() > 1 => {
-                    drop(connection);
+                    line.give_back();
                     return self.send_each_alone(client).await;
                 }
                 Fate::Refused => {
+                    line.give_back();
                     let error = error::not_written(failed);
                     return self.refuse_all(|| copy(&error));
                 }
@@ -93,15 +98,58 @@ impl Batch {
         }
     }
 
-    fn query(&self, client: &Client) -> sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments> {
+    /// One round trip, but for a single append against which something can be said: then the other function says what.
+    async fn call(&self, client: &Client, connection: &mut PgConnection) -> Result<Answer, sqlx::Error> {
+        if let [job] = &self.jobs[..] {
+            let row = self.query_one(client, job).fetch_one(&mut *connection).await?;
+            if let Some(written) = row.try_get_unchecked::<Option<Vec<i64>>, _>(0)? {
+                return Ok(Answer::One(written));
+            }
+        }
+        self.query(client).fetch_all(connection).await.map(Answer::Rows)
+    }
+
+    fn query_one<'a>(&self, client: &Client, job: &'a Job) -> Query<'a, Postgres, PgArguments> {
+        let wanted = &job.wanted;
+        // The next revision is what the expectation is about; the last event's has to be a revision too.
+        let highest = integer(NUMBER_MAX) - i64::from(wanted.events);
+        let (lowest, highest) = match wanted.expected {
+            Expected::Any => (1, highest),
+            Expected::Exists => (2, highest),
+            Expected::NoStream => (1, 1),
+            Expected::At(revision) => {
+                let next = i64::try_from(revision.0).unwrap_or(i64::MAX).saturating_add(1);
+                (next, next.min(highest))
+            }
+        };
+        client
+            .statements
+            .append_one
+            .query()
+            .bind(self.now.0)
+            .bind(job.lock)
+            .bind(wanted.stream.namespace.as_str())
+            .bind(wanted.stream.name.as_str())
+            .bind(wanted.stream.name.category().as_str().to_owned())
+            .bind(Id(wanted.commit.0))
+            .bind(Id(wanted.digest.0))
+            .bind(lowest)
+            .bind(highest)
+            .bind(i64::from(wanted.events))
+            .bind(&job.encoded[..])
+    }
+
+    fn query(&self, client: &Client) -> Query<'static, Postgres, PgArguments> {
         let jobs = &self.jobs;
-        let rounds = self.rounds();
-        let last_round = rounds.iter().copied().max().unwrap_or(1);
+        let (rounds, sizes) = self.rounds();
         let wanted = || jobs.iter().map(|job| &job.wanted);
-        sqlx::query(client.statements.append.sql())
+        client
+            .statements
+            .append
+            .query()
             .bind(self.now.0)
             .bind(self.locks())
-            .bind(last_round)
+            .bind(sizes)
             .bind(rounds)
             .bind(wanted().map(|wanted| wanted.stream.namespace.as_str()).collect::<Vec<_>>())
             .bind(wanted().map(|wanted| wanted.stream.name.as_str()).collect::<Vec<_>>())
@@ -113,31 +161,97 @@ impl Batch {
             .bind(jobs.iter().map(|job| &job.encoded[..]).collect::<Vec<_>>())
     }
 
-    /// In which turn each is decided: those of one stream one after the other, so that each sees the verdict before it.
-    fn rounds(&self) -> Vec<i32> {
-        let mut turns: HashMap<_, i32> = HashMap::with_capacity(self.jobs.len());
-        let mut turn = |job: &Job| {
+    /// In which turn each is decided, and how many in each turn: those of one stream one after the other, so that each sees the
+    /// verdict before it.
+    fn rounds(&self) -> (Vec<i32>, Vec<i32>) {
+        let mut turns: HashMap<_, usize> = HashMap::with_capacity(self.jobs.len());
+        let (mut rounds, mut sizes) = (Vec::with_capacity(self.jobs.len()), Vec::new());
+        for job in &self.jobs {
             let turn = turns.entry(job.lock).or_insert(0);
+            if *turn == sizes.len() {
+                sizes.push(0);
+            }
+            sizes[*turn] += 1;
             *turn += 1;
-            *turn
-        };
-        self.jobs.iter().map(&mut turn).collect()
+            rounds.push(*turn as i32);
+        }
+        (rounds, sizes)
     }
 
-    fn answer(self, client: &Client, rows: &[PgRow]) {
-        let mut row_of: Vec<Option<&PgRow>> = vec![None; self.jobs.len()];
-        for row in rows {
-            let place = codec::number(row, 0).ok().and_then(|ordinal| usize::try_from(ordinal).ok()?.checked_sub(1));
-            if let Some(slot) = place.and_then(|place| row_of.get_mut(place)) {
-                *slot = Some(row);
-            }
-        }
-        for (job, row) in self.jobs.into_iter().zip(row_of) {
+    fn answer(self, client: &Client, answer: &Answer) {
+        let rows = match answer {
+            Answer::Rows(rows) => rows,
+            Answer::One(written) => return self.answer_one(written),
+        };
+        let places = self.places(rows);
+        for (job, row) in self.jobs.into_iter().zip(places) {
             let unanswered = || error::corrupt("the server did not answer an append");
             let verdict = row.ok_or_else(|| unanswered().into()).and_then(|row| verdict(client, self.now, &job, row));
             let verdict = verdict.map_err(|stop| Error::from(stop).of_commit(job.wanted.commit));
             job.answer(verdict);
         }
+    }
+
+    fn answer_one(self, written: &[i64]) {
+        for job in self.jobs {
+            let verdict = match *written {
+                [number, first, at] => {
+                    Ok(receipt(&job, number.unsigned_abs(), Revision(first.unsigned_abs()), Timestamp(at)))
+                }
+                _ => Err(error::corrupt("the server did not answer an append").of_commit(job.wanted.commit)),
+            };
+            job.answer(verdict);
+        }
+    }
+
+    /// Which row answers which append. Those that were not written are named by their place; those that were, by their digest,
+    /// which says stream, id and content: the same twice is written once.
+    fn places<'a>(&self, rows: &'a [PgRow]) -> Vec<Option<&'a PgRow>> {
+        let mut places: Vec<Option<&PgRow>> = vec![None; self.jobs.len()];
+        let mut written = HashMap::new();
+        for row in rows {
+            match codec::get::<Option<i64>>(row, ORDINAL) {
+                Ok(Some(ordinal)) => {
+                    let place = usize::try_from(ordinal).ok().and_then(|ordinal| ordinal.checked_sub(1));
+                    if let Some(slot) = place.and_then(|place| places.get_mut(place)) {
+                        *slot = Some(row);
+                    }
+                }
+                Ok(None) => {
+                    if let Ok(Id(digest)) = codec::get(row, DIGEST) {
+                        written.insert(digest, row);
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        for (job, place) in self.jobs.iter().zip(&mut places).filter(|(_, place)| place.is_none()) {
+            *place = written.remove(&job.wanted.digest.0);
+        }
+        places
+    }
+}
+
+/// What the server says to a batch.
+enum Answer {
+    /// Of one that was written: its number, first revision and time.
+    One(Vec<i64>),
+    /// A row for each.
+    Rows(Vec<PgRow>),
+}
+
+/// What an append that was written is told. Its position comes later.
+fn receipt(job: &Job, number: u64, first: Revision, recorded_at: Timestamp) -> Appended {
+    Appended {
+        commit: job.wanted.commit,
+        number: CommitNumber(number),
+        first,
+        last: Revision(first.0 + u64::from(job.wanted.events) - 1),
+        position: None,
+        recorded_at,
+        digest: job.wanted.digest,
+        repeated: false,
+        usage: ONE_REQUEST,
     }
 }
 
@@ -158,27 +272,19 @@ fn expected(expected: Expected) -> i64 {
 }
 
 /// Columns of the append function's answer.
+const ORDINAL: usize = 0;
 const WRITTEN: usize = 1;
 const META: usize = 5;
 const HEAD: usize = 6;
 const FOUND: usize = 13;
+const DIGEST: usize = 17;
 
 /// What the server decided, in the contract's words. It only says what it found; why that is a refusal is decided by the same
 /// function as everywhere.
 fn verdict(client: &Client, now: Timestamp, job: &Job, row: &PgRow) -> Worked<Appended> {
     if let Some(number) = codec::get::<Option<i64>>(row, WRITTEN)? {
         let first = Revision(codec::number(row, WRITTEN + 1)?);
-        return Ok(Appended {
-            commit: job.wanted.commit,
-            number: CommitNumber(number.unsigned_abs()),
-            first,
-            last: Revision(first.0 + u64::from(job.wanted.events) - 1),
-            position: None,
-            recorded_at: Timestamp(codec::get(row, WRITTEN + 2)?),
-            digest: job.wanted.digest,
-            repeated: false,
-            usage: ONE_REQUEST,
-        });
+        return Ok(receipt(job, number.unsigned_abs(), first, Timestamp(codec::get(row, WRITTEN + 2)?)));
     }
     let meta = codec::meta(row, META)?;
     let last = codec::last_of_answer(row, HEAD)?;
@@ -198,7 +304,10 @@ fn verdict(client: &Client, now: Timestamp, job: &Job, row: &PgRow) -> Worked<Ap
 pub async fn find_commit(client: &Client, request: &FindCommit) -> Result<Option<Appended>> {
     client
         .read(request.deadline, async |connection| {
-            let find = sqlx::query(client.statements.find.sql())
+            let find = client
+                .statements
+                .find
+                .query()
                 .bind(request.stream.namespace.as_str())
                 .bind(request.stream.name.as_str())
                 .bind(Id(request.commit.0));

@@ -1,10 +1,10 @@
 //! What a store in Postgres promises; what the server decides is read off the server.
 
+use evstore_api::CONTRACT;
 use evstore_api::capabilities::{
     Capabilities, Consistency, Durability, EventIds, Failover, FeedOrder, Fence, Limits, Positioned, Positions,
     Processes, RealTime, Support, Window,
 };
-use evstore_api::{CONTRACT, Finding};
 use std::time::Duration;
 
 /// Every append reads the store's record in the statement that writes, behind a lock that a change of it excludes.
@@ -28,6 +28,8 @@ pub struct Server {
     pub synchronous_standby_names: String,
     /// Whether it is Aurora, whose storage keeps six copies.
     pub aurora: bool,
+    /// Whether it follows another server and takes no writes.
+    pub standby: bool,
 }
 
 impl Server {
@@ -53,25 +55,6 @@ impl Server {
         } else {
             Failover::MayLoseAcknowledged
         }
-    }
-
-    /// What in these settings an operator should know.
-    pub fn examine(&self) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        let mut on = |setting: &str, name, loses: &str| {
-            if setting == "off" {
-                findings.push(Finding::warning(name, format!("{name} is off: {loses}"), format!("set {name} = on")));
-            }
-        };
-        if !self.aurora {
-            on(&self.fsync, "fsync", "a crash of the machine may destroy the database");
-            on(&self.full_page_writes, "full_page_writes", "a crash of the machine may destroy the database");
-        }
-        on(&self.synchronous_commit, "synchronous_commit", "a crash of the server loses the last acknowledged commits");
-        if findings.is_empty() {
-            findings.push(Finding::fine("server", "its settings keep what was acknowledged over a crash"));
-        }
-        findings
     }
 
     fn is_synchronous(&self) -> bool {
@@ -112,7 +95,6 @@ pub fn capabilities(server: &Server, limits: Limits) -> Capabilities {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use evstore_api::Severity;
 
     fn server(synchronous_commit: &str, fsync: &str, standbys: &str) -> Server {
         Server {
@@ -133,15 +115,5 @@ mod tests {
         assert_eq!(server("off", "on", "").durability(), Durability::Memory);
         assert_eq!(server("on", "on", "").failover(), Failover::MayLoseAcknowledged);
         assert_eq!(server("remote_apply", "on", "one").failover(), Failover::KeepsAcknowledged);
-    }
-
-    #[test]
-    fn settings_that_lose_commits_are_warned_of() {
-        let about = |server: Server| {
-            let findings = server.examine().into_iter().filter(|finding| finding.severity != Severity::Fine);
-            findings.map(|finding| finding.about).collect::<Vec<_>>()
-        };
-        assert_eq!(about(server("on", "on", "")), Vec::<&str>::new());
-        assert_eq!(about(server("off", "off", "")), ["fsync", "synchronous_commit"]);
     }
 }

@@ -99,6 +99,8 @@ fn kind(code: &str) -> ErrorKind {
         // Cancelled by our own statement_timeout, which is the deadline.
         "57014" => ErrorKind::DeadlineExceeded,
         "42501" | "28000" | "28P01" => ErrorKind::Denied,
+        // Another connection's statement under our name, or none: a pooler that keeps none stands between.
+        "26000" | "42P05" => ErrorKind::Invalid,
         "3F000" | "42P01" | "42703" | "42883" | "42704" | "42804" | "3D000" | "0A000" => ErrorKind::Schema,
         "53300" | "53400" => ErrorKind::Throttled,
         "54000" | "54001" | "54011" | "54023" => ErrorKind::TooLarge,
@@ -115,7 +117,9 @@ fn message(kind: ErrorKind) -> &'static str {
         ErrorKind::Throttled => "the server or the pool has no connection left",
         ErrorKind::TooLarge => "the server refused it as too large",
         ErrorKind::Corrupt => "the server answered with something that is not what was stored",
-        ErrorKind::Invalid => "the url is not one that leads to a Postgres server",
+        ErrorKind::Invalid => {
+            "the url is not one that leads to a Postgres server, or a pooler stands between; see transaction_pooler"
+        }
         _ => "the server could not be reached, or refused before it began",
     }
 }

@@ -1,18 +1,27 @@
 //! Group commit: appends that wait share a round trip and a transaction. A few batches are under way at a time, each in a lane
 //! with a connection of its own; a stream is in one lane at a time, so that no batch waits for another.
 //!
-//! The queue of provider-kit blocks a thread; here there is none to block, and a lane begins only when something waits.
+//! The queue of provider-kit blocks a thread; here there is none to block. An append that finds nothing under way is sent by its
+//! caller; a lane of its own begins only when something waits.
 
 use crate::append::Batch;
-use crate::store::Client;
+use crate::store::{ASK_AFTER, Client};
 use evstore_api::{Append, Appended, Deadline, Error, ErrorKind, Result};
 use evstore_kit::decide::Wanted;
 use evstore_kit::group_commit::keep_begun;
 use evstore_kit::{limits, refusal};
-use std::collections::{HashMap, HashSet, VecDeque};
+use sqlx::pool::PoolConnection;
+use sqlx::{Connection, PgConnection, Postgres};
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot, watch};
 
+/// So many appends have to wait before a second lane begins, and for each lane more four times as many: a batch of several costs the
+/// server less than several of one. With none under way nothing waits.
+const LANE_JOBS_MIN: usize = 3;
+/// What waited for so long gets another lane all the same: those under way may wait for somebody else.
+const LANE_PATIENCE: Duration = Duration::from_millis(2);
 /// Appends of one batch at most: beyond it a batch gains little, and holds more advisory locks than a server has by default.
 const BATCH_JOBS_MAX: usize = 64;
 /// Bytes of one batch at most; a larger append makes a batch of its own.
@@ -63,6 +72,7 @@ pub struct Lanes {
     state: Mutex<State>,
     room: Semaphore,
     lanes_max: usize,
+    kept_max: usize,
     idle: watch::Sender<usize>,
 }
 
@@ -74,13 +84,26 @@ struct State {
     lanes: usize,
     jobs: u64,
     closed: bool,
+    /// Connections of lanes that ended, the last used at the end: giving one back to the pool costs a round trip.
+    kept: Vec<(PoolConnection<Postgres>, Instant)>,
+}
+
+/// What is to be done for an append that was put in.
+enum Begun {
+    /// It is the only one: its caller sends it.
+    Alone(Batch),
+    /// It waits, and a lane has to be begun.
+    Lane,
+    /// It waits for a lane that is under way.
+    Queued,
 }
 
 impl Lanes {
-    /// Nothing waits.
-    pub fn new(lanes_max: usize) -> Self {
+    /// Nothing waits. At most half of a pool's connections are kept.
+    pub fn new(lanes_max: usize, pool_max: usize) -> Self {
         let room = Semaphore::new(QUEUE_KIB_MAX as usize);
-        Self { state: Mutex::default(), room, lanes_max, idle: watch::Sender::new(0) }
+        let kept_max = lanes_max.min(pool_max / 2);
+        Self { state: Mutex::default(), room, lanes_max, kept_max, idle: watch::Sender::new(0) }
     }
 
     /// Refuses what comes from now on, and waits until everything that came before is answered.
@@ -89,18 +112,20 @@ impl Lanes {
         self.room.close();
         // An error would mean that the sender is gone, and it is ours.
         let _ = self.idle.subscribe().wait_for(|lanes| *lanes == 0).await;
+        let kept = std::mem::take(&mut self.lock().kept);
+        drop(kept);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a job into the queue. Gives its number, and whether a lane has to be begun for it.
+    /// Puts a job in. Gives its number, what is to be done for it, and where its verdict will come.
     fn submit(
         &self,
         prepared: limits::Prepared,
         lock: i64,
-    ) -> Result<(u64, bool, oneshot::Receiver<Result<Appended>>)> {
+    ) -> Result<(u64, Begun, oneshot::Receiver<Result<Appended>>)> {
         let (caller, answer) = oneshot::channel();
         let mut state = self.lock();
         if state.closed {
@@ -110,21 +135,44 @@ impl Lanes {
         let number = state.jobs;
         let wanted = Wanted::append(&prepared);
         let job = Job { number, wanted, encoded: prepared.encoded, lock, deadline: prepared.deadline, caller };
-        state.waiting.push_back(job);
-        let begin = state.lanes < self.lanes_max;
-        if begin {
-            state.lanes += 1;
-            self.idle.send_replace(state.lanes);
+        if state.lanes == 0 && state.waiting.is_empty() {
+            self.count(&mut state, 1);
+            state.busy.insert(lock);
+            return Ok((number, Begun::Alone(Batch::new(vec![job])), answer));
         }
-        Ok((number, begin, answer))
+        state.waiting.push_back(job);
+        let enough = 4_usize.saturating_pow(u32::try_from(state.lanes).unwrap_or(u32::MAX).saturating_sub(1));
+        let awaited = state.lanes == 0 || state.waiting.len() >= LANE_JOBS_MIN.saturating_mul(enough);
+        let begins = awaited && self.begin(&mut state);
+        Ok((number, if begins { Begun::Lane } else { Begun::Queued }, answer))
+    }
+
+    /// Counts another lane in, if there may be one.
+    fn begin(&self, state: &mut State) -> bool {
+        let begins = state.lanes < self.lanes_max;
+        if begins {
+            self.count(state, state.lanes + 1);
+        }
+        begins
+    }
+
+    fn count(&self, state: &mut State, lanes: usize) {
+        state.lanes = lanes;
+        self.idle.send_replace(lanes);
+    }
+
+    /// Whether another lane has to be begun for a job that has waited for a while.
+    fn is_passed_over(&self, number: u64) -> bool {
+        let mut state = self.lock();
+        let waits = state.waiting.iter().any(|job| job.number == number && !state.busy.contains(&job.lock));
+        waits && self.begin(&mut state)
     }
 
     /// Takes what one batch holds, the oldest first, and leaves streams that another lane has. None ends the lane.
     fn take(&self) -> Option<Batch> {
         loop {
-            let mut state = self.lock();
-            let state = &mut *state;
-            let mut rounds: HashMap<i64, i32> = HashMap::new();
+            let mut guard = self.lock();
+            let state = &mut *guard;
             let mut passed: HashSet<i64> = HashSet::new();
             let (mut taken, mut left, mut bytes) = (Vec::new(), VecDeque::new(), 0);
             while let Some(job) = state.waiting.pop_front() {
@@ -141,14 +189,12 @@ impl Lanes {
                     continue;
                 }
                 bytes += job.encoded.len();
-                *rounds.entry(job.lock).or_insert(0) += 1;
                 taken.push(job);
             }
             left.append(&mut state.waiting);
             state.waiting = left;
             if taken.is_empty() {
-                state.lanes -= 1;
-                self.idle.send_replace(state.lanes);
+                self.count(state, state.lanes - 1);
                 return None;
             }
             let jobs = keep_begun(taken);
@@ -160,18 +206,67 @@ impl Lanes {
         }
     }
 
-    fn release(&self, locks: &[i64]) {
-        let mut state = self.lock();
-        for lock in locks {
-            state.busy.remove(lock);
-        }
-    }
-
     /// Takes a job out of the queue that has not begun.
     fn take_back(&self, number: u64) -> bool {
         let mut state = self.lock();
         let place = state.waiting.iter().position(|job| job.number == number);
         place.is_some_and(|place| state.waiting.remove(place).is_some())
+    }
+}
+
+/// A connection on which a batch is sent. Dropped before it is given back, it is closed: an answer may still be on its way.
+pub struct Line<'a> {
+    lanes: &'a Lanes,
+    connection: Option<PoolConnection<Postgres>>,
+}
+
+impl<'a> Line<'a> {
+    /// One that was kept, if it lives, or one of the pool.
+    ///
+    /// # Errors
+    /// As of the pool.
+    pub async fn open(client: &'a Client, deadline: Deadline) -> Result<Self> {
+        loop {
+            let kept = client.lanes.lock().kept.pop();
+            let Some((connection, since)) = kept else {
+                let connection = Some(client.connection(deadline).await?);
+                return Ok(Self { lanes: &client.lanes, connection });
+            };
+            let mut line = Self { lanes: &client.lanes, connection: Some(connection) };
+            if since.elapsed() < ASK_AFTER {
+                return Ok(line);
+            }
+            let answered = tokio::time::timeout_at(deadline.0.into(), line.connection().ping()).await;
+            match answered {
+                Ok(Ok(())) => return Ok(line),
+                Ok(Err(_)) => {}
+                Err(_) => return Err(crate::store::late()),
+            }
+        }
+    }
+
+    /// The connection.
+    pub fn connection(&mut self) -> &mut PgConnection {
+        self.connection.as_mut().expect("a line has its connection until it is given back")
+    }
+
+    /// Keeps the connection for the next batch, or gives it back to the pool.
+    pub fn give_back(mut self) {
+        let mut state = self.lanes.lock();
+        if state.kept.len() < self.lanes.kept_max && !state.closed {
+            state.kept.extend(self.connection.take().map(|connection| (connection, Instant::now())));
+        } else {
+            drop(state);
+            drop(self.connection.take());
+        }
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        if let Some(mut connection) = self.connection.take() {
+            connection.close_on_drop();
+        }
     }
 }
 
@@ -192,11 +287,24 @@ pub async fn append(client: &Arc<Client>, request: Append) -> Result<Appended> {
         },
     };
     let lock = crate::codec::lock_of(client.schema(), &prepared.stream);
-    let (number, begin, answer) = lanes.submit(prepared, lock)?;
-    if begin {
-        tokio::spawn(run(client.clone()));
+    let (number, begun, mut answer) = lanes.submit(prepared, lock)?;
+    match begun {
+        Begun::Alone(batch) => {
+            let lane = Lane { client: client.clone(), ended: false };
+            send(client, batch).await;
+            // Goes on as a task of its own where others came meanwhile.
+            drop(lane);
+        }
+        Begun::Lane => drop(tokio::spawn(run(Lane { client: client.clone(), ended: false }))),
+        Begun::Queued => {}
     }
-    let answered = tokio::time::timeout_at(deadline.0.into(), answer).await;
+    let mut answered = tokio::time::timeout(LANE_PATIENCE.min(deadline.remaining()), &mut answer).await;
+    if answered.is_err() {
+        if lanes.is_passed_over(number) {
+            tokio::spawn(run(Lane { client: client.clone(), ended: false }));
+        }
+        answered = tokio::time::timeout_at(deadline.0.into(), answer).await;
+    }
     drop(room);
     match answered {
         Ok(Ok(verdict)) => verdict,
@@ -215,14 +323,18 @@ fn lost() -> Error {
 }
 
 /// One lane: batch after batch until nothing waits that it may take.
-async fn run(client: Arc<Client>) {
-    let mut end = LaneEnd { lanes: &client.lanes, ended: false };
+async fn run(mut lane: Lane) {
+    let client = lane.client.clone();
     while let Some(batch) = client.lanes.take() {
-        let _busy = Busy { lanes: &client.lanes, locks: batch.locks() };
-        batch.send(&client).await;
-        client.sequencer.nudge();
+        send(&client, batch).await;
     }
-    end.ended = true;
+    lane.ended = true;
+}
+
+async fn send(client: &Client, batch: Batch) {
+    let _busy = Busy { lanes: &client.lanes, locks: batch.locks() };
+    batch.send(client).await;
+    client.sequencer.nudge();
 }
 
 /// Streams under way; no longer when it is dropped, however the batch ended.
@@ -233,22 +345,36 @@ struct Busy<'a> {
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        self.lanes.release(&self.locks);
+        let mut state = self.lanes.lock();
+        for lock in &self.locks {
+            state.busy.remove(lock);
+        }
     }
 }
 
-/// A lane that ends by a panic still counts itself out.
-struct LaneEnd<'a> {
-    lanes: &'a Lanes,
+/// A lane that was counted in. However it ends, it counts itself out, and leaves nothing waiting without a lane.
+struct Lane {
+    client: Arc<Client>,
+    /// Whether it was counted out.
     ended: bool,
 }
 
-impl Drop for LaneEnd<'_> {
+impl Drop for Lane {
     fn drop(&mut self) {
-        if !self.ended {
-            let mut state = self.lanes.lock();
-            state.lanes -= 1;
-            self.lanes.idle.send_replace(state.lanes);
+        if self.ended {
+            return;
+        }
+        let lanes = &self.client.lanes;
+        let mut state = lanes.lock();
+        // A caller may be dropped when there is no runtime any more; then nobody waits either.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if !state.waiting.is_empty() => {
+                runtime.spawn(run(Lane { client: self.client.clone(), ended: false }));
+            }
+            _ => {
+                let left = state.lanes - 1;
+                lanes.count(&mut state, left);
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ mod capabilities;
 mod codec;
 mod config;
 mod error;
+mod examine;
 mod lanes;
 mod opener;
 mod read;

@@ -31,22 +31,23 @@ async fn lock(transaction: &mut Transaction, schema: &str, key: &RecordKey) -> W
     // A namespace that no stream can have, for its control character would be refused.
     let name = StreamId::within(key.kind.name(), key.name.as_str());
     let lock = name.map_or(0, |name| codec::lock_of(&format!("{schema} record"), &name));
-    let lock = sqlx::query(transaction.statements().lock_stream.sql()).bind(lock);
+    let lock = transaction.statements().lock_stream.query().bind(lock);
     transaction.execute(lock).await.map(drop)
 }
 
 /// Reads a record inside a transaction.
 pub async fn read_in(transaction: &mut Transaction, key: &RecordKey) -> Worked<Option<Record>> {
-    let select = sqlx::query(transaction.statements().read_record.sql())
-        .bind(key.kind.name())
-        .bind(key.name.as_str().to_owned());
+    let select = transaction.statements().read_record.query().bind(key.kind.name()).bind(key.name.as_str().to_owned());
     let row = transaction.row(select).await?;
     row.map(|row| codec::record(&row, key.clone())).transpose()
 }
 
 /// Writes a record in place of what is there.
 pub async fn write(transaction: &mut Transaction, record: &Record) -> Worked<()> {
-    let insert = sqlx::query(transaction.statements().put_record.sql())
+    let insert = transaction
+        .statements()
+        .put_record
+        .query()
         .bind(record.key.kind.name())
         .bind(record.key.name.as_str().to_owned())
         .bind(integer(record.number.0))
@@ -61,9 +62,8 @@ pub async fn write(transaction: &mut Transaction, record: &Record) -> Worked<()>
 pub async fn read(client: &Client, request: &ReadRecord) -> Result<Option<Record>> {
     client
         .read(request.deadline, async |connection| {
-            let select = sqlx::query(client.statements.read_record.sql())
-                .bind(request.key.kind.name())
-                .bind(request.key.name.as_str());
+            let select =
+                client.statements.read_record.query().bind(request.key.kind.name()).bind(request.key.name.as_str());
             let rows = select.fetch_all(connection).await?;
             rows.first().map(|row| codec::record(row, request.key.clone())).transpose()
         })
@@ -75,7 +75,10 @@ pub async fn list(client: &Client, request: &ListRecords) -> Result<RecordsPage>
     limits::check_page(client.limits(), request.limit)?;
     client
         .read(request.deadline, async |connection| {
-            let select = sqlx::query(client.statements.list_records.sql())
+            let select = client
+                .statements
+                .list_records
+                .query()
                 .bind(request.kind.name())
                 .bind(request.after.as_ref().map_or("", RecordName::as_str))
                 .bind(i64::from(request.limit) + 1);

@@ -105,7 +105,7 @@ struct Row {
 
 impl Draft {
     async fn read(transaction: &mut Transaction, items: &[Replica], meta: Meta, own: StoreName) -> Worked<Self> {
-        let last = sqlx::query(transaction.statements().last_position.sql());
+        let last = transaction.statements().last_position.query();
         let row = transaction.row(last).await?.ok_or_else(|| corrupt("the sequencer's state is missing"))?;
         let mut draft = Self {
             meta,
@@ -130,7 +130,10 @@ impl Draft {
             Replica::Removed { .. } | Replica::Record(_) => None,
         };
         let streams: Vec<StreamId> = items.iter().filter_map(stream).collect::<BTreeSet<_>>().into_iter().collect();
-        let select = sqlx::query(transaction.statements().heads.sql())
+        let select = transaction
+            .statements()
+            .heads
+            .query()
             .bind(streams.iter().map(|stream| stream.namespace.as_str().to_owned()).collect::<Vec<_>>())
             .bind(streams.iter().map(|stream| stream.name.as_str().to_owned()).collect::<Vec<_>>());
         let rows = transaction.rows(select).await?;
@@ -154,7 +157,9 @@ impl Draft {
         }
         let keys = || asked.iter().map(|(key, _)| *key).collect::<Vec<_>>();
         let statements = transaction.statements();
-        let slots = sqlx::query(statements.slots_of.sql())
+        let slots = statements
+            .slots_of
+            .query()
             .bind(keys())
             .bind(asked.iter().map(|(_, commit)| integer(commit.first_revision.0)).collect::<Vec<_>>())
             .bind(asked.iter().map(|(_, commit)| integer(commit.number.0)).collect::<Vec<_>>());
@@ -163,7 +168,9 @@ impl Draft {
             let frame = codec::frame(&row, 0, commit.stream.clone())?;
             self.slots.insert((commit.stream.clone(), frame.number.0), frame);
         }
-        let ids = sqlx::query(statements.ids_of.sql())
+        let ids = statements
+            .ids_of
+            .query()
             .bind(keys())
             .bind(asked.iter().map(|(_, commit)| Id(commit.id.0)).collect::<Vec<_>>());
         for row in transaction.rows(ids).await? {
@@ -244,7 +251,7 @@ impl Draft {
             return Ok(Claimed::Next);
         }
         self.flush(transaction).await?;
-        let select = sqlx::query(transaction.statements().in_removed.sql());
+        let select = transaction.statements().in_removed.query();
         let row = transaction.row(select.bind(integer(first.0)).bind(integer(last.0))).await?;
         let free = row.map_or(Ok(false), |row| codec::get(&row, 0))?;
         Ok(if free { Claimed::Removed } else { Claimed::Otherwise })
@@ -265,7 +272,7 @@ impl Draft {
     async fn holds(&mut self, transaction: &mut Transaction, first: Position, last: Position) -> Worked<bool> {
         self.flush(transaction).await?;
         let bounded = |position: Position| integer(position.0.min(evstore_api::number::NUMBER_MAX));
-        let select = sqlx::query(transaction.statements().holds.sql()).bind(bounded(first)).bind(bounded(last));
+        let select = transaction.statements().holds.query().bind(bounded(first)).bind(bounded(last));
         let row = transaction.row(select).await?;
         row.map_or(Ok(false), |row| codec::get(&row, 0))
     }
@@ -277,14 +284,17 @@ impl Draft {
             return Err(error.with("stream", &copied.stream).into());
         };
         let head = last.head(&self.meta, &self.own);
-        let select = sqlx::query(transaction.statements().read_snapshot.sql())
+        let select = transaction
+            .statements()
+            .read_snapshot
+            .query()
             .bind(copied.stream.namespace.as_str().to_owned())
             .bind(copied.stream.name.as_str().to_owned());
         let kept = match transaction.row(select).await? {
             Some(row) => Some(codec::snapshot(&row, copied.stream.clone())?),
             None => None,
         };
-        let fate = copy::snapshot(copied, kept.as_ref(), &head.state);
+        let fate = copy::snapshot(copied, kept.as_ref(), &head)?;
         if fate == Fate::Write {
             snapshot::write(transaction, last.key, copied).await?;
         }
@@ -299,7 +309,7 @@ impl Draft {
             self.write_commits(transaction, &rows).await?;
         }
         for (first, last) in std::mem::take(&mut self.removed) {
-            let insert = sqlx::query(transaction.statements().put_removed.sql());
+            let insert = transaction.statements().put_removed.query();
             transaction.execute(insert.bind(integer(first.0)).bind(integer(last.0))).await?;
         }
         Ok(())
@@ -312,7 +322,7 @@ impl Draft {
                 admin::strip(transaction, last.key, before, last.revision).await?;
             }
         }
-        let update = sqlx::query(transaction.statements().put_last_position.sql()).bind(integer(self.last_position.0));
+        let update = transaction.statements().put_last_position.query().bind(integer(self.last_position.0));
         transaction.execute(update).await.map(drop)
     }
 
@@ -328,7 +338,10 @@ impl Draft {
         if new.is_empty() {
             return Ok(());
         }
-        let insert = sqlx::query(transaction.statements().make_streams.sql())
+        let insert = transaction
+            .statements()
+            .make_streams
+            .query()
             .bind(new.iter().map(|stream| stream.namespace.as_str().to_owned()).collect::<Vec<_>>())
             .bind(new.iter().map(|stream| stream.name.as_str().to_owned()).collect::<Vec<_>>())
             .bind(new.iter().map(|stream| stream.name.category().as_str().to_owned()).collect::<Vec<_>>());
@@ -342,7 +355,7 @@ impl Draft {
     }
 
     async fn write_commits(&self, transaction: &mut Transaction, rows: &[Row]) -> Worked<()> {
-        let take = sqlx::query(transaction.statements().take_order.sql());
+        let take = transaction.statements().take_order.query();
         let row = transaction.row(take).await?.ok_or_else(|| corrupt("the order of commits has no number"))?;
         let order: i64 = codec::get(&row, 0)?;
         let mut commits = Copy::new();

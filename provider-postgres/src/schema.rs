@@ -6,10 +6,12 @@
 use crate::admin;
 use crate::codec;
 use crate::error::{self, Result as Worked};
-use crate::statements::Statement;
+use crate::statements::{Prepared, Statement};
 use crate::store::Shared;
 use evstore_api::{Deadline, Error, ErrorKind, Meta, Result, SchemaChange, SchemaPlan, format};
-use sqlx::{PgConnection, Row};
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{PgConnection, Postgres, Row};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The statements that make a store, each below a line that says what it does.
@@ -94,12 +96,16 @@ enum Soundness {
     Invalid,
 }
 
+/// A statement that is run now and then: not worth keeping, and good behind any pooler.
+fn once(sql: &'static str) -> Query<'static, Postgres, PgArguments> {
+    sqlx::query(sql).persistent(false)
+}
+
 async fn find(connection: &mut PgConnection, schema: &str) -> Worked<Found> {
     let mut found = Found::default();
-    let rows =
-        sqlx::query("SELECT 1 FROM pg_namespace WHERE nspname = $1").bind(schema).fetch_all(&mut *connection).await?;
+    let rows = once("SELECT 1 FROM pg_namespace WHERE nspname = $1").bind(schema).fetch_all(&mut *connection).await?;
     found.schema = !rows.is_empty();
-    let rows = sqlx::query(
+    let rows = once(
         "SELECT c.relname::text, i.indexrelid IS NOT NULL, coalesce(i.indisvalid AND i.indisready, true),
             coalesce(pg_get_indexdef(i.indexrelid), '')
         FROM pg_class c LEFT JOIN pg_index i ON i.indexrelid = c.oid WHERE c.relnamespace = to_regnamespace(quote_ident($1))",
@@ -115,7 +121,7 @@ async fn find(connection: &mut PgConnection, schema: &str) -> Worked<Found> {
         };
         found.relations.insert(row.try_get(0)?, sound);
     }
-    let rows = sqlx::query(
+    let rows = once(
         "SELECT c.relname || '.' || a.attname, format_type(a.atttypid, NULL) FROM pg_class c
         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
         WHERE c.relkind = 'r' AND c.relnamespace = to_regnamespace(quote_ident($1))",
@@ -123,8 +129,7 @@ async fn find(connection: &mut PgConnection, schema: &str) -> Worked<Found> {
     for row in rows.bind(schema).fetch_all(&mut *connection).await? {
         found.columns.insert(row.try_get(0)?, row.try_get(1)?);
     }
-    let rows =
-        sqlx::query("SELECT proname::text, prosrc FROM pg_proc WHERE pronamespace = to_regnamespace(quote_ident($1))");
+    let rows = once("SELECT proname::text, prosrc FROM pg_proc WHERE pronamespace = to_regnamespace(quote_ident($1))");
     for row in rows.bind(schema).fetch_all(&mut *connection).await? {
         found.functions.insert(row.try_get(0)?, row.try_get(1)?);
     }
@@ -210,7 +215,7 @@ fn plan_for(found: &Found, schema: &str) -> Result<SchemaPlan> {
 
 /// Refuses a store that a newer release made unwritable for this one.
 async fn check_release(shared: &Shared, connection: &mut PgConnection) -> Worked<()> {
-    let rows = sqlx::query(shared.statements.meta.sql()).fetch_all(connection).await?;
+    let rows = shared.statements.meta.query().fetch_all(connection).await?;
     match rows.first() {
         Some(row) => codec::meta(row, 0).map(drop),
         None => Ok(()),
@@ -231,19 +236,19 @@ pub async fn apply(shared: &Shared, deadline: Deadline) -> Result<SchemaPlan> {
     shared
         .write(deadline, async |transaction| {
             let lock = codec::lock_of(schema, &evstore_api::StreamId::new("evstore schema")?);
-            transaction.execute(sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(lock)).await?;
+            transaction.execute(once("SELECT pg_advisory_xact_lock($1)").bind(lock)).await?;
             // Again, under the lock.
             let found = find(transaction.connection(), schema).await?;
             let plan = plan_for(&found, schema)?;
             for change in &plan.changes {
-                let statement = Statement::new(&change.statement, schema);
+                let statement = Statement::new(&change.statement, schema, Prepared::Once);
                 sqlx::raw_sql(statement.sql()).execute(transaction.connection()).await?;
             }
-            let first_rows = FIRST_ROWS.map(|statement| Statement::new(statement, schema));
+            let first_rows = FIRST_ROWS.map(|statement| Statement::new(statement, schema, shared.config.prepared));
             let [store, sequencer] = &first_rows;
             let access = admin::access(&meta);
-            transaction.execute(sqlx::query(store.sql()).bind(format::encode_meta(&meta)).bind(access)).await?;
-            transaction.execute(sqlx::query(sequencer.sql())).await?;
+            transaction.execute(store.query().bind(format::encode_meta(&meta)).bind(access)).await?;
+            transaction.execute(sequencer.query()).await?;
             Ok(plan)
         })
         .await
@@ -313,15 +318,15 @@ pub async fn make_scratch(shared: &Shared, deadline: Deadline) -> Result<()> {
 
 /// Drops a schema and everything in it.
 pub async fn remove(shared: &Shared, deadline: Deadline) -> Result<()> {
-    let statement = Statement::new("DROP SCHEMA IF EXISTS {schema} CASCADE", &shared.config.schema);
-    shared.write(deadline, async |transaction| transaction.execute(sqlx::query(statement.sql())).await.map(drop)).await
+    let statement = Statement::new("DROP SCHEMA IF EXISTS {schema} CASCADE", &shared.config.schema, Prepared::Once);
+    shared.write(deadline, async |transaction| transaction.execute(statement.query()).await.map(drop)).await
 }
 
 /// The names of schemas that begin so.
 pub async fn list(shared: &Shared, prefix: &str, deadline: Deadline) -> Result<BTreeSet<String>> {
     shared
         .read(deadline, async |connection| {
-            let select = sqlx::query("SELECT nspname::text FROM pg_namespace WHERE starts_with(nspname::text, $1)");
+            let select = once("SELECT nspname::text FROM pg_namespace WHERE starts_with(nspname::text, $1)");
             let rows = select.bind(prefix).fetch_all(connection).await?;
             rows.iter().map(|row| Ok(row.try_get(0)?)).collect::<Result<_, error::Stop>>()
         })

@@ -111,9 +111,78 @@ CREATE TABLE {schema}.records (
     PRIMARY KEY (kind, name)
 );
 
+--; make the streams of appends that may create them
+CREATE OR REPLACE FUNCTION {schema}.make_streams(
+    turn integer, round integer[], namespace text[], name text[], category text[], expected bigint[]
+) RETURNS boolean LANGUAGE plpgsql VOLATILE
+SET search_path = {schema}, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+AS $$
+#variable_conflict use_column
+BEGIN
+    -- Under the locks of these streams: nobody else makes them.
+    INSERT INTO streams (namespace, name, category)
+    SELECT a.namespace, a.name, a.category
+    FROM unnest(round, namespace, name, category, expected) a (round, namespace, name, category, expected)
+    CROSS JOIN store
+    LEFT JOIN LATERAL (
+        SELECT key FROM streams WHERE streams.namespace = a.namespace AND streams.name = a.name
+        AND streams.category = a.category OFFSET 0
+    ) s ON true
+    WHERE a.round = turn AND a.expected IN (-1, 0) AND store.access = 0 AND s.key IS NULL;
+    RETURN FOUND;
+END
+$$;
+REVOKE ALL ON FUNCTION {schema}.make_streams FROM PUBLIC;
+
+--; make the append of one, for when nothing else waits: what it writes, or nothing where the other has to say why not
+CREATE OR REPLACE FUNCTION {schema}.append_one(
+    now bigint, stream_lock bigint, namespace text, name text, category text,
+    id uuid, digest uuid, lowest bigint, highest bigint, count bigint, events bytea
+) RETURNS bigint[] LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = {schema}, pg_temp
+SET enable_seqscan = off
+AS $$
+#variable_conflict use_variable
+DECLARE
+    written bigint[];
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'appends run under read committed' USING ERRCODE = 'feature_not_supported';
+    END IF;
+    -- As in `append`, whose reasons these are.
+    IF pg_advisory_xact_lock_shared('commits'::regclass::oid::integer, 0) IS NULL THEN END IF;
+    IF pg_advisory_xact_lock(stream_lock) IS NULL THEN END IF;
+    INSERT INTO commits AS c (stream, number, revision, recorded_at, xid, ordering, count, id, digest, events)
+    SELECT s.key, h.number + 1, h.next, greatest(now, h.recorded_at),
+        store.xid_bias + pg_current_xact_id()::text::bigint, nextval('order_of_commits'), count, id, digest, events
+    FROM store
+    CROSS JOIN LATERAL (
+        SELECT t.key FROM streams t WHERE t.namespace = namespace AND t.name = name AND t.category = category OFFSET 0
+    ) s
+    CROSS JOIN LATERAL (
+        SELECT l.number, l.revision + l.count AS next, l.recorded_at, l.kind FROM commits l WHERE l.stream = s.key
+        ORDER BY l.revision DESC, l.number DESC LIMIT 1
+    ) h
+    WHERE store.id = 1 AND store.access < 2 AND h.kind NOT IN (2, 3) AND h.next BETWEEN lowest AND highest
+        AND h.number < 9007199254740991
+        AND NOT EXISTS (
+            SELECT FROM (
+                SELECT FROM commits f WHERE (f.stream, f.id) BETWEEN (s.key, id) AND (s.key, id)
+                ORDER BY f.stream, f.id LIMIT 1
+            ) same
+        )
+    RETURNING ARRAY[c.number, c.revision, c.recorded_at] INTO written;
+    RETURN written;
+END
+$$;
+REVOKE ALL ON FUNCTION {schema}.append_one FROM PUBLIC;
+
 --; make the append: a batch, each with its own verdict, in one round trip
 CREATE OR REPLACE FUNCTION {schema}.append(
-    now bigint, locks bigint[], rounds integer,
+    now bigint, locks bigint[], sizes integer[],
     round integer[], namespace text[], name text[], category text[],
     id uuid[], digest uuid[], expected bigint[], count bigint[], events bytea[]
 ) RETURNS TABLE (
@@ -124,67 +193,103 @@ CREATE OR REPLACE FUNCTION {schema}.append(
 SET search_path = {schema}, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
-SET enable_bitmapscan = off
-SET enable_hashjoin = off
-SET enable_mergejoin = off
-SET jit = off
 AS $$
 #variable_conflict use_column
+DECLARE
+    fence CONSTANT integer := 'commits'::regclass::oid::integer;
+    stream_lock bigint;
+    makes CONSTANT boolean := -1 = ANY (expected);
+    -- Whether missing streams were made in this turn, as far as they may be.
+    tried boolean;
+    -- Commits of this turn are numbered above it.
+    began bigint := 0;
+    missing integer;
+    more integer;
 BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'appends run under read committed' USING ERRCODE = 'feature_not_supported';
     END IF;
-    -- The fence first, then the streams in one order for all, before anything takes a transaction id.
-    PERFORM pg_advisory_xact_lock_shared('commits'::regclass::oid::integer, 0);
-    PERFORM pg_advisory_xact_lock(lock) FROM unnest(locks) lock;
-    -- Only statements that begin now see what the locks were waited for.
-    FOR turn IN 1..rounds LOOP
-        RETURN QUERY
-        WITH asked AS MATERIALIZED (
-            SELECT a.*, st.key, st.first_retained, store.access, store.meta, store.xid_bias,
-                h.number AS head_number, h.revision + h.count - 1 AS head_revision, h.recorded_at AS head_at, h.id AS head_id,
-                h.kind AS head_kind, h.marker AS head_marker, h.imported AS head_imported,
-                f.number AS found_number, f.revision AS found_revision, f.count AS found_count, f.recorded_at AS found_at,
-                f.digest AS found_digest
-            FROM unnest(round, namespace, name, category, id, digest, expected, count, events) WITH ORDINALITY
-                a (round, namespace, name, category, id, digest, expected, count, events, ordinal)
-            CROSS JOIN store
-            LEFT JOIN streams st ON st.namespace = a.namespace AND st.name = a.name
-            LEFT JOIN LATERAL (
-                SELECT * FROM commits c WHERE c.stream = st.key ORDER BY c.revision DESC, c.number DESC LIMIT 1
-            ) h ON true
-            LEFT JOIN commits f ON f.stream = st.key AND f.id = a.id
-            WHERE a.round = turn
-        ), made AS (
-            INSERT INTO streams (namespace, name, category)
-            SELECT a.namespace, a.name, a.category FROM asked a
-            WHERE a.key IS NULL AND a.access = 0 AND a.expected IN (-1, 0)
-            RETURNING streams.key, streams.namespace, streams.name
-        ), wrote AS (
+    -- The fence first, then the streams in one order for all, before anything takes a transaction id. As expressions, because a
+    -- statement for each would cost more than the lock.
+    IF pg_advisory_xact_lock_shared(fence, 0) IS NULL THEN END IF;
+    FOREACH stream_lock IN ARRAY locks LOOP
+        IF pg_advisory_xact_lock(stream_lock) IS NULL THEN END IF;
+    END LOOP;
+    -- Only statements that begin now see what the locks were waited for. Each lookup can be made by nothing but the index that is
+    -- meant for it, or asks for an order that only this one gives: a plan that was made when tables were small, or from statistics
+    -- of another day, is the same plan.
+    FOR turn IN 1..cardinality(sizes) LOOP
+        missing := sizes[turn];
+        IF turn > 1 THEN
+            began := nextval('order_of_commits');
+        END IF;
+        -- Where streams are expected to be new they are made first; where they only may be, once an append went without.
+        tried := 0 = ANY (expected);
+        IF tried AND make_streams(turn, round, namespace, name, category, expected) THEN END IF;
+        LOOP
+            RETURN QUERY
             INSERT INTO commits (stream, number, revision, recorded_at, xid, ordering, count, id, digest, events)
-            SELECT coalesce(a.key, m.key), coalesce(a.head_number, 0) + 1, coalesce(a.head_revision, 0) + 1,
-                greatest(now, a.head_at), a.xid_bias + pg_current_xact_id()::text::bigint, nextval('order_of_commits'), a.count, a.id, a.digest, a.events
-            FROM asked a LEFT JOIN made m ON m.namespace = a.namespace AND m.name = a.name
-            WHERE a.found_number IS NULL
-                AND (a.access = 0 OR a.access = 1 AND a.head_number IS NOT NULL)
-                AND coalesce(a.head_kind, 0) NOT IN (2, 3)
-                AND CASE a.expected WHEN -1 THEN true WHEN -2 THEN coalesce(a.head_revision, 0) > 0
-                    ELSE a.expected = coalesce(a.head_revision, 0) END
-                AND coalesce(a.head_revision, 0) + a.count < 9007199254740991
-                AND coalesce(a.head_number, 0) < 9007199254740991
-            RETURNING commits.stream, commits.id, commits.number, commits.revision, commits.recorded_at
-        )
-        SELECT a.ordinal, w.number, w.revision, w.recorded_at, a.access, CASE WHEN w.number IS NULL THEN a.meta END,
-            a.first_retained,
-            a.head_number, a.head_revision, a.head_at, a.head_id, a.head_marker, a.head_imported,
-            a.found_number, a.found_revision, a.found_count, a.found_at, a.found_digest, p.position
-        FROM asked a
-        LEFT JOIN made m ON m.namespace = a.namespace AND m.name = a.name
-        LEFT JOIN wrote w ON w.stream = coalesce(a.key, m.key) AND w.id = a.id
-        LEFT JOIN feed p ON p.stream = a.key AND p.revision = a.found_revision AND p.number = a.found_number;
+            SELECT s.key, coalesce(h.number, 0) + 1, coalesce(h.next, 1), greatest(now, h.recorded_at),
+                store.xid_bias + pg_current_xact_id()::text::bigint, nextval('order_of_commits'), a.count, a.id, a.digest, a.events
+            FROM unnest(round, namespace, name, category, id, digest, expected, count, events)
+                a (round, namespace, name, category, id, digest, expected, count, events)
+            CROSS JOIN store
+            CROSS JOIN LATERAL (
+                SELECT key FROM streams WHERE streams.namespace = a.namespace AND streams.name = a.name
+                AND streams.category = a.category OFFSET 0
+            ) s
+            LEFT JOIN LATERAL (
+                SELECT number, revision + count AS next, recorded_at, kind FROM commits WHERE commits.stream = s.key
+                ORDER BY commits.revision DESC, commits.number DESC LIMIT 1
+            ) h ON true
+            LEFT JOIN LATERAL (
+                SELECT id FROM commits WHERE (commits.stream, commits.id) BETWEEN (s.key, a.id) AND (s.key, a.id)
+                ORDER BY commits.stream, commits.id LIMIT 1
+            ) f ON true
+            WHERE a.round = turn AND f.id IS NULL
+                AND (store.access = 0 OR store.access = 1 AND h.number IS NOT NULL)
+                AND coalesce(h.kind, 0) NOT IN (2, 3)
+                AND CASE a.expected WHEN -1 THEN true WHEN -2 THEN coalesce(h.next, 1) > 1
+                    ELSE a.expected = coalesce(h.next, 1) - 1 END
+                AND coalesce(h.next, 1) - 1 + a.count < 9007199254740991
+                AND coalesce(h.number, 0) < 9007199254740991
+            RETURNING NULL::bigint, commits.number, commits.revision, commits.recorded_at, NULL::smallint, NULL::bytea,
+                NULL::bigint, NULL::bigint, NULL::bigint, NULL::bigint, NULL::uuid, NULL::bytea, NULL::bigint, NULL::bigint,
+                NULL::bigint, NULL::bigint, NULL::bigint, commits.digest, NULL::bigint;
+            GET DIAGNOSTICS more = ROW_COUNT;
+            missing := missing - more;
+            EXIT WHEN missing = 0 OR tried OR NOT makes;
+            tried := true;
+            EXIT WHEN NOT make_streams(turn, round, namespace, name, category, expected);
+        END LOOP;
+        CONTINUE WHEN missing = 0;
+        -- What was found of those that were not written. Why that is a refusal is for the client to say.
+        RETURN QUERY
+        SELECT a.ordinal, NULL::bigint, NULL::bigint, NULL::bigint, store.access, store.meta, s.first_retained,
+            h.number, h.revision + h.count - 1, h.recorded_at, h.id, h.marker, h.imported,
+            f.number, f.revision, f.count, f.recorded_at, f.digest, p.position
+        FROM unnest(round, namespace, name, category, id) WITH ORDINALITY a (round, namespace, name, category, id, ordinal)
+        CROSS JOIN store
+        LEFT JOIN LATERAL (
+            SELECT * FROM streams WHERE streams.namespace = a.namespace AND streams.name = a.name
+            AND streams.category = a.category OFFSET 0
+        ) s ON true
+        LEFT JOIN LATERAL (
+            SELECT * FROM commits WHERE commits.stream = s.key ORDER BY commits.revision DESC, commits.number DESC LIMIT 1
+        ) h ON true
+        LEFT JOIN LATERAL (
+            SELECT * FROM commits WHERE (commits.stream, commits.id) BETWEEN (s.key, a.id) AND (s.key, a.id)
+            ORDER BY commits.stream, commits.id LIMIT 1
+        ) f ON true
+        LEFT JOIN LATERAL (
+            SELECT position FROM feed WHERE feed.stream = s.key AND feed.revision = f.revision AND feed.number = f.number OFFSET 0
+        ) p ON true
+        WHERE a.round = turn AND NOT coalesce(
+            f.ordering > began AND f.xid = store.xid_bias + pg_current_xact_id_if_assigned()::text::bigint, false);
     END LOOP;
 END
 $$;
+REVOKE ALL ON FUNCTION {schema}.append FROM PUBLIC;
 
 --; make the sequencer: what became visible since the step before takes the next positions
 CREATE OR REPLACE FUNCTION {schema}.sequence_commits(OUT outcome text, OUT end_position bigint, OUT moved bigint)
@@ -243,6 +348,28 @@ BEGIN
     SELECT coalesce(sum(total), 0) INTO moved FROM kept;
     end_position := last + moved;
     outcome := 'done';
+END
+$$;
+REVOKE ALL ON FUNCTION {schema}.sequence_commits FROM PUBLIC;
+
+--; tell what the sequencer has not seen yet, and since when the oldest of it waits
+CREATE OR REPLACE FUNCTION {schema}.unsequenced(OUT commits bigint, OUT oldest bigint)
+LANGUAGE plpgsql STABLE
+SET search_path = {schema}, pg_temp
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+BEGIN
+    SELECT count(*), min(c.recorded_at) INTO commits, oldest
+    FROM (SELECT s.snapshot, store.xid_bias AS bias FROM sequencer s CROSS JOIN store) q
+    CROSS JOIN LATERAL (
+        SELECT l.recorded_at FROM commits l WHERE l.xid >= q.bias + pg_snapshot_xmax(q.snapshot)::text::bigint
+        UNION ALL
+        SELECT l.recorded_at FROM pg_snapshot_xip(q.snapshot) running
+        CROSS JOIN LATERAL (SELECT m.recorded_at FROM commits m WHERE m.xid = q.bias + running::text::bigint OFFSET 0) l
+    ) c;
 END
 $$;
 

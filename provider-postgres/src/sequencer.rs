@@ -5,7 +5,7 @@ use crate::codec;
 use crate::error::Result as Worked;
 use crate::store::Shared;
 use crate::transaction::Transaction;
-use evstore_api::{Deadline, Incarnation, Lineage, Meta, Position, Result, format};
+use evstore_api::{Deadline, ErrorKind, Incarnation, Lineage, Meta, Position, Result, format};
 use sqlx::PgConnection;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -102,14 +102,28 @@ impl Drop for Listener<'_> {
 /// The background task of one open store. Ends when the store is closed or dropped.
 pub async fn run(shared: Arc<Shared>, mut closed: watch::Receiver<bool>) {
     let task = async {
+        let mut failing = None;
         loop {
             let poll = if shared.sequencer.waiting.load(Ordering::SeqCst) > 0 { WAITING_POLL } else { IDLE_POLL };
             // A timeout is a look for what other nodes appended.
             let _ = tokio::time::timeout(poll, shared.sequencer.work.notified()).await;
             match step(&shared, Deadline::within(STEP_MAX)).await {
-                Ok(done) if done.busy => shared.sequencer.nudge(),
-                Ok(_) => {}
-                Err(error) => tracing::warn!(store = %shared.config.own, %error, "a sequencer step failed"),
+                Ok(done) => {
+                    failing = None;
+                    if done.busy {
+                        shared.sequencer.nudge();
+                    }
+                }
+                Err(error) => {
+                    // Once for each reason: what goes on failing would say so many times a second.
+                    if failing.replace(error.kind()) != Some(error.kind()) {
+                        tracing::warn!(store = %shared.config.own, %error, "a sequencer step failed");
+                    }
+                    if error.kind() == ErrorKind::Denied {
+                        // Others make the steps; those who wait here are told of them.
+                        look(&shared).await;
+                    }
+                }
             }
             tokio::time::sleep(STEP_SPACING).await;
         }
@@ -121,11 +135,26 @@ pub async fn run(shared: Arc<Shared>, mut closed: watch::Receiver<bool>) {
     }
 }
 
+/// Tells those who wait how far the feed goes now.
+async fn look(shared: &Shared) {
+    let end = shared
+        .read(Deadline::within(STEP_MAX), async |connection| {
+            let rows = shared.statements.last_position.query().fetch_all(connection).await?;
+            rows.first().map_or(Ok(0), |row| codec::number(row, 0))
+        })
+        .await;
+    // Where it can't be read, the step before said why.
+    if let Ok(end) = end {
+        shared.sequencer.publish(Position(end));
+    }
+}
+
 /// Makes a step. Where another history begins, it is written down first.
 pub async fn step(shared: &Shared, deadline: Deadline) -> Result<Step> {
     loop {
         let mut connection = shared.connection(deadline).await?;
-        let stepped = tokio::time::timeout_at(deadline.0.into(), once(shared, &mut connection)).await;
+        let call = shared.whole(&mut connection, async |connection| once(shared, connection).await);
+        let stepped = tokio::time::timeout_at(deadline.0.into(), call).await;
         let Ok(stepped) = stepped else {
             connection.close_on_drop();
             return Err(crate::store::late());
@@ -148,7 +177,7 @@ enum Outcome {
 }
 
 async fn once(shared: &Shared, connection: &mut PgConnection) -> Worked<Outcome> {
-    let rows = sqlx::query(shared.statements.sequence.sql()).fetch_all(connection).await?;
+    let rows = shared.statements.sequence.query().fetch_all(connection).await?;
     let row = rows.first().ok_or_else(|| crate::error::corrupt("the sequencer did not answer"))?;
     let outcome: &str = codec::get(row, 0)?;
     if outcome == "moved" {
@@ -166,7 +195,7 @@ pub async fn begin_history(shared: &Shared, deadline: Deadline) -> Result<()> {
     // Looked at without a lock first: nearly always there is nothing to write, and opening a store must not wait for appends.
     let differs = shared
         .read(deadline, async |connection| {
-            let rows = sqlx::query(shared.statements.identity.sql()).fetch_all(connection).await?;
+            let rows = shared.statements.identity.query().fetch_all(connection).await?;
             let row = rows.first().ok_or_else(|| crate::error::corrupt("the store's record is missing"))?;
             Ok(Identity::read(row)?.differs())
         })
@@ -188,7 +217,7 @@ async fn write_history(transaction: &mut Transaction) -> Worked<bool> {
     transaction.run(|statements| &statements.lock_store).await?;
     transaction.run(|statements| &statements.lock_sequencer).await?;
     let statements = transaction.statements();
-    let row = transaction.row(sqlx::query(statements.identity.sql())).await?;
+    let row = transaction.row(statements.identity.query()).await?;
     let row = row.ok_or_else(|| crate::error::corrupt("the store's record is missing"))?;
     let identity = Identity::read(&row)?;
     if !identity.differs() {
@@ -198,10 +227,10 @@ async fn write_history(transaction: &mut Transaction) -> Worked<bool> {
     if identity.is_restored {
         transaction.run(|statements| &statements.sequence_restored).await?;
     }
-    let row = transaction.row(sqlx::query(statements.last_position.sql())).await?;
+    let row = transaction.row(statements.last_position.query()).await?;
     let end = row.map_or(Ok(0), |row| codec::number(&row, 0))?;
     let meta = next_history(identity.meta, Position(end));
-    transaction.execute(sqlx::query(statements.put_identity.sql()).bind(format::encode_meta(&meta))).await?;
+    transaction.execute(statements.put_identity.query().bind(format::encode_meta(&meta))).await?;
     Ok(true)
 }
 

@@ -14,8 +14,7 @@ pub async fn put(client: &Client, request: &PutSnapshot) -> Result<SnapshotPut> 
     client
         .write(request.deadline, async |transaction| {
             let found = transaction.lock_stream(client.schema(), &snapshot.stream).await?;
-            decide::put_snapshot(&transaction.situation(&found))
-                .map_err(|error| error.with("stream", &snapshot.stream))?;
+            decide::put_snapshot(&transaction.situation(&found), snapshot)?;
             let key = found.last.map_or(0, |last| last.key);
             match kept(transaction, key).await? {
                 Some(by) if by > snapshot.revision => Ok(SnapshotPut::Superseded { by, usage: ONE_REQUEST }),
@@ -29,14 +28,17 @@ pub async fn put(client: &Client, request: &PutSnapshot) -> Result<SnapshotPut> 
 }
 
 async fn kept(transaction: &mut Transaction, key: i64) -> Worked<Option<Revision>> {
-    let select = sqlx::query(transaction.statements().snapshot_revision.sql()).bind(key);
+    let select = transaction.statements().snapshot_revision.query().bind(key);
     let row = transaction.row(select).await?;
     row.map(|row| codec::number(&row, 0).map(Revision)).transpose()
 }
 
 /// Writes a snapshot in place of what is kept.
 pub async fn write(transaction: &mut Transaction, key: i64, snapshot: &Snapshot) -> Worked<()> {
-    let insert = sqlx::query(transaction.statements().put_snapshot.sql())
+    let insert = transaction
+        .statements()
+        .put_snapshot
+        .query()
         .bind(key)
         .bind(integer(snapshot.revision.0))
         .bind(integer(snapshot.number.0))
@@ -54,9 +56,8 @@ pub async fn read(client: &Client, request: &ReadSnapshot) -> Result<Option<Snap
     client
         .read(request.deadline, async |connection| {
             let stream = &request.stream;
-            let select = sqlx::query(client.statements.read_snapshot.sql())
-                .bind(stream.namespace.as_str())
-                .bind(stream.name.as_str());
+            let select =
+                client.statements.read_snapshot.query().bind(stream.namespace.as_str()).bind(stream.name.as_str());
             let rows = select.fetch_all(connection).await?;
             rows.first().map(|row| codec::snapshot(row, stream.clone())).transpose()
         })
@@ -80,6 +81,6 @@ pub async fn delete(client: &Client, request: &DeleteSnapshot) -> Result<()> {
 
 /// Removes the snapshot of the stream with a key, if there is one.
 pub async fn delete_of(transaction: &mut Transaction, key: i64) -> Worked<()> {
-    let delete = sqlx::query(transaction.statements().delete_snapshot.sql()).bind(key);
+    let delete = transaction.statements().delete_snapshot.query().bind(key);
     transaction.execute(delete).await.map(drop)
 }

@@ -1,7 +1,9 @@
 //! Every statement but those of the schema, as text with the schema's name in place. Nothing else is ever put into a statement:
 //! values are bound.
 
-use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Postgres, SqlSafeStr, SqlStr};
 use std::sync::Arc;
 
 macro_rules! statements {
@@ -19,16 +21,28 @@ macro_rules! statements {
 
         impl Statements {
             /// The statements of the store in a schema, whose name was validated.
-            pub fn new(schema: &str) -> Self {
-                Self { $($name: Statement::new($text, schema),)* }
+            pub fn new(schema: &str, prepared: Prepared) -> Self {
+                Self { $($name: Statement::new($text, schema, prepared),)* }
             }
         }
     };
 }
 
+/// How long a connection keeps what it prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prepared {
+    /// As long as it lives.
+    Kept,
+    /// For one transaction: a pooler gives the next one to another server process.
+    Once,
+}
+
 /// A statement of one store.
 #[derive(Clone)]
-pub struct Statement(Arc<str>);
+pub struct Statement {
+    text: Arc<str>,
+    prepared: Prepared,
+}
 
 /// Without the text: a store's `Debug` would be pages of it.
 impl std::fmt::Debug for Statement {
@@ -39,13 +53,18 @@ impl std::fmt::Debug for Statement {
 
 impl Statement {
     /// A statement whose text is ours but for the name of the schema.
-    pub fn new(text: &str, schema: &str) -> Self {
-        Self(text.replace("{schema}", &format!("\"{schema}\"")).into())
+    pub fn new(text: &str, schema: &str, prepared: Prepared) -> Self {
+        Self { text: text.replace("{schema}", &format!("\"{schema}\"")).into(), prepared }
     }
 
     /// As sqlx takes it: the text is one of this file, and the schema's name is of letters, digits and underscores.
     pub fn sql(&self) -> SqlStr {
-        AssertSqlSafe(self.0.clone()).into_sql_str()
+        AssertSqlSafe(self.text.clone()).into_sql_str()
+    }
+
+    /// With values to be bound.
+    pub fn query(&self) -> Query<'static, Postgres, PgArguments> {
+        sqlx::query(self.sql()).persistent(self.prepared == Prepared::Kept)
     }
 }
 
@@ -100,6 +119,8 @@ macro_rules! page_of_stream {
 statements! {
     /// Appends a batch.
     append = "SELECT * FROM {schema}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+    /// Appends one, if nothing can be said against it.
+    append_one = "SELECT {schema}.append_one($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
     /// Makes a sequencer step.
     sequence = "SELECT outcome, end_position, moved FROM {schema}.sequence_commits()";
 
@@ -109,9 +130,7 @@ statements! {
     end = "SELECT store.meta, q.position FROM {schema}.store CROSS JOIN {schema}.sequencer q";
     /// The end of the feed with what is not in it yet.
     lag = "SELECT store.meta, q.position, w.commits, w.oldest FROM {schema}.store CROSS JOIN {schema}.sequencer q
-        CROSS JOIN LATERAL (SELECT count(*) AS commits, min(c.recorded_at) AS oldest FROM {schema}.commits c
-            WHERE c.xid >= store.xid_bias + pg_snapshot_xmax(q.snapshot)::text::bigint
-            OR c.xid = ANY (ARRAY(SELECT store.xid_bias + x::text::bigint FROM pg_snapshot_xip(q.snapshot) x))) w";
+        CROSS JOIN {schema}.unsequenced() w";
 
     /// A stream's head, with the store's record.
     head = concat!(
@@ -274,8 +293,31 @@ statements! {
         UPDATE {schema}.sequencer SET snapshot = pg_current_snapshot(),
             position = position + coalesce((SELECT max(upto) FROM fresh), 0)";
 
+    /// Who keeps a sequencer step from being made: sessions that hold its lock for longer than a step takes.
+    sequencer_held = "SELECT a.pid, coalesce(a.usename::text, ''), coalesce(a.application_name, ''),
+            extract(epoch FROM clock_timestamp() - a.xact_start)::bigint
+        FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+        WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.objid = 1
+            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND l.classid = '{schema}.commits'::regclass::oid AND a.xact_start < clock_timestamp() - interval '5 seconds'
+        ORDER BY a.xact_start LIMIT 5";
+    /// Transactions of appends that are open for longer than an append takes: they hold the fence from the writers' side.
+    appends_open = "SELECT a.pid, coalesce(a.usename::text, ''), coalesce(a.application_name, ''),
+            extract(epoch FROM clock_timestamp() - a.xact_start)::bigint
+        FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+        WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.objid = 0
+            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND l.classid = '{schema}.commits'::regclass::oid AND a.xact_start < clock_timestamp() - interval '5 seconds'
+        ORDER BY a.xact_start LIMIT 5";
+    /// The oldest snapshot of the cluster that keeps dead rows from being cleaned away, where it is old; and prepared orphans.
+    oldest_snapshot = "SELECT coalesce(extract(epoch FROM clock_timestamp() - min(a.xact_start)), 0)::bigint,
+            (SELECT count(*) FROM pg_prepared_xacts WHERE prepared < clock_timestamp() - interval '5 minutes')
+        FROM pg_stat_activity a WHERE a.pid <> pg_backend_pid() AND (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)";
+
+    /// Whether there is a schema, as far as these credentials see.
+    has_schema = "SELECT to_regclass('{schema}.commits') IS NOT NULL AND to_regprocedure('{schema}.unsequenced()') IS NOT NULL";
     /// What the server says of itself.
     server = "SELECT version(), current_setting('fsync'), current_setting('full_page_writes'),
         current_setting('synchronous_commit'), current_setting('synchronous_standby_names'),
-        EXISTS (SELECT 1 FROM pg_proc WHERE proname = 'aurora_version')";
+        EXISTS (SELECT 1 FROM pg_proc WHERE proname = 'aurora_version'), pg_is_in_recovery()";
 }

@@ -5,9 +5,9 @@ use crate::config::{CONNECT_MAX, Config, Missing};
 use crate::error::{self, Result as Worked};
 use crate::lanes::{self, Lanes};
 use crate::sequencer::{self, Sequencer};
-use crate::statements::Statements;
+use crate::statements::{Prepared, Statements};
 use crate::transaction::Transaction;
-use crate::{admin, append, codec, read, record, replicate, schema, snapshot};
+use crate::{admin, append, codec, examine, read, record, replicate, schema, snapshot};
 use async_trait::async_trait;
 use evstore_api::capabilities::Limits;
 use evstore_api::{
@@ -19,10 +19,9 @@ use evstore_api::{
     Truncate, Truncated, WaitFeed, Waited,
 };
 use evstore_kit::refusal;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, PgConnection, Postgres};
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, PgConnection, Postgres};
 use std::ops::{AsyncFnOnce, Deref};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -31,6 +30,9 @@ use tokio::sync::watch;
 const OPEN_MAX: Duration = Duration::from_secs(30);
 /// A connection that nobody needed for so long is closed.
 const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(300);
+
+/// A connection that lay idle for so long is asked whether it lives before it is used.
+pub const ASK_AFTER: Duration = Duration::from_millis(500);
 
 /// What a store's handles and its background task share.
 #[derive(Debug)]
@@ -47,7 +49,7 @@ pub struct Shared {
 
 impl Shared {
     fn new(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
-        let statements = Arc::new(Statements::new(&config.schema));
+        let statements = Arc::new(Statements::new(&config.schema, config.prepared));
         Ok(Self { pool: pool(&config)?, statements, sequencer: Sequencer::new(), clock, config })
     }
 
@@ -88,12 +90,39 @@ impl Shared {
     ) -> Result<T> {
         refusal::check_deadline(deadline)?;
         let mut connection = self.connection(deadline).await?;
-        if let Ok(worked) = tokio::time::timeout_at(deadline.0.into(), work(&mut connection)).await {
+        let whole = self.whole(&mut connection, work);
+        if let Ok(worked) = tokio::time::timeout_at(deadline.0.into(), whole).await {
             return Ok(worked?);
         }
         // Its answer is still on the way; nobody else shall get it.
         connection.close_on_drop();
         Err(late())
+    }
+
+    /// Runs statements by themselves; in a transaction where a pooler would give each of them to another server process.
+    ///
+    /// # Errors
+    /// As the statements.
+    pub async fn whole<T, E: From<sqlx::Error>>(
+        &self,
+        connection: &mut PgConnection,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        if self.config.prepared == Prepared::Kept {
+            return work(connection).await;
+        }
+        sqlx::raw_sql("BEGIN ISOLATION LEVEL READ COMMITTED").execute(&mut *connection).await?;
+        match work(connection).await {
+            Ok(worked) => {
+                sqlx::raw_sql("COMMIT").execute(connection).await?;
+                Ok(worked)
+            }
+            Err(error) => {
+                // Where this fails the connection is gone, and the server undoes what it has of it.
+                let _ = sqlx::raw_sql("ROLLBACK").execute(connection).await;
+                Err(error)
+            }
+        }
     }
 
     /// Runs a write in a transaction, and commits it.
@@ -120,14 +149,22 @@ pub fn late() -> Error {
 }
 
 fn pool(config: &Config) -> Result<PgPool> {
-    let options = PgConnectOptions::from_str(&config.url).map_err(error::not_written)?;
-    let options = options.disable_statement_logging().application_name("evstore");
+    let options = config.connect_options()?.disable_statement_logging();
     let pool = PgPoolOptions::new()
         .max_connections(config.pool_max)
         .acquire_timeout(CONNECT_MAX)
         .idle_timeout(IDLE_CONNECTION_MAX)
-        // A question before every use would double the round trips; what died shows itself with the first statement.
-        .test_before_acquire(false);
+        // A question before every use would double the round trips. One that lay idle may be dead, though, and a write that is sent
+        // on it would leave its caller without knowing what became of it.
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for >= ASK_AFTER {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        });
     Ok(pool.connect_lazy_with(options))
 }
 
@@ -178,7 +215,7 @@ impl Client {
     async fn with(shared: Arc<Shared>, deadline: Deadline) -> Result<Arc<Self>> {
         let server = server(&shared, deadline).await?;
         let capabilities = capabilities::capabilities(&server, shared.config.limits);
-        let lanes = Lanes::new(shared.config.lanes_max);
+        let lanes = Lanes::new(shared.config.lanes_max, shared.config.pool_max as usize);
         Ok(Arc::new(Self { shared, capabilities, lanes, closed: watch::Sender::new(false) }))
     }
 
@@ -209,10 +246,14 @@ impl Client {
     }
 }
 
-async fn server(shared: &Shared, deadline: Deadline) -> Result<Server> {
+/// What the server says of itself.
+///
+/// # Errors
+/// As a read.
+pub async fn server(shared: &Shared, deadline: Deadline) -> Result<Server> {
     shared
         .read(deadline, async |connection| {
-            let rows = sqlx::query(shared.statements.server.sql()).fetch_all(connection).await?;
+            let rows = shared.statements.server.query().fetch_all(connection).await?;
             let row = rows.first().ok_or_else(|| error::corrupt("the server says nothing of itself"))?;
             let text = |column| codec::get::<&str>(row, column).map(str::to_owned);
             let version = text(0)?;
@@ -224,6 +265,7 @@ async fn server(shared: &Shared, deadline: Deadline) -> Result<Server> {
                 synchronous_commit: text(3)?,
                 synchronous_standby_names: text(4)?,
                 aurora: codec::get(row, 5)?,
+                standby: codec::get(row, 6)?,
             })
         })
         .await
@@ -384,12 +426,14 @@ impl StoreAdmin for PostgresAdmin {
 
     async fn check_schema(&self, deadline: Deadline) -> Result<()> {
         self.0.check_open()?;
-        schema::check(&self.0, deadline).await
+        schema::check(&self.0, deadline).await?;
+        // An operator's side: that this release may write is part of what is asked.
+        admin::read_meta(&self.0, deadline).await?.format.check_write()
     }
 
     async fn examine(&self, deadline: Deadline) -> Result<Vec<Finding>> {
         self.0.check_open()?;
-        Ok(server(&self.0, deadline).await?.examine())
+        examine::examine(&self.0, deadline).await
     }
 
     async fn close(&self) -> Result<()> {

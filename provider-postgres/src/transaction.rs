@@ -75,21 +75,21 @@ impl Transaction {
 
     /// Runs a statement that has no parameters.
     pub async fn run(&mut self, statement: fn(&Statements) -> &Statement) -> Worked<()> {
-        let sql = statement(&self.statements).sql();
-        self.execute(sqlx::query(sql)).await.map(drop)
+        let query = statement(&self.statements).query();
+        self.execute(query).await.map(drop)
     }
 
     /// Locks the fence from the side of a writer, then the stream; what is read afterwards stays so.
     pub async fn lock_stream(&mut self, schema: &str, stream: &StreamId) -> Worked<Found> {
         self.run(|statements| &statements.share_store).await?;
-        let lock = sqlx::query(self.statements.lock_stream.sql()).bind(codec::lock_of(schema, stream));
+        let lock = self.statements.lock_stream.query().bind(codec::lock_of(schema, stream));
         self.execute(lock).await?;
         self.find(stream).await
     }
 
     /// Reads a stream's head with the store's record.
     async fn find(&mut self, stream: &StreamId) -> Worked<Found> {
-        let head = sqlx::query(self.statements.head.sql()).bind(stream.namespace.as_str()).bind(stream.name.as_str());
+        let head = self.statements.head.query().bind(stream.namespace.as_str()).bind(stream.name.as_str());
         let row = self.row(head).await?.ok_or_else(missing_record)?;
         let meta = codec::meta(&row, 8)?;
         let last = codec::last(&row, 0)?;
@@ -99,14 +99,14 @@ impl Transaction {
 
     /// Reads the store's record.
     pub async fn meta(&mut self) -> Worked<Meta> {
-        let meta = sqlx::query(self.statements.meta.sql());
+        let meta = self.statements.meta.query();
         let row = self.row(meta).await?.ok_or_else(missing_record)?;
         codec::meta(&row, 0)
     }
 
     /// Reads the store's record, whichever release may write the store.
     pub async fn any_meta(&mut self) -> Worked<Meta> {
-        let meta = sqlx::query(self.statements.meta.sql());
+        let meta = self.statements.meta.query();
         let row = self.row(meta).await?.ok_or_else(missing_record)?;
         codec::any_meta(&row, 0)
     }

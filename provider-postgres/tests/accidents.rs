@@ -3,16 +3,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+mod support;
+
 use evstore_api::*;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use support::*;
 
 fn url() -> String {
-    std::env::var("EVSTORE_TEST_POSTGRES_URL")
-        .expect("EVSTORE_TEST_POSTGRES_URL is not set: `cargo xtask test` starts a throwaway server and sets it")
+    told("EVSTORE_TEST_POSTGRES_URL")
 }
 
 struct Fixture {
@@ -24,11 +26,12 @@ struct Fixture {
 
 impl Fixture {
     async fn new(tag: &str) -> Self {
-        let provider = evstore_postgres::provider();
-        let schema = format!("accidents_{}", std::process::id());
-        let given = [("url".to_owned(), url()), ("schema".to_owned(), schema)];
-        let settings = Settings::new(StoreName::new("main").unwrap(), provider.keys, given).unwrap();
-        let opener = provider.opener;
+        Self::with(tag, &[]).await
+    }
+
+    async fn with(tag: &str, more: &[(&str, &str)]) -> Self {
+        let settings = settings(&url(), &format!("accidents_{}", std::process::id()), more);
+        let opener = evstore_postgres::provider().opener;
         let settings = opener.make_scratch(&settings, tag).await.unwrap();
         let store = opener.open(&settings).await.unwrap();
         let schema = settings.text("schema").unwrap().to_owned();
@@ -44,6 +47,17 @@ impl Fixture {
         PgConnection::connect(&url()).await.unwrap()
     }
 
+    async fn run(&self, connection: &mut PgConnection, sql: &str) {
+        let sql = sql.replace("{schema}", &self.schema);
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.unwrap();
+    }
+
+    /// Another way to the same store.
+    fn settings_as(&self, role: &str, more: &[(&str, &str)]) -> Settings {
+        let url = url().replace("postgres@", &format!("{role}@"));
+        settings(&url, &self.schema, more)
+    }
+
     /// Appends by hand, in whatever transaction the connection has open.
     async fn append_by_hand(&self, connection: &mut PgConnection, stream: &str, number: u64) {
         let encoded = {
@@ -52,7 +66,7 @@ impl Fixture {
         };
         let digest = format::digest_encoded(&name(stream), id(number), &CommitKind::Events, &encoded);
         let sql = format!(
-            "SELECT written FROM {}.append(1, ARRAY[hashtext($1)::bigint], 1, '{{1}}', '{{\"\"}}', ARRAY[$1], '{{held}}',
+            "SELECT written FROM {}.append(1, ARRAY[hashtext($1)::bigint], '{{1}}', '{{1}}', '{{\"\"}}', ARRAY[$1], '{{held}}',
              ARRAY[$2::uuid], ARRAY[$3::uuid], '{{-1}}', '{{1}}', ARRAY[$4])",
             self.schema
         );
@@ -68,50 +82,16 @@ impl Fixture {
     }
 }
 
-fn id(number: u64) -> CommitId {
-    CommitId::derive(&[b"accidents", &number.to_le_bytes()])
-}
-
-fn name(stream: &str) -> StreamId {
-    StreamId::new(stream).unwrap()
-}
-
-fn event(number: u64) -> NewEvent {
-    NewEvent::new(EventType::new("happened").unwrap(), format!("{{\"n\":{number}}}"))
-}
-
-fn soon() -> Deadline {
-    Deadline::within(Duration::from_secs(30))
-}
-
-fn request(stream: &str, expected: Expected, number: u64) -> Append {
-    let commit = NewCommit { id: id(number), events: Events::new(vec![event(number)]).unwrap() };
-    Append { stream: name(stream), expected, commit, deadline: soon() }
-}
-
-async fn page(store: &Arc<dyn EventStore>, from: FeedStart) -> FeedPage {
-    let request = ReadFeed { from, filter: FeedFilter::none(), limit: 500, max_bytes: 16 << 20, deadline: soon() };
-    store.read_feed(request).await.unwrap()
-}
-
 /// Follows the feed until told that all is quiet and its end is reached; checks that positions have no hole and revisions no
 /// disorder, and gives the commits.
 async fn follow(store: Arc<dyn EventStore>, quiet: Arc<AtomicBool>) -> Vec<CommitId> {
-    let (mut from, mut commits, mut position) = (FeedStart::First, Vec::new(), 0);
-    let mut revisions: BTreeMap<StreamId, u64> = BTreeMap::new();
+    let (mut from, mut followed) = (FeedStart::First, Followed::default());
     loop {
         let was_quiet = quiet.load(Ordering::SeqCst);
         let page = page(&store, from).await;
-        for commit in page.commits() {
-            assert_eq!(commit.first_position, Some(Position(position + 1)), "positions follow each other");
-            position += commit.positions();
-            let revision = revisions.entry(commit.stream.clone()).or_default();
-            assert_eq!(commit.first_revision.0, *revision + 1, "revisions of {:?} follow each other", commit.stream);
-            *revision = commit.last_revision().0;
-            commits.push(commit.id);
-        }
+        followed.take(&page).unwrap();
         if was_quiet && page.end {
-            return commits;
+            return followed.commits;
         }
         from = FeedStart::After(page.next);
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -378,4 +358,280 @@ async fn a_restored_dump_goes_on_where_it_ended() {
     assert_eq!(read, (1..=6).map(|number| (id(number), number)).collect::<Vec<_>>());
     store.close().await.unwrap();
     fixture.opener.drop_scratch(&fixture.settings).await.unwrap();
+}
+
+/// What the feed has to be under late, undone and foreign transactions, said so that a broken sequencer can be shown to break it.
+async fn feed_is_right(fixture: &Fixture) -> std::result::Result<(), String> {
+    // Somebody else's transaction, of which a feed of transaction ids thinks that it matters.
+    let mut foreign = fixture.connection().await;
+    fixture.run(&mut foreign, "BEGIN; SELECT pg_current_xact_id()").await;
+    // Drawn early, committed late.
+    let mut late = fixture.connection().await;
+    fixture.run(&mut late, "BEGIN").await;
+    fixture.append_by_hand(&mut late, "held-1", 1_000_000).await;
+    let mut expected: HashSet<CommitId> = (0..200).chain([1_000_000]).map(id).collect();
+    let writers: Vec<_> = (0..8)
+        .map(|writer| {
+            let store = fixture.store.clone();
+            tokio::spawn(async move {
+                for n in 0..25 {
+                    store.append(request(&format!("busy-{writer}"), Expected::Any, writer * 25 + n)).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    // All of these are acknowledged; the late one is not.
+    let fed = whole_feed(&fixture.store).await?;
+    if fed.len() != 200 {
+        return Err(format!("{} of 200 acknowledged commits are in the feed", fed.len()));
+    }
+    fixture.run(&mut late, "COMMIT").await;
+    let mut again = whole_feed(&fixture.store).await?;
+    for number in 200..210 {
+        fixture.store.append(request("busy-0", Expected::Any, number)).await.unwrap();
+        expected.insert(id(number));
+        again = whole_feed(&fixture.store).await?;
+    }
+    if again[..200] != fed[..] {
+        return Err("what was in the feed has changed".into());
+    }
+    if again.len() != expected.len() || again.into_iter().collect::<HashSet<_>>() != expected {
+        return Err("the feed lacks a commit, or has one twice".into());
+    }
+    Ok(())
+}
+
+/// Sequencers as others build them, and ours with its snapshot taken one statement early: each is noticed, and ours is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_sequencer_is_noticed() {
+    const TAKEN: &str = "SELECT s.snapshot, s.position, store.xid_bias INTO before, last, bias";
+    const NEW: &str = "SELECT * FROM commits WHERE xid >= bias + pg_snapshot_xmax(before)::text::bigint";
+    // What a step takes to be new is slowed down, so that appends commit between its statements.
+    let slow = ("WITH fresh AS MATERIALIZED", "PERFORM pg_sleep(0.02); WITH fresh AS MATERIALIZED");
+    let early = [
+        slow,
+        ("bias bigint;\nBEGIN", "bias bigint; early pg_snapshot;\nBEGIN"),
+        (TAKEN, "SELECT s.snapshot, s.position, store.xid_bias, pg_current_snapshot() INTO before, last, bias, early"),
+        ("snapshot = pg_current_snapshot()", "snapshot = early"),
+    ];
+    let none_running =
+        ("SELECT l.* FROM pg_snapshot_xip(before) running", "SELECT l.* FROM (SELECT 0 WHERE false) none (running)");
+    let by_number = [
+        none_running,
+        (
+            NEW,
+            "SELECT * FROM commits WHERE ordering > coalesce((SELECT max(c.ordering) FROM feed f JOIN commits c
+            ON c.stream = f.stream AND c.revision = f.revision AND c.number = f.number), 0)",
+        ),
+    ];
+    let by_xmin = [
+        none_running,
+        (
+            NEW,
+            "SELECT * FROM commits WHERE xid < bias + pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+            AND NOT EXISTS (SELECT 1 FROM feed f WHERE f.stream = commits.stream AND f.number = commits.number)",
+        ),
+    ];
+    for (tag, changes, right) in [
+        ("slow", &[slow][..], true),
+        ("early", &early[..], false),
+        ("bynumber", &by_number[..], false),
+        ("byxmin", &by_xmin[..], false),
+    ] {
+        let fixture = Fixture::new(tag).await;
+        let mut connection = fixture.connection().await;
+        let body = "SELECT pg_get_functiondef(p.oid) FROM pg_proc p WHERE proname = 'sequence_commits' AND pronamespace = $1::regnamespace";
+        let row = sqlx::query(body).bind(&fixture.schema).fetch_one(&mut connection).await.unwrap();
+        let mut definition: String = row.get(0);
+        for (from, to) in changes {
+            assert!(definition.contains(from), "the sequencer has no {from}");
+            definition = definition.replace(from, to);
+        }
+        sqlx::raw_sql(AssertSqlSafe(definition)).execute(&mut connection).await.unwrap();
+        let found = feed_is_right(&fixture).await;
+        assert_eq!(found.is_ok(), right, "{tag}: {found:?}");
+        fixture.end().await;
+    }
+}
+
+/// The documented grants, with real roles: one reads and appends, one reads, and neither does more.
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_do_what_their_grants_say() {
+    let fixture = Fixture::new("roles").await;
+    let mut owner = fixture.connection().await;
+    let (writer, reader) = (format!("writer_{}", std::process::id()), format!("reader_{}", std::process::id()));
+    let grants = include_str!("../src/grants.sql").replace("{writer}", &writer).replace("{reader}", &reader);
+    fixture.run(&mut owner, &format!("CREATE ROLE {writer} LOGIN; CREATE ROLE {reader} LOGIN; {grants}")).await;
+    let appending = fixture.opener.open(&fixture.settings_as(&writer, &[])).await.unwrap();
+    let receipt = appending.append(request("a-1", Expected::NoStream, 1)).await.unwrap();
+    appending.append(request("a-1", Expected::Any, 2)).await.unwrap();
+    let key = RecordKey { kind: RecordKind::Checkpoint, name: RecordName::new("consumer").unwrap() };
+    let value = Some("1".into());
+    let put = PutRecord { key, expected: RecordExpected::Any, value, deadline: soon() };
+    appending.put_record(put).await.unwrap();
+    assert_eq!(whole_feed(&appending).await.unwrap(), [id(1), id(2)]);
+    assert_eq!(receipt.last, Revision(1));
+    let reading = fixture.opener.open(&fixture.settings_as(&reader, &[])).await.unwrap();
+    assert_eq!(whole_feed(&reading).await.unwrap(), [id(1), id(2)]);
+    let refused = reading.append(request("a-1", Expected::Any, 3)).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Denied, "{refused}");
+    // Around the functions nothing is written by either, and no history is changed.
+    for role in [&writer, &reader] {
+        let address = url().replace("postgres@", &format!("{role}@"));
+        let mut connection = PgConnection::connect(&address).await.unwrap();
+        for sql in [
+            "INSERT INTO {schema}.streams (namespace, name, category) VALUES ('', 'x', 'x')",
+            "DELETE FROM {schema}.commits",
+            "UPDATE {schema}.commits SET events = NULL",
+            "UPDATE {schema}.store SET access = 0",
+            "UPDATE {schema}.sequencer SET position = 0",
+            "DELETE FROM {schema}.feed",
+            "DROP TABLE {schema}.removed",
+        ] {
+            let sql = sql.replace("{schema}", &fixture.schema);
+            let error = sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(&mut connection).await.unwrap_err();
+            let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
+            assert_eq!(code, "42501", "{role}: {sql}: {error}");
+        }
+    }
+    let admin = fixture.opener.open_admin(&fixture.settings_as(&writer, &[])).await.unwrap();
+    let delete = Delete { stream: name("a-1"), expected: Expected::Any, commit: id(9), deadline: soon() };
+    assert_eq!(admin.delete(delete).await.unwrap_err().kind(), ErrorKind::Denied);
+    for store in [appending, reading] {
+        store.close().await.unwrap();
+    }
+    admin.close().await.unwrap();
+    fixture.run(&mut owner, &format!("DROP OWNED BY {writer}, {reader}; DROP ROLE {writer}, {reader}")).await;
+    fixture.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stores_in_one_database_do_not_see_each_other() {
+    let (first, second) = (Fixture::new("one").await, Fixture::new("two").await);
+    for fixture in [&first, &second] {
+        assert!(!fixture.store.append(request("a-1", Expected::NoStream, 1)).await.unwrap().repeated);
+    }
+    // One store's fence and streams, held for ever, keep nobody out of the other.
+    let mut holder = first.connection().await;
+    first.run(&mut holder, "BEGIN; SELECT pg_advisory_xact_lock('{schema}.commits'::regclass::oid::integer, 0)").await;
+    second.store.append(request("a-1", Expected::At(Revision(1)), 2)).await.unwrap();
+    assert_eq!(whole_feed(&second.store).await.unwrap(), [id(1), id(2)]);
+    first.run(&mut holder, "ROLLBACK").await;
+    assert_eq!(whole_feed(&first.store).await.unwrap(), [id(1)]);
+    first.end().await;
+    second.end().await;
+}
+
+/// Two connections, and more handlers of the feed that append, read and keep checkpoints than that: nobody holds one connection
+/// while waiting for another.
+#[tokio::test(flavor = "multi_thread")]
+async fn handlers_that_append_do_not_starve_in_a_small_pool() {
+    const HANDLERS: u64 = 8;
+    const EACH: u64 = 20;
+    let fixture = Fixture::with("pool", &[("pool_max", "2")]).await;
+    let handlers: Vec<_> = (0..HANDLERS)
+        .map(|handler| {
+            let store = fixture.store.clone();
+            tokio::spawn(async move {
+                for n in 0..EACH {
+                    let end = store.feed_head(soon()).await.unwrap().cursor;
+                    store.append(request(&format!("out-{handler}"), Expected::Any, handler * EACH + n)).await.unwrap();
+                    let wait = WaitFeed { after: end.clone(), deadline: soon() };
+                    assert_eq!(store.wait_feed(wait).await.unwrap(), Waited::More);
+                    store.read_feed(feed_request(FeedStart::After(end))).await.unwrap();
+                    let key = RecordKey {
+                        kind: RecordKind::Checkpoint,
+                        name: RecordName::new(format!("h{handler}")).unwrap(),
+                    };
+                    let value = Some(n.to_string().into());
+                    let put = PutRecord { key, expected: RecordExpected::Any, value, deadline: soon() };
+                    store.put_record(put).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    let all = async {
+        for handler in handlers {
+            handler.await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("the pool has starved");
+    assert_eq!(whole_feed(&fixture.store).await.unwrap().len() as u64, HANDLERS * EACH);
+    fixture.end().await;
+}
+
+/// The server undoes an append to end a deadlock; it is made again, and its caller hears nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadlock_is_tried_again_within_the_deadline() {
+    let fixture = Fixture::new("deadlock").await;
+    let stop = |table: &'static str| format!("BEGIN; LOCK TABLE {{schema}}.{table} IN EXCLUSIVE MODE");
+    // An append that is held up in its middle shows which lock stands for its stream.
+    let mut holder = fixture.connection().await;
+    fixture.run(&mut holder, &stop("commits")).await;
+    let store = fixture.store.clone();
+    let shown = tokio::spawn(async move { store.append(request("a-1", Expected::Any, 1)).await });
+    let mut looking = fixture.connection().await;
+    let held = format!(
+        "SELECT ((l.classid::bigint << 32) | l.objid::bigint)::text FROM pg_locks l JOIN pg_locks w ON w.pid = l.pid
+         WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND NOT w.granted AND w.relation = '{}.commits'::regclass",
+        fixture.schema
+    );
+    let key = loop {
+        if let Some(row) = sqlx::query(AssertSqlSafe(held.clone())).fetch_all(&mut looking).await.unwrap().first() {
+            break row.get::<String, _>(0);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    fixture.run(&mut holder, "ROLLBACK").await;
+    shown.await.unwrap().unwrap();
+    // The stream first and the fence second, against the order of everybody else.
+    let lock = format!("SET deadlock_timeout = '60s'; BEGIN; SELECT pg_advisory_xact_lock({key})");
+    fixture.run(&mut holder, &lock).await;
+    let store = fixture.store.clone();
+    let append = tokio::spawn(async move { store.append(request("a-1", Expected::At(Revision(1)), 2)).await });
+    let waits = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND NOT granted";
+    while sqlx::query(waits).fetch_all(&mut looking).await.unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    fixture.run(&mut holder, "SELECT pg_advisory_xact_lock('{schema}.commits'::regclass::oid::integer, 0)").await;
+    fixture.run(&mut holder, "COMMIT").await;
+    assert_eq!(append.await.unwrap().unwrap().last, Revision(2));
+    fixture.end().await;
+}
+
+/// Somebody set another isolation for the role: what would be wrong under it is refused, not done.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_isolation_is_refused() {
+    let fixture = Fixture::new("isolation").await;
+    let address = format!("{}?options=-c%20default_transaction_isolation%3Dserializable", url());
+    let store = fixture.opener.open(&settings(&address, &fixture.schema, &[])).await.unwrap();
+    let error = store.append(request("a-1", Expected::Any, 1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Schema, "{error}");
+    assert_eq!(whole_feed(&fixture.store).await.unwrap(), []);
+    store.close().await.unwrap();
+    fixture.end().await;
+}
+
+/// What holds commits back from the feed is named by an examination.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_examination_names_who_holds_the_feed_up() {
+    let fixture = Fixture::new("examined").await;
+    fixture.store.append(request("a-1", Expected::Any, 1)).await.unwrap();
+    page(&fixture.store, FeedStart::First).await;
+    let admin = fixture.opener.open_admin(&fixture.settings).await.unwrap();
+    assert!(admin.examine(soon()).await.unwrap().iter().all(|finding| finding.about != "sequencer"));
+    let mut holder = fixture.connection().await;
+    fixture.run(&mut holder, "SET application_name = 'forgotten'; BEGIN; SELECT pg_advisory_xact_lock('{schema}.commits'::regclass::oid::integer, 1)").await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    fixture.store.append(request("a-1", Expected::Any, 2)).await.unwrap();
+    let findings = admin.examine(soon()).await.unwrap();
+    let found = findings.iter().find(|finding| finding.about == "sequencer").unwrap();
+    assert!(found.found.contains("forgotten"), "{found:?}");
+    assert_eq!(found.severity, Severity::Problem);
+    fixture.run(&mut holder, "ROLLBACK").await;
+    admin.close().await.unwrap();
+    fixture.end().await;
 }

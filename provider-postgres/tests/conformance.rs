@@ -14,7 +14,14 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let schema = format!("evstore_{}", std::process::id());
-    let given = [("url".into(), url), ("schema".into(), schema), ("auto_create".into(), "true".into())];
+    // `cargo xtask engine pgbouncer` sets it.
+    let pooler = std::env::var("EVSTORE_TEST_POSTGRES_POOLER").unwrap_or_else(|_| "false".into());
+    let given = [
+        ("url".into(), url),
+        ("schema".into(), schema),
+        ("auto_create".into(), "true".into()),
+        ("transaction_pooler".into(), pooler),
+    ];
     let settings = Settings::new(store, provider.keys, given).expect("a url is all it needs");
     test_main(Target::new(provider, settings))
 }

@@ -1,9 +1,10 @@
 //! `EVSTORE_TEST_REDIS_URL=… EVSTORE_TEST_REDIS_BENCHMARK=/path/to/redis-benchmark cargo bench -p evstore-redis --features
-//! engine-tests -- [--rounds N] [--seconds S]`
+//! engine-tests -- [--only appends|growth|reads] [--rounds N] [--seconds S]`, or `cargo xtask bench redis`
 //!
 //! Appends of 256 bytes by several callers, beside the rate at which the server's own benchmark tool drives the same script
 //! with the same arguments: over as many connections, and over one connection with as many calls in flight, which is how
-//! callers share ours. Then the feed, one stream, and stored bytes per event. Prints what it measured; asserts nothing.
+//! callers share ours. Then the rate at 10,000 and at a million events, the feed, one stream, and stored bytes per event. Prints
+//! what it measured; asserts nothing.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on stops")]
@@ -20,10 +21,11 @@ const CALLERS: [usize; 3] = [1, 8, 32];
 const PAYLOAD_BYTES: usize = 256;
 
 fn main() {
-    let (mut rounds, mut seconds) = (3, 3.0);
+    let (mut rounds, mut seconds, mut only) = (3, 3.0, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
+            "--only" => only = arguments.next(),
             "--rounds" => rounds = arguments.next().unwrap().parse().unwrap(),
             "--seconds" => seconds = arguments.next().unwrap().parse().unwrap(),
             _ => {}
@@ -33,7 +35,9 @@ fn main() {
     let mut server = redis::Client::open(url.as_str()).unwrap().get_connection().unwrap();
     server.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    for callers in CALLERS {
+    let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
+    for callers in CALLERS.into_iter().filter(|_| wanted("appends")) {
+        let mut ratios = Vec::new();
         for round in 1..=rounds {
             let ours = runtime.block_on(ours(&url, callers, seconds));
             let wide = tool(&url, &mut server, callers, 1, seconds);
@@ -51,9 +55,87 @@ fn main() {
                 ours.rate / deep.rate,
                 deep.p99_ms
             );
+            ratios.push((ours.rate / deep.rate, ours.p99.as_secs_f64() * 1e3 / deep.p99_ms));
         }
+        let (rate, p99) = (middle(ratios.iter().map(|one| one.0)), middle(ratios.iter().map(|one| one.1)));
+        println!("{callers} callers, of the tool with as many in flight over one connection: rate {rate}, p99 {p99}");
     }
-    runtime.block_on(reads(&url, &mut server));
+    if wanted("growth") {
+        let rates = (0..rounds).map(|_| runtime.block_on(growth(&url, &mut server, seconds))).collect::<Vec<_>>();
+        println!("rate at a million events, of that at 10,000: {}", middle(rates.into_iter()));
+    }
+    if wanted("reads") {
+        runtime.block_on(reads(&url, &mut server));
+    }
+}
+
+/// The median, and from where to where.
+fn middle(values: impl Iterator<Item = f64>) -> String {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let (least, most) = (values.first().unwrap(), values.last().unwrap());
+    format!("{:.2} ({least:.2} to {most:.2})", values[values.len() / 2])
+}
+
+/// The rate of 32 callers on a store of a million events, of one to a commit, as a part of that on one of 10,000.
+async fn growth(url: &str, server: &mut Connection, seconds: f64) -> f64 {
+    const FEW: usize = 10_000;
+    const MANY: usize = 1_000_000;
+    with_store(url, "growth", async |store| {
+        let empty = used(server);
+        fill(&store, FEW).await;
+        let small = rate(&store, seconds).await;
+        let there = position(&store).await;
+        fill(&store, MANY - there).await;
+        let bytes = (used(server) - empty) / MANY as f64;
+        let large = rate(&store, seconds).await;
+        println!(
+            "{small:.0}/s at {FEW} events, {large:.0}/s at {MANY}; stored bytes per event of {PAYLOAD_BYTES}, one to a commit, \
+             1,000 streams: {bytes:.0}"
+        );
+        large / small
+    })
+    .await
+}
+
+async fn position(store: &Arc<dyn EventStore>) -> usize {
+    let head = store.feed_head(Deadline::within(Duration::from_secs(20))).await.unwrap();
+    head.position.unwrap().0 as usize
+}
+
+async fn fill(store: &Arc<dyn EventStore>, events: usize) {
+    const AT_ONCE: usize = 128;
+    let tasks = (0..AT_ONCE).map(|caller| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for at in (caller..events).step_by(AT_ONCE) {
+                append(&store, &format!("stream-{}", at % 1_000), 1).await;
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+}
+
+async fn rate(store: &Arc<dyn EventStore>, seconds: f64) -> f64 {
+    let end = Instant::now() + Duration::from_secs_f64(seconds);
+    let tasks = (0..32).map(|caller| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let mut count = 0;
+            while Instant::now() < end {
+                append(&store, &format!("stream-{}", (caller * 31 + count * 7) % 1_000), 1).await;
+                count += 1;
+            }
+            count
+        })
+    });
+    let mut count = 0;
+    for task in tasks.collect::<Vec<_>>() {
+        count += task.await.unwrap();
+    }
+    count as f64 / seconds
 }
 
 struct Ours {
@@ -185,7 +267,14 @@ async fn reads(url: &str, server: &mut Connection) {
     .await;
 }
 
+/// Bytes that the server uses, once it has let go of what was removed.
 fn used(server: &mut Connection) -> f64 {
-    let info: String = redis::cmd("INFO").arg("memory").query(server).unwrap();
-    info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().trim().parse().unwrap()
+    loop {
+        let info: String = redis::cmd("INFO").arg("memory").query(server).unwrap();
+        let number = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+        if number("lazyfree_pending_objects:") == "0" {
+            return number("used_memory:").parse().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

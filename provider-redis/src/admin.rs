@@ -1,8 +1,7 @@
 //! The handle that operators and migrations hold.
 
-use crate::link::Step;
 use crate::store::Client;
-use crate::{append, read, replicate, schema, server};
+use crate::{append, examine, read, replicate, schema, server};
 use async_trait::async_trait;
 use evstore_api::{
     AdvanceFeed, Capabilities, CommitsPage, Deadline, Delete, Deleted, FeedAdvanced, Finding, Meta, MetaSwapped,
@@ -78,16 +77,17 @@ impl StoreAdmin for RedisAdmin {
 
     async fn examine(&self, deadline: Deadline) -> Result<Vec<Finding>> {
         let _open = self.0.enter(deadline).await?;
-        let mut findings = Vec::new();
+        let (mut findings, mut seen) = (Vec::new(), Vec::new());
         for partition in 0..self.0.keys().partitions() {
-            let asked = ["persistence", "memory"].map(|section| {
-                let mut info = redis::cmd("INFO");
-                info.arg(section);
-                Step::Command(info)
-            });
-            let answers = self.0.read_all(partition, &asked, deadline).await?;
-            let info: String = answers.iter().filter_map(server::text).collect();
-            findings.extend(server::examine(&info));
+            let facts = self.0.facts(partition, deadline).await?;
+            // Partitions may share a server.
+            let server = server::field(&facts.info, "run_id");
+            if server.is_some() && seen.contains(&server) {
+                continue;
+            }
+            seen.push(server);
+            let position = self.0.position(partition, deadline).await?;
+            findings.extend(examine::examine(self.0.config(), &facts, position));
         }
         Ok(findings)
     }

@@ -36,6 +36,7 @@ pub async fn truncate(client: &Client, request: &Truncate) -> Result<Truncated> 
     let wanted = Wanted::truncation(request);
     let written = write(client, &wanted, &[], Some(request.before), request.deadline).await;
     let Written { receipt, first_retained } = written.map_err(|error| error.of_commit(request.commit))?;
+    cut(client, &request.stream, request.deadline).await.map_err(|error| error.of_commit(request.commit))?;
     Ok(Truncated { marker: receipt, first_retained })
 }
 
@@ -44,7 +45,29 @@ pub async fn delete(client: &Client, request: &Delete) -> Result<Deleted> {
     let _open = client.enter(request.deadline).await?;
     let wanted = Wanted::deletion(request);
     let written = write(client, &wanted, &[], None, request.deadline).await;
-    written.map(|written| written.receipt).map_err(|error| error.of_commit(request.commit))
+    let written = written.map_err(|error| error.of_commit(request.commit))?;
+    cut(client, &request.stream, request.deadline).await.map_err(|error| error.of_commit(request.commit))?;
+    Ok(written.receipt)
+}
+
+/// Goes on with what a truncation or a deletion left to be cut, a bounded number of commits at a time, so that nobody is held
+/// up for long. Readers leave out all of it already.
+///
+/// # Errors
+/// `Indeterminate`: the marker is written, and a repeat of the call goes on.
+pub async fn cut(client: &Client, stream: &StreamId, deadline: Deadline) -> Result<()> {
+    let partition = client.keys().partition(stream);
+    loop {
+        let call = client.call(script::CUT).key(client.keys().meta(partition)).key(client.keys().stream(stream));
+        match client.write(partition, call, deadline).await {
+            Ok(Value::Int(0)) => return Ok(()),
+            Ok(_) => {}
+            Err(error) => {
+                let message = "the marker is written and not all is cut yet; repeat the call";
+                return Err(Error::new(ErrorKind::Indeterminate, message).caused_by(error.to_string()));
+            }
+        }
+    }
 }
 
 /// Finds a commit or a marker by its id.
@@ -124,8 +147,9 @@ fn call<'a>(
         Expected::Exists => "exists".to_owned(),
         Expected::At(revision) => revision.to_string(),
     };
+    let script = if wanted.kind == CommitKind::Events { script::WRITE } else { script::TRIM };
     client
-        .call(script::WRITE)
+        .call(script)
         .key(keys.meta(partition))
         .key(keys.stream(&wanted.stream))
         .key(keys.feed(partition))

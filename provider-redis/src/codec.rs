@@ -9,8 +9,7 @@ use crate::error::corrupt;
 use bytes::Bytes;
 use evstore_api::{
     Commit, CommitId, CommitKind, CommitNumber, Content, ContentDigest, ContentType, Epoch, Extension, Head, Meta,
-    Position, Record, RecordKey, RecordNumber, Result, Revision, Snapshot, StoreName, StreamId, StreamState, Timestamp,
-    format,
+    Position, Record, RecordKey, RecordNumber, Result, Revision, Snapshot, StoreName, StreamId, Timestamp, format,
 };
 use evstore_kit::state;
 use std::fmt::Write as _;
@@ -230,6 +229,15 @@ pub fn decode_commit(stored: &Bytes, stream: &StreamId) -> Result<Commit> {
     Ok(commit)
 }
 
+/// A commit as it is after a truncation that has not come to it yet: one that stands before the slot from which on events are kept.
+pub fn as_cut(mut commit: Commit, from: CommitNumber) -> Commit {
+    if commit.number < from && !commit.kind.is_marker() {
+        commit.content = Content::Stripped;
+        commit.events = Vec::new();
+    }
+    commit
+}
+
 /// Longest line in front of a commit: six numbers of up to 20 digits, a format, a checksum.
 const LINE_BYTES_MAX: usize = 160;
 
@@ -379,9 +387,4 @@ pub fn hex(bytes: &[u8; 16]) -> String {
         write!(text, "{byte:02x}").expect("writing to a string does not fail");
     }
     text
-}
-
-/// The state of a stream, from its head.
-pub fn state_of(stored: Option<&StoredHead>, meta: &Meta, own: &StoreName) -> StreamState {
-    stored.map_or(StreamState::Missing, |head| head.head(meta, own).state)
 }

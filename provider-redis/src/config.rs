@@ -1,8 +1,10 @@
 //! The keys of a store on Redis or Valkey.
 
+use crate::address;
 use evstore_api::capabilities::Limits;
 use evstore_api::{ConfigKey, Error, ErrorKind, KeyDefault, KeyKind, Result, Secrecy, Settings, StoreName};
 use evstore_kit::keys;
+use std::io::Read as _;
 use std::time::Duration;
 
 /// Largest value that any setting allows, in bytes; `proto-max-bulk-len` is 512 MiB, and a commit is one argument.
@@ -10,9 +12,11 @@ const VALUE_BYTES_CEILING: u64 = 256 << 20;
 /// Most events, streams or records in a page.
 const PAGE_ITEMS: u32 = 10_000;
 /// Most partitions: a cursor names each of them and stays below 1 KiB.
-const PARTITIONS_CEILING: u64 = 32;
+pub const PARTITIONS_CEILING: u64 = 32;
 /// Most replicas that an append waits for.
 const REPLICAS_CEILING: u64 = 16;
+/// Most bytes of a file of certificate authorities that are read; the system's own has about 200 KiB.
+const AUTHORITIES_BYTES_MAX: u64 = 4 << 20;
 /// What stands between the prefix of a store and the tag of a scratch store.
 pub const SCRATCH: char = '.';
 
@@ -25,6 +29,20 @@ pub const KEYS: &[ConfigKey] = &[
         secrecy: Secrecy::Secret,
         sentence: "`redis://[user:password@]host:port[/db]`, `rediss://` with TLS; several, separated by commas, for \
                    sentinels and for the nodes of a cluster.",
+    },
+    ConfigKey {
+        name: "insecure",
+        kind: KeyKind::Switch,
+        default: KeyDefault::Value("false"),
+        secrecy: Secrecy::Plain,
+        sentence: "Whether `redis://` may lead to another host, where everybody on the way can read and change what is sent.",
+    },
+    ConfigKey {
+        name: "ca_file",
+        kind: KeyKind::Path,
+        default: KeyDefault::Absent,
+        secrecy: Secrecy::Plain,
+        sentence: "PEM file of the certificate authorities to trust with `rediss://`, instead of the system's.",
     },
     ConfigKey {
         name: "topology",
@@ -134,6 +152,10 @@ pub struct Config {
     pub own: StoreName,
     /// Where servers are.
     pub urls: Vec<String>,
+    /// Whether others may read and change what is sent.
+    pub insecure: bool,
+    /// Whom to trust with TLS, as PEM; none for those whom the system trusts.
+    pub authorities: Option<Vec<u8>>,
     /// How the primary is found.
     pub topology: Topology,
     /// Which store.
@@ -175,9 +197,11 @@ impl Config {
             return Err(Error::new(ErrorKind::Invalid, "a required key is missing").with("key", "url"));
         }
         let replicas = bounded(settings, "replicas", 1, REPLICAS_CEILING)? as u32;
-        Ok(Self {
+        let config = Self {
             own: settings.store().clone(),
             urls,
+            insecure: settings.switch("insecure").unwrap_or(false),
+            authorities: authorities(settings)?,
             topology: match settings.text("topology") {
                 Some("sentinel") => Topology::Sentinel { primary: text("sentinel_primary") },
                 Some("cluster") => Topology::Cluster,
@@ -196,7 +220,11 @@ impl Config {
             replicas_timeout: time("replicas_timeout"),
             connect_timeout: time("connect_timeout"),
             limits: keys::limits(settings, PAGE_ITEMS),
-        })
+        };
+        for url in &config.urls {
+            address::check_private(&address::info(url)?, &config)?;
+        }
+        Ok(config)
     }
 
     /// The tag, where it is a scratch store.
@@ -211,6 +239,21 @@ impl Config {
             Wanted::AsServer | Wanted::Memory | Wanted::ProcessCrash | Wanted::PowerLoss => 0,
         }
     }
+}
+
+fn authorities(settings: &Settings) -> Result<Option<Vec<u8>>> {
+    let Some(path) = settings.path("ca_file") else { return Ok(None) };
+    let read = || {
+        let mut pem = Vec::new();
+        std::fs::File::open(&path)?.take(AUTHORITIES_BYTES_MAX).read_to_end(&mut pem)?;
+        Ok(pem)
+    };
+    let failed = |error: std::io::Error| {
+        let error =
+            Error::new(ErrorKind::Invalid, "the file of certificate authorities can't be read").caused_by(error);
+        error.with("store", settings.store()).with("ca_file", path.display())
+    };
+    read().map(Some).map_err(failed)
 }
 
 fn prefix(settings: &Settings) -> Result<String> {
@@ -229,4 +272,33 @@ fn bounded(settings: &Settings, key: &'static str, min: u64, max: u64) -> Result
         let error = Error::new(ErrorKind::Invalid, "a value is out of bounds").with("store", settings.store());
         error.with("key", key).with("min", min).with("max", max)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(url: &str, insecure: &str) -> Result<Config> {
+        let given = [("url", url), ("insecure", insecure)].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        Config::new(&Settings::new(StoreName::new("a").unwrap(), KEYS, given).unwrap())
+    }
+
+    #[test]
+    fn a_network_is_not_crossed_in_plain_text() {
+        for url in ["redis://localhost", "redis://127.0.0.1:1,redis://[::1]:2", "rediss://redis.example"] {
+            config(url, "false").unwrap();
+        }
+        let secret = "redis://user:word@redis.example";
+        for url in [secret, "redis://10.0.0.1", "redis://localhost,redis://10.0.0.1"] {
+            let error = config(url, "false").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{url}");
+            assert!(error.to_string().contains("insecure = true"), "{error}");
+            assert!(!format!("{error} {error:?}").contains("word"));
+            config(url, "true").unwrap();
+        }
+        assert_eq!(config("rediss://redis.example/#insecure", "true").unwrap_err().kind(), ErrorKind::Invalid);
+        assert!(!format!("{:?}", config(secret, "true").unwrap()).contains("word"));
+        let error = config("redis//user:word@nonsense", "false").unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("word"));
+    }
 }

@@ -4,12 +4,14 @@
 //! layout is in `keyspace`, the scripts are in `scripts/`, connections that follow a failover are in `link`. What `Ok` means
 //! is read off the server and declared. What is not here on purpose: retries of refused calls, metrics; those are layers.
 
+mod address;
 mod admin;
 mod append;
 mod capabilities;
 mod codec;
 mod config;
 mod error;
+mod examine;
 mod keyspace;
 mod link;
 mod opener;

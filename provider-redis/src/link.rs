@@ -1,6 +1,7 @@
 //! The way to the primary of one partition: one connection that many callers share, found anew after a failover. It follows
 //! MOVED and ASK, sends a script whole where the server has forgotten it, and never repeats what may have been written.
 
+use crate::address;
 use crate::config::{Config, Topology};
 use crate::error::{self, Detour, Purpose};
 use crate::keyspace::Keyspace;
@@ -10,9 +11,7 @@ use evstore_api::{Deadline, Error, ErrorKind, Result};
 use evstore_kit::refusal;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisError, Value,
-};
+use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionInfo, Pipeline, RedisError, Value};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -228,7 +227,7 @@ impl Link {
             (Topology::Single | Topology::Cluster, _) => {
                 let mut failed = None;
                 for url in &self.config.urls {
-                    match self.open(info(url)?).await {
+                    match self.open(address::info(url)?).await {
                         Ok(connection) => return Ok(connection),
                         Err(error) => failed = Some(error),
                     }
@@ -241,7 +240,7 @@ impl Link {
     async fn ask_sentinels(&self, primary: &str) -> Result<MultiplexedConnection> {
         let mut failed = Error::new(ErrorKind::Unavailable, "no sentinel knows the primary").with("primary", primary);
         for url in &self.config.urls {
-            let sentinel = info(url)?;
+            let sentinel = address::info(url)?;
             // Sentinels have no databases and, by default, no password; what the url says of both is for the primary.
             let plain = sentinel.clone().set_redis_settings(redis::RedisConnectionInfo::default());
             let mut asked = Cmd::new();
@@ -261,7 +260,7 @@ impl Link {
                     continue;
                 }
             };
-            match self.open(address(sentinel, &node)?).await {
+            match self.open(address::other(sentinel, &node)?).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => failed = error,
             }
@@ -279,7 +278,7 @@ impl Link {
 
     fn info_of(&self, node: &str) -> Result<ConnectionInfo> {
         let first = self.config.urls.first().map(String::as_str).unwrap_or_default();
-        address(info(first)?, node)
+        address::other(address::info(first)?, node)
     }
 
     async fn open(&self, info: ConnectionInfo) -> Result<MultiplexedConnection> {
@@ -288,9 +287,27 @@ impl Link {
             .set_connection_timeout(Some(self.config.connect_timeout))
             .set_response_timeout(None);
         let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        let client = Client::open(info).map_err(|error| error::unreachable(&error))?;
+        // Also where a node is named by a sentinel or by another node.
+        address::check_private(&info, &self.config)?;
+        let client = self.client(info).map_err(|error| error::unreachable(&error))?;
         let connected = client.get_multiplexed_async_connection_with_config(&config).await;
         connected.map_err(|error| error::unreachable(&error))
+    }
+
+    #[cfg(feature = "rustls")]
+    fn client(&self, info: ConnectionInfo) -> redis::RedisResult<Client> {
+        match (&self.config.authorities, info.addr()) {
+            (Some(pem), redis::ConnectionAddr::TcpTls { .. }) => {
+                let trusted = redis::TlsCertificates { client_tls: None, root_cert: Some(pem.clone()) };
+                Client::build_with_tls(info, trusted)
+            }
+            _ => Client::open(info),
+        }
+    }
+
+    #[cfg(not(feature = "rustls"))]
+    fn client(&self, info: ConnectionInfo) -> redis::RedisResult<Client> {
+        Client::open(info)
     }
 
     fn moved(&self, live: &Live, node: &str) {
@@ -301,27 +318,6 @@ impl Link {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn info(url: &str) -> Result<ConnectionInfo> {
-    url.into_connection_info().map_err(|_| Error::new(ErrorKind::Invalid, "the server's url is not one"))
-}
-
-/// The same way of connecting to another node. An empty host means the one that said so.
-fn address(info: ConnectionInfo, node: &str) -> Result<ConnectionInfo> {
-    let refused =
-        || Error::new(ErrorKind::Unavailable, "the server names a node that is no address").with("node", node);
-    let (host, port) = node.rsplit_once(':').ok_or_else(refused)?;
-    let port: u16 = port.parse().map_err(|_| refused())?;
-    let host_of = |known: &str| if host.is_empty() { known.to_owned() } else { host.to_owned() };
-    let moved = match info.addr() {
-        ConnectionAddr::Tcp(known, _) => ConnectionAddr::Tcp(host_of(known), port),
-        ConnectionAddr::TcpTls { host: known, insecure, tls_params, .. } => {
-            ConnectionAddr::TcpTls { host: host_of(known), port, insecure: *insecure, tls_params: tls_params.clone() }
-        }
-        _ => return Err(refused()),
-    };
-    Ok(info.set_addr(moved))
 }
 
 fn pipeline(steps: &[Step<'_>], whole: bool, asking: bool) -> Pipeline {

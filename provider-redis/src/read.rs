@@ -6,7 +6,7 @@ use crate::keyspace::{member, stream_of};
 use crate::link::Step;
 use crate::schema::{Known, command};
 use crate::script;
-use crate::server::text;
+use crate::server::{self, text};
 use crate::store::{Client, array, bytes_of, number};
 use bytes::Bytes;
 use evstore_api::cursor::Place as CursorPlace;
@@ -178,13 +178,13 @@ pub async fn read_commits(client: &Client, request: &ReadCommits) -> Result<Comm
         requests += 1;
         client.record(answer.first().and_then(bytes_of))?;
         let head = answer.get(1).and_then(bytes_of).map(StoredHead::parse).transpose()?;
-        let last = head.map_or(CommitNumber(0), |head| head.number);
+        let (last, from) = head.map_or((CommitNumber(0), CommitNumber(0)), |head| (head.number, head.from));
         if answer.len() <= 2 {
             break None;
         }
         let mut full = false;
         for value in answer.into_iter().skip(2) {
-            let commit = decode(client, value, &request.stream)?;
+            let commit = codec::as_cut(decode(client, value, &request.stream)?, from);
             let bytes: u64 = commit.events.iter().map(limits::event_bytes).sum();
             if !commits.is_empty() && (commits.len() >= request.limit as usize || bytes > bytes_left) {
                 full = true;
@@ -216,14 +216,19 @@ pub async fn read_feed(client: &Client, request: &ReadFeed) -> Result<FeedPage> 
     Ok(page.finish(end.known.meta.incarnation(), end.position, Usage { requests, ..Usage::default() }))
 }
 
-/// The record and the last position that may be read.
+/// The record, and where the feed ends.
 struct End {
     known: Arc<Known>,
+    /// The last position that may be read.
     position: Position,
+    /// The last position.
+    reached: Position,
+    /// Where a partition's earlier histories ended.
+    ends: Vec<Position>,
 }
 
 async fn feed_end(client: &Client, partition: u32, deadline: Deadline) -> Result<End> {
-    let fields = ["record", "position", "safe"];
+    let fields = ["record", "position", "safe", "ends"];
     let asked = Step::Command(command("HMGET", client.keys().meta(partition), &fields));
     let answer = array(client.run(partition, &asked, deadline, Purpose::Read).await?);
     end_of(client, partition, &answer, deadline).await
@@ -233,19 +238,19 @@ async fn feed_end(client: &Client, partition: u32, deadline: Deadline) -> Result
 /// brought up, as the append that should have raised it may be without an answer.
 async fn end_of(client: &Client, partition: u32, answer: &[Value], deadline: Deadline) -> Result<End> {
     let known = client.record(answer.first().and_then(bytes_of))?;
-    let position = number(answer.get(1))?;
+    let reached = Position(number(answer.get(1))?);
+    let ends = server::ends(answer.get(3));
     if !client.waits_for_replicas() {
-        return Ok(End { known, position: Position(position) });
+        return Ok(End { known, position: reached, reached, ends });
     }
-    let safe = number(answer.get(2)).unwrap_or(0);
-    if safe < position {
+    let mut safe = number(answer.get(2)).unwrap_or(0);
+    if safe < reached.0 {
         // Where too few replicas answer, the feed ends where they were last known to be.
         let _unconfirmed = client.confirm(partition, deadline).await;
         let asked = Step::Command(command("HGET", client.keys().meta(partition), &["safe"]));
-        let safe = number(Some(&client.run(partition, &asked, deadline, Purpose::Read).await?)).unwrap_or(0);
-        return Ok(End { known, position: Position(safe) });
+        safe = number(Some(&client.run(partition, &asked, deadline, Purpose::Read).await?)).unwrap_or(0);
     }
-    Ok(End { known, position: Position(safe) })
+    Ok(End { known, position: Position(safe), reached, ends })
 }
 
 /// Fills a page with what one partition has after a position.
@@ -269,13 +274,17 @@ async fn assemble(
         let answer = array(client.run(partition, &Step::Script(call), request.deadline, Purpose::Read).await?);
         *requests += 1;
         let end = end_of(client, partition, &answer, request.deadline).await?;
-        let mut places = places(answer.into_iter().nth(3).map_or_else(Vec::new, array))?;
+        let cutting = match number(answer.get(4)) {
+            Ok(1..) => Cutting::Perhaps,
+            Ok(0) | Err(_) => Cutting::No,
+        };
+        let mut places = places(answer.into_iter().nth(5).map_or_else(Vec::new, array))?;
         let complete = (places.len() as u64) < wanted;
         places.retain(|place| place.last >= Position(next) && place.first <= end.position);
         let Some(last) = places.last().map(|place| place.last) else {
             return Ok(end);
         };
-        if push(client, partition, request, &places, page, requests).await?.is_break()
+        if push(client, partition, request, &places, cutting, page, requests).await?.is_break()
             || complete
             || last >= end.position
             || last.0 >= NUMBER_MAX
@@ -301,6 +310,7 @@ async fn push(
     partition: u32,
     request: &ReadFeed,
     places: &[Place],
+    cutting: Cutting,
     page: &mut Assembler,
     requests: &mut u32,
 ) -> Result<ControlFlow<()>> {
@@ -318,7 +328,8 @@ async fn push(
             Some((stream, number)) if request.filter.covers_stream(stream) => Some((stream.clone(), *number)),
             Some(_) | None => None,
         };
-        let commits = fetch(client, partition, now.iter().filter_map(seen).collect(), request.deadline).await?;
+        let slots = now.iter().filter_map(seen).collect();
+        let commits = fetch(client, partition, slots, cutting, request.deadline).await?;
         *requests += u32::from(!commits.is_empty());
         let mut commits = commits.into_iter();
         for place in now {
@@ -337,19 +348,41 @@ async fn push(
     Ok(ControlFlow::Continue(()))
 }
 
+/// Whether some stream is being cut, so that heads have to say what is left of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cutting {
+    /// None is.
+    No,
+    /// One may be.
+    Perhaps,
+}
+
 /// Commits by their slots, in one round trip.
 pub async fn fetch(
     client: &Client,
     partition: u32,
     slots: Vec<(StreamId, CommitNumber)>,
+    cutting: Cutting,
     deadline: Deadline,
 ) -> Result<Vec<Commit>> {
     let step = |(stream, number): &(StreamId, CommitNumber)| {
-        Step::Command(command("HGET", client.keys().stream(stream), &[&number.to_string()]))
+        let (key, slot) = (client.keys().stream(stream), number.to_string());
+        Step::Command(match cutting {
+            Cutting::No => command("HGET", key, &[&slot]),
+            Cutting::Perhaps => command("HMGET", key, &[&slot, HEAD]),
+        })
     };
     let steps: Vec<_> = slots.iter().map(step).collect();
     let values = client.read_all(partition, &steps, deadline).await?;
     let one = |(value, (stream, number)): (Value, &(StreamId, CommitNumber))| {
+        let (value, head) = match value {
+            Value::Array(fields) => {
+                let mut fields = fields.into_iter();
+                (fields.next().unwrap_or_default(), fields.next())
+            }
+            value => (value, None),
+        };
+        let from = head.as_ref().and_then(bytes_of).map(StoredHead::parse).transpose()?.map(|head| head.from);
         let Value::BulkString(stored) = value else {
             return Err(corrupt("a commit of the feed is missing").with("stream", stream).with("number", number));
         };
@@ -358,7 +391,7 @@ pub async fn fetch(
         if commit.number != *number {
             return Err(corrupt("a stored commit belongs elsewhere").with("stream", stream).with("number", number));
         }
-        Ok(commit)
+        Ok(codec::as_cut(commit, from.unwrap_or(CommitNumber(0))))
     };
     values.into_iter().zip(&slots).map(one).collect()
 }
@@ -368,7 +401,7 @@ async fn read_partitions(client: &Client, request: &ReadFeed, requests: &mut u32
     let partitions = client.keys().partitions();
     let known = client.known(request.deadline).await?;
     let mut marks = match &request.from {
-        FeedStart::First => vec![0; partitions as usize],
+        FeedStart::First => vec![Mark::default(); partitions as usize],
         FeedStart::After(cursor) => marks(&known, cursor, partitions)?,
         FeedStart::AfterPosition(_) => {
             return Err(refusal::unsupported(
@@ -378,17 +411,21 @@ async fn read_partitions(client: &Client, request: &ReadFeed, requests: &mut u32
             ));
         }
     };
-    let first = (marks.iter().sum::<u64>() % u64::from(partitions)) as u32;
+    let first = (marks.iter().map(|mark| mark.position.0).sum::<u64>() % u64::from(partitions)) as u32;
     let (mut items, mut end): (Vec<FeedItem>, bool) = (Vec::new(), true);
     let mut left = request.clone();
     for partition in (0..partitions).map(|at| (first + at) % partitions) {
-        let after = Position(marks[partition as usize]);
+        let mark = &mut marks[partition as usize];
+        let after = mark.position;
         if left.limit == 0 {
-            end &= feed_end(client, partition, request.deadline).await?.position <= after;
+            let seen = feed_end(client, partition, request.deadline).await?;
+            mark.check(&seen)?;
+            end &= seen.position <= after;
             continue;
         }
         let mut page = Assembler::new(&left, after);
         let seen = assemble(client, partition, &left, after, &mut page, requests).await?;
+        mark.check(&seen)?;
         let part = page.finish(known.meta.incarnation(), seen.position, Usage::default());
         let bytes: u64 = part.events().map(|event| limits::event_bytes(event.event)).sum();
         if !items.is_empty() && bytes > left.max_bytes {
@@ -398,7 +435,7 @@ async fn read_partitions(client: &Client, request: &ReadFeed, requests: &mut u32
         }
         left.limit = left.limit.saturating_sub(part.events().count().max(part.items.len()) as u32);
         left.max_bytes = left.max_bytes.saturating_sub(bytes);
-        marks[partition as usize] = part.next.position().unwrap_or(after).0;
+        *mark = Mark::at(part.next.position().unwrap_or(after), &seen);
         end &= part.end;
         items.extend(part.items.into_iter().map(without_position));
     }
@@ -414,13 +451,49 @@ fn without_position(item: FeedItem) -> FeedItem {
     }
 }
 
-fn cursor(known: &Known, marks: &[u64]) -> Result<Cursor> {
-    let parts = marks.iter().zip(0..).filter(|(mark, _)| **mark > 0);
-    let parts = parts.map(|(mark, partition)| (partition, mark.to_be_bytes().to_vec())).collect();
+/// How far a reader is in a partition, and in which of its histories.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Mark {
+    history: u32,
+    position: Position,
+}
+
+impl Mark {
+    fn at(position: Position, end: &End) -> Self {
+        Self { history: end.ends.len() as u32, position }
+    }
+
+    /// What was read of an earlier history has to be there still: another one begins at its end.
+    fn check(self, end: &End) -> Result<()> {
+        let since = end.ends.get(self.history as usize..).unwrap_or_default();
+        // Nobody was given a position that the feed has not reached, unless what reached it is gone.
+        let kept = since.iter().copied().chain([end.reached]).min().unwrap_or(end.reached);
+        if self.position <= kept {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::HistoryLost, "commits up to this cursor may have been lost")
+            .with("cursor", self.position)
+            .with("kept", kept))
+    }
+
+    fn print(self) -> Vec<u8> {
+        [self.history.to_be_bytes().as_slice(), &self.position.0.to_be_bytes()].concat()
+    }
+
+    fn parse(mark: &[u8]) -> Option<Self> {
+        let (history, position) = mark.split_first_chunk::<4>()?;
+        let position = u64::from_be_bytes(position.try_into().ok()?).min(NUMBER_MAX - 1);
+        Some(Self { history: u32::from_be_bytes(*history), position: Position(position) })
+    }
+}
+
+fn cursor(known: &Known, marks: &[Mark]) -> Result<Cursor> {
+    let parts = marks.iter().zip(0..).filter(|(mark, _)| mark.position > Position(0));
+    let parts = parts.map(|(mark, partition)| (partition, mark.print())).collect();
     Cursor::parts(known.meta.incarnation(), parts)
 }
 
-fn marks(known: &Known, cursor: &Cursor, partitions: u32) -> Result<Vec<u64>> {
+fn marks(known: &Known, cursor: &Cursor, partitions: u32) -> Result<Vec<Mark>> {
     let refused = |message| Err(Error::new(ErrorKind::CursorRefused, message));
     let CursorPlace::Parts(parts) = cursor.place() else {
         return refused("cursor is of a total order, this store's is partitioned");
@@ -432,12 +505,12 @@ fn marks(known: &Known, cursor: &Cursor, partitions: u32) -> Result<Vec<u64>> {
         }
         Some(_) => {}
     }
-    let mut marks = vec![0; partitions as usize];
+    let mut marks = vec![Mark::default(); partitions as usize];
     for (partition, mark) in parts {
-        let (Some(place), Ok(mark)) = (marks.get_mut(*partition as usize), <[u8; 8]>::try_from(mark.as_slice())) else {
+        let (Some(place), Some(mark)) = (marks.get_mut(*partition as usize), Mark::parse(mark)) else {
             return refused("cursor is not of this store");
         };
-        *place = u64::from_be_bytes(mark).min(NUMBER_MAX - 1);
+        *place = mark;
     }
     Ok(marks)
 }
@@ -469,11 +542,15 @@ async fn has_more(client: &Client, request: &WaitFeed) -> Result<bool> {
     let partitions = client.keys().partitions();
     let first = feed_end(client, 0, deadline).await?;
     if partitions == 1 {
-        return Ok(first.position > first.known.meta.position_of(&request.after)?);
+        let after = first.known.meta.position_of(&request.after)?;
+        return Ok(first.position > after);
     }
     let marks = marks(&first.known, &request.after, partitions)?;
     for partition in 0..partitions {
-        if feed_end(client, partition, deadline).await?.position.0 > marks[partition as usize] {
+        let end = feed_end(client, partition, deadline).await?;
+        let mark = marks[partition as usize];
+        mark.check(&end)?;
+        if end.position > mark.position {
             return Ok(true);
         }
     }
@@ -491,9 +568,10 @@ pub async fn feed_head(client: &Client, deadline: Deadline) -> Result<FeedHead> 
         let cursor = Cursor::total(first.known.meta.incarnation(), first.position);
         return Ok(FeedHead { cursor, position: Some(first.position), lag, usage });
     }
-    let mut marks = vec![first.position.0];
+    let mut marks = vec![Mark::at(first.position, &first)];
     for partition in 1..partitions {
-        marks.push(feed_end(client, partition, deadline).await?.position.0);
+        let end = feed_end(client, partition, deadline).await?;
+        marks.push(Mark::at(end.position, &end));
     }
     Ok(FeedHead { cursor: cursor(&first.known, &marks)?, position: None, lag, usage })
 }
@@ -608,4 +686,18 @@ async fn schema_record(client: &Client, deadline: Deadline) -> Result<Arc<Known>
 /// Whether a commit was stripped.
 pub fn is_stub(commit: &Commit) -> bool {
     commit.content == Content::Stripped && !commit.kind.is_marker()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evstore_api::Incarnation;
+
+    #[test]
+    fn a_cursor_has_room_for_every_partition() {
+        let last = Mark { history: u32::MAX, position: Position(NUMBER_MAX - 1) };
+        let parts = (0..crate::config::PARTITIONS_CEILING as u32).map(|partition| (partition, last.print())).collect();
+        Cursor::parts(Incarnation([255; 16]), parts).unwrap();
+        assert_eq!(Mark::parse(&last.print()), Some(last));
+    }
 }

@@ -1,6 +1,7 @@
 //! Copying recorded content in, all of a request or nothing: decided here over what the server has, then written by one
 //! script that begins only if none of that has changed.
 
+use crate::append;
 use crate::codec::{self, HEAD, Place, SNAPSHOT, StoredHead};
 use crate::error::corrupt;
 use crate::keyspace::member;
@@ -13,7 +14,7 @@ use crate::store::{Client, array, bytes_of, number};
 use bytes::Bytes;
 use evstore_api::{
     Commit, CommitKind, CommitNumber, Content, Error, ErrorKind, Head, Position, Record, RecordKey, RecordKind,
-    Replica, Replicate, Replicated, Result, Revision, Snapshot, StreamId, StreamState, Usage,
+    Replica, Replicate, Replicated, Result, Revision, Snapshot, StreamId, Usage,
 };
 use evstore_kit::copy::{self, Claimed, CommitFate, Fate};
 use evstore_kit::{limits, refusal};
@@ -58,6 +59,9 @@ pub async fn replicate(client: &Client, request: Replicate) -> Result<Replicated
         }
         if client.write(0, draft.changes(), request.deadline).await? == Value::Int(1) {
             client.ring();
+            for stream in draft.streams.iter().filter(|stream| stream.strip.is_some()) {
+                append::cut(client, &stream.stream, request.deadline).await?;
+            }
             return Ok(replicated);
         }
     }
@@ -250,7 +254,7 @@ impl<'a> Draft<'a> {
         };
         let slots: Vec<_> =
             self.standing.values().filter(|place| claimed(place)).filter_map(|place| place.commit.clone()).collect();
-        let found = read::fetch(self.client, 0, slots, request.deadline).await?;
+        let found = read::fetch(self.client, 0, slots, read::Cutting::Perhaps, request.deadline).await?;
         let stubs = found.into_iter().filter(read::is_stub);
         self.stubs.extend(stubs.map(|commit| (commit.stream, commit.number)));
         Ok(())
@@ -266,7 +270,7 @@ impl<'a> Draft<'a> {
         match item {
             Item::Commit(commit, encoded) => self.add_commit(commit, encoded),
             Item::Removed { first, last } => self.add_removed(*first, *last),
-            Item::Snapshot(snapshot) => Ok(self.add_snapshot(snapshot)),
+            Item::Snapshot(snapshot) => self.add_snapshot(snapshot),
             Item::Record(record) => self.add_record(record),
         }
     }
@@ -348,16 +352,16 @@ impl<'a> Draft<'a> {
         })
     }
 
-    fn add_snapshot(&mut self, snapshot: &Snapshot) -> Fate {
+    fn add_snapshot(&mut self, snapshot: &Snapshot) -> Result<Fate> {
         let (known, own) = (self.known.clone(), self.client.own().clone());
         let draft = self.stream(&snapshot.stream);
-        let state: StreamState = codec::state_of(draft.head.as_ref(), &known.meta, &own);
-        let fate = copy::snapshot(snapshot, draft.snapshot.as_ref(), &state);
+        let head = draft.head.as_ref().map_or_else(Head::missing, |head| head.head(&known.meta, &own));
+        let fate = copy::snapshot(snapshot, draft.snapshot.as_ref(), &head)?;
         if fate == Fate::Write {
             draft.snapshot = Some(snapshot.clone());
             draft.snapshot_changed = true;
         }
-        fate
+        Ok(fate)
     }
 
     fn add_record(&mut self, record: &Record) -> Result<Fate> {
@@ -465,7 +469,7 @@ impl StreamDraft {
                 self.snapshot_changed |= self.snapshot.take().is_some() || self.stored_snapshot.is_some();
                 commit.first_revision
             }
-            (CommitKind::Events, Content::Stripped) => commit.first_revision,
+            (CommitKind::Events, Content::Stripped) => commit.last_revision().next(),
             (CommitKind::Events | CommitKind::MovedOut { .. } | CommitKind::MovedIn { .. }, _) => return,
         };
         self.strip = Some(self.strip.map_or(before, |noted| noted.max(before)));

@@ -9,6 +9,17 @@ macro_rules! writing {
     };
 }
 
+/// Allowed where the server has no memory left, because it makes room.
+macro_rules! freeing {
+    ($file:literal) => {
+        concat!(
+            "#!lua flags=allow-oom\n",
+            include_str!("scripts/commits.lua"),
+            include_str!(concat!("scripts/", $file))
+        )
+    };
+}
+
 /// The server refuses a script without this flag before it starts where it has no memory left or is a replica.
 macro_rules! reading {
     ($file:literal) => {
@@ -22,6 +33,10 @@ macro_rules! reading {
 
 /// Decides and writes a commit or a marker.
 pub const WRITE: &str = writing!("write.lua");
+/// Decides and writes a marker that takes events away.
+pub const TRIM: &str = freeing!("write.lua");
+/// Takes away more of them.
+pub const CUT: &str = freeing!("cut.lua");
 /// Changes that were decided by the caller, if what they were decided by still holds.
 pub const CHANGE: &str = writing!("change.lua");
 /// Reads a part of a stream.
@@ -35,7 +50,7 @@ pub const TOUCH: &str = writing!("touch.lua");
 /// Raises the safe position.
 pub const SETTLE: &str = writing!("settle.lua");
 
-const TEXTS: [&str; 7] = [WRITE, CHANGE, READ, FIND, FEED, TOUCH, SETTLE];
+const TEXTS: [&str; 9] = [WRITE, TRIM, CUT, CHANGE, READ, FIND, FEED, TOUCH, SETTLE];
 
 /// A script with the hash that the server knows it by.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use crate::keyspace::Keyspace;
 use crate::schema;
 use bytes::Bytes;
 use evstore_api::capabilities::Durability;
-use evstore_api::{CommitId, Error, ErrorKind, Finding, Incarnation, Lineage, Position, Result, format};
+use evstore_api::{CommitId, Error, ErrorKind, Incarnation, Lineage, Position, Result, format};
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisError, Value};
 use std::collections::BTreeMap;
@@ -51,6 +51,21 @@ pub struct Facts {
     pub replicas: u64,
     /// What is removed where memory is short; none where CONFIG is forbidden.
     pub eviction: Option<String>,
+    /// All that it says of itself; nothing where INFO is forbidden.
+    pub info: String,
+}
+
+impl Facts {
+    /// What holds on both of two servers. Nothing is known where one does not say it.
+    pub fn weaker(self, other: Self) -> Self {
+        let evicts = |policy: &Option<String>| policy.as_deref() != Some("noeviction");
+        Self {
+            durability: self.durability.zip(other.durability).map(|(one, two)| one.min(two)),
+            replicas: self.replicas.min(other.replicas),
+            eviction: if evicts(&self.eviction) { self.eviction } else { other.eviction },
+            ..self
+        }
+    }
 }
 
 /// A text that the server gave.
@@ -77,7 +92,7 @@ pub async fn arrive(
     keeps_acknowledged: bool,
 ) -> Result<Arrival, RedisError> {
     let mut asked = Pipeline::new();
-    asked.cmd("HMGET").arg(keys.meta(partition)).arg("record").arg("position").arg("replid");
+    asked.cmd("HMGET").arg(keys.meta(partition)).arg("record").arg("position").arg("replid").arg("ends");
     asked.cmd("INFO").arg("replication");
     if let Some(witness) = witness {
         asked.cmd("HEXISTS").arg(&witness.stream).arg(crate::codec::id_field(witness.commit));
@@ -95,41 +110,62 @@ pub async fn arrive(
         return Ok(Arrival::Ready);
     };
     let known = meta.get(2).and_then(text);
-    if keys.partitions() == 1 && known.as_ref().is_some_and(|known| *known != replid) {
-        let new = if keeps_acknowledged { None } else { next_incarnation(&meta) };
-        adopt(connection, keys, &meta, &replid, new).await?;
+    if known.is_some_and(|known| known != replid) {
+        let new = match (keeps_acknowledged, keys.partitions()) {
+            (true, _) => Vec::new(),
+            (false, 1) => next_incarnation(&meta),
+            (false, _) => next_history(&meta),
+        };
+        adopt(connection, &keys.meta(partition), &meta, &replid, new).await?;
     }
     Ok(Arrival::Ready)
 }
 
+/// Where the earlier histories of a partition ended, each without what it may have lost.
+pub fn ends(value: Option<&Value>) -> Vec<Position> {
+    let text = value.and_then(text).unwrap_or_default();
+    text.split(' ').filter_map(|end| end.parse().ok().map(Position)).collect()
+}
+
+/// A new history of one partition, which begins at its end: cursors say which of its histories they read.
+fn next_history(meta: &[Value]) -> Vec<(&'static str, Vec<u8>)> {
+    let Some(position) = meta.get(1).and_then(text) else { return Vec::new() };
+    let ends = meta.get(3).and_then(text).map_or_else(|| position.clone(), |ends| format!("{ends} {position}"));
+    vec![("ends", ends.into_bytes())]
+}
+
 /// The store's record with a new history that begins at its end.
-fn next_incarnation(meta: &[Value]) -> Option<Vec<u8>> {
-    let Some(Value::BulkString(record)) = meta.first() else { return None };
-    let position: u64 = meta.get(1).and_then(text)?.parse().ok()?;
-    let mut meta = format::decode_meta(&Bytes::from(record.clone())).ok()?;
-    meta.lineage.last_mut()?.ended_at = Some(Position(position));
-    meta.lineage.push(Lineage { incarnation: Incarnation::generate(), ended_at: None });
-    Some(format::encode_meta(&meta))
+fn next_incarnation(meta: &[Value]) -> Vec<(&'static str, Vec<u8>)> {
+    let new = || {
+        let Some(Value::BulkString(record)) = meta.first() else { return None };
+        let position: u64 = meta.get(1).and_then(text)?.parse().ok()?;
+        let mut meta = format::decode_meta(&Bytes::from(record.clone())).ok()?;
+        meta.lineage.last_mut()?.ended_at = Some(Position(position));
+        meta.lineage.push(Lineage { incarnation: Incarnation::generate(), ended_at: None });
+        Some(format::encode_meta(&meta))
+    };
+    let Some(new) = new() else { return Vec::new() };
+    let token = schema::token(&new).into_bytes();
+    vec![("record", new), ("token", token)]
 }
 
 /// Writes down whose history this is, if nobody else has meanwhile.
 async fn adopt(
     mut connection: MultiplexedConnection,
-    keys: &Keyspace,
+    key: &str,
     meta: &[Value],
     replid: &str,
-    new: Option<Vec<u8>>,
+    new: Vec<(&'static str, Vec<u8>)>,
 ) -> Result<(), RedisError> {
     let Some(Value::BulkString(record)) = meta.first() else { return Ok(()) };
     let known = meta.get(2).and_then(text).unwrap_or_default();
     let mut command = redis::cmd("EVAL");
-    command.arg(crate::script::CHANGE).arg(1).arg(keys.meta(0)).arg(2);
+    command.arg(crate::script::CHANGE).arg(1).arg(key).arg(2);
     command.arg(1).arg("record").arg("=").arg(record.as_slice());
     command.arg(1).arg("replid").arg("=").arg(known);
     command.arg("set").arg(1).arg("replid").arg(replid);
-    if let Some(new) = new {
-        command.arg("set").arg(1).arg("record").arg(new.as_slice());
-        command.arg("set").arg(1).arg("token").arg(schema::token(&new));
+    for (field, value) in new {
+        command.arg("set").arg(1).arg(field).arg(value);
     }
     connection.send_packed_command(&command).await?.extract_error().map(drop)
 }
@@ -137,54 +173,20 @@ async fn adopt(
 /// Asks the server for what promises depend on.
 pub async fn facts(mut connection: MultiplexedConnection) -> Result<Facts, RedisError> {
     let mut asked = Pipeline::new();
-    asked.cmd("INFO").arg("server");
-    asked.cmd("INFO").arg("replication");
+    asked.cmd("INFO");
     asked.cmd("CONFIG").arg("GET").arg("append*");
     asked.cmd("CONFIG").arg("GET").arg("maxmemory-policy");
-    let answers = connection.send_packed_commands(&asked, 0, 4).await?;
-    let server = answers.first().and_then(text).unwrap_or_default();
-    let replication = answers.get(1).and_then(text).unwrap_or_default();
-    let persistence = answers.get(2).and_then(pairs);
-    let policy = answers.get(3).and_then(pairs);
+    let answers = connection.send_packed_commands(&asked, 0, 3).await?;
+    let info = answers.first().and_then(text).unwrap_or_default();
+    let persistence = answers.get(1).and_then(pairs);
+    let policy = answers.get(2).and_then(pairs);
     Ok(Facts {
-        engine: engine(&server),
+        engine: engine(&info),
         durability: persistence.map(|persistence| durability(&persistence)),
-        replicas: field(&replication, "connected_slaves").and_then(|count| count.parse().ok()).unwrap_or(0),
+        replicas: field(&info, "connected_slaves").and_then(|count| count.parse().ok()).unwrap_or(0),
         eviction: policy.and_then(|policy| policy.get("maxmemory-policy").cloned()),
+        info,
     })
-}
-
-/// Share of the memory limit, in percent, above which an operator should hear of it: with `noeviction` appends are refused at it.
-const MEMORY_WARNED_PERCENT: u64 = 80;
-
-/// What a server's own account of its disk and its memory says that an operator should know.
-pub fn examine(info: &str) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for (name, wrote) in [
-        ("aof_last_write_status", "the last write to the append-only file failed"),
-        ("aof_last_bgrewrite_status", "the last rewrite of the append-only file failed"),
-        ("rdb_last_bgsave_status", "the last dump failed"),
-    ] {
-        if field(info, name).is_some_and(|status| status != "ok") {
-            let mending = "see the server's log, and whether its disk is full";
-            findings.push(Finding::warning("persistence", format!("{wrote} ({name})"), mending));
-        }
-    }
-    if findings.is_empty() {
-        findings.push(Finding::fine("persistence", "the last writes of the server to its disk went well"));
-    }
-    let number = |name| field(info, name).and_then(|number| number.parse::<u64>().ok()).unwrap_or(0);
-    let (used, max) = (number("used_memory"), number("maxmemory"));
-    findings.push(match used.saturating_mul(100).checked_div(max) {
-        None => Finding::fine("memory", format!("{used} bytes used, and the server has no limit")),
-        Some(percent) if percent >= MEMORY_WARNED_PERCENT => Finding::warning(
-            "memory",
-            format!("{used} of {max} bytes used ({percent} %): appends are refused when it is full"),
-            "raise maxmemory, or truncate streams that are not needed whole",
-        ),
-        Some(percent) => Finding::fine("memory", format!("{used} of {max} bytes used ({percent} %)")),
-    });
-    findings
 }
 
 /// What an acknowledged commit survives: what the server is set up for, held against what is wanted.
@@ -262,7 +264,6 @@ fn pairs(value: &Value) -> Option<BTreeMap<String, String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use evstore_api::Severity;
 
     #[test]
     fn persistence_is_read_as_what_it_survives() {
@@ -276,16 +277,21 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_and_a_full_memory_are_warned_of() {
-        let about = |info: &str| {
-            let findings = examine(info).into_iter().filter(|finding| finding.severity != Severity::Fine);
-            findings.map(|finding| finding.about).collect::<Vec<_>>()
+    fn a_store_promises_what_its_weakest_server_gives() {
+        let facts = |durability, replicas, eviction: &str| Facts {
+            engine: "Redis".to_owned(),
+            durability,
+            replicas,
+            eviction: Some(eviction.to_owned()),
+            info: String::new(),
         };
-        assert_eq!(about("aof_last_write_status:ok\r\nused_memory:90\r\nmaxmemory:0\r\n"), Vec::<&str>::new());
-        assert_eq!(
-            about("aof_last_write_status:err\r\nused_memory:80\r\nmaxmemory:100\r\n"),
-            ["persistence", "memory"]
-        );
+        let strong = facts(Some(Durability::PowerLoss), 2, "noeviction");
+        let weak = facts(Some(Durability::Memory), 0, "allkeys-lru");
+        for both in [strong.clone().weaker(weak.clone()), weak.weaker(strong.clone())] {
+            assert_eq!(both.durability, Some(Durability::Memory));
+            assert_eq!((both.replicas, both.eviction.as_deref()), (0, Some("allkeys-lru")));
+        }
+        assert_eq!(facts(None, 1, "noeviction").weaker(strong).durability, None);
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub async fn put(client: &Client, request: &PutSnapshot) -> Result<SnapshotPut> 
     for _ in 0..TRIES_MAX {
         let found = Found::read(client, &snapshot.stream, request.deadline).await?;
         usage.requests += 2;
-        decide::put_snapshot(&found.situation(client)).map_err(|error| error.with("stream", &snapshot.stream))?;
+        decide::put_snapshot(&found.situation(client), snapshot)?;
         match found.kept(&snapshot.stream)? {
             Some(kept) if kept.revision > snapshot.revision => {
                 return Ok(SnapshotPut::Superseded { by: kept.revision, usage });

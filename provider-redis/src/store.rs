@@ -6,7 +6,7 @@ use crate::keyspace::Keyspace;
 use crate::link::{Link, Step};
 use crate::schema::{self, Known};
 use crate::script::{Call, Scripts};
-use crate::server::{self, Witness};
+use crate::server::{self, Facts, Witness};
 use crate::wait::Confirmed;
 use crate::{append, capabilities, error, read, record, snapshot};
 use async_trait::async_trait;
@@ -51,8 +51,16 @@ impl Client {
         let keys = Keyspace::new(config.prefix.clone(), config.partitions);
         let link = |partition| Arc::new(Link::new(config.clone(), keys.clone(), partition));
         let links: Vec<_> = (0..config.partitions).map(link).collect();
-        let live = links[0].live(Deadline::within(config.connect_timeout)).await?;
-        let facts = server::facts(live.connection).await.map_err(|error| error::failed(&error, Purpose::Read))?;
+        let mut facts: Option<Facts> = None;
+        for link in &links {
+            let live = link.live(Deadline::within(config.connect_timeout)).await?;
+            let more = server::facts(live.connection).await.map_err(|error| error::failed(&error, Purpose::Read))?;
+            facts = Some(match facts {
+                None => more,
+                Some(facts) => facts.weaker(more),
+            });
+        }
+        let facts = facts.ok_or_else(|| error::corrupt("a store has at least one partition"))?;
         let capabilities = capabilities::of(&config, &facts)?;
         if capabilities.failover != Failover::MayLoseAcknowledged {
             links.iter().for_each(|link| link.keeps_acknowledged());
@@ -102,6 +110,31 @@ impl Client {
     /// The store's name in markers.
     pub fn own(&self) -> &StoreName {
         &self.config.own
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What the server of a partition says of itself.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn facts(&self, partition: u32, deadline: Deadline) -> Result<Facts> {
+        let live = self.links[partition as usize].live(deadline).await?;
+        let facts = tokio::time::timeout_at(deadline.0.into(), server::facts(live.connection)).await;
+        facts.map_err(|_| error::late(Purpose::Read))?.map_err(|error| error::failed(&error, Purpose::Read))
+    }
+
+    /// The last position of a partition; none before it is made.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn position(&self, partition: u32, deadline: Deadline) -> Result<Option<u64>> {
+        let asked = Step::Command(schema::command("HGET", self.keys.meta(partition), &["position"]));
+        let found = self.run(partition, &asked, deadline, Purpose::Read).await?;
+        Ok(server::text(&found).and_then(|position| position.parse().ok()))
     }
 
     /// Its keys.

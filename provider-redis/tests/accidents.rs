@@ -6,8 +6,12 @@
 mod server;
 
 use evstore_api::capabilities::{Durability, Failover};
-use evstore_api::{CommitId, Deadline, ErrorKind, EventStore, FeedFilter, FeedStart, ReadFeed, WaitFeed};
-use server::{Server, append, append_by, deadline, is_there, open, open_admin, settings, text};
+use evstore_api::{
+    CommitId, CommitNumber, Content, Cursor, Deadline, Direction, ErrorKind, EventStore, FeedFilter, FeedStart,
+    FindCommit, ReadCommits, ReadFeed, ReadHead, ReadStream, Revision, Severity, StreamStart, Truncate, WaitFeed,
+};
+use server::proxy::Proxy;
+use server::{Server, append, append_by, deadline, is_there, open, open_admin, settings, stream, text};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -91,6 +95,47 @@ async fn a_forgotten_script_is_sent_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_script_forgotten_among_confirmed_appends_is_sent_whole() {
+    let primary = Server::start(DURABLE).await;
+    let replica = Server::start(&["--replicaof", &format!("127.0.0.1 {}", primary.port)]).await;
+    replica.until(&["INFO", "replication"], "master_link_status:up").await;
+    let store = open(&primary.url(), &[("durability", "replicas"), ("replicas_timeout", "10s")]).await;
+    let until = Instant::now() + Duration::from_millis(800);
+    let flush = async {
+        while Instant::now() < until {
+            primary.run(&["SCRIPT", "FLUSH", "SYNC"]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let (acknowledged, ()) = tokio::join!(append_meanwhile(&store, 8, until), flush);
+    assert!(acknowledged.len() > 50);
+    assert_eq!(feed(&store).await.len(), acknowledged.len());
+    all_are_there_once(&store, &acknowledged).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_connection_is_indeterminate_and_the_commit_says_what_became_of_it() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::start(server.port).await;
+    let store = open(&format!("redis://127.0.0.1:{}", proxy.port), &[]).await;
+    append(&store, "a-1", CommitId::generate()).await.unwrap();
+    for round in 0..20 {
+        for was_done in [false, true] {
+            let id = CommitId::generate();
+            if was_done {
+                proxy.cut_answer()
+            } else {
+                proxy.cut_request()
+            }
+            assert_eq!(append(&store, "a-1", id).await.unwrap_err().kind(), ErrorKind::Indeterminate, "round {round}");
+            assert_eq!(is_there(&store, "a-1", id).await, was_done, "round {round}");
+            assert_eq!(append(&store, "a-1", id).await.unwrap().repeated, was_done, "round {round}");
+        }
+    }
+    assert_eq!(feed(&store).await.len(), 41, "nothing twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_crash_keeps_what_was_acknowledged() {
     let mut server = Server::start(DURABLE).await;
     let store = open(&server.url(), &[]).await;
@@ -149,6 +194,143 @@ async fn acknowledged_commits_that_are_gone_are_raised() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_lost_commits_stops_those_who_read_them() {
+    let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "everysec"]).await;
+    let parts = [("partitions", "2")];
+    let store = open(&server.url(), &parts).await;
+    for name in 0..20 {
+        append(&store, &format!("kept-{name}"), CommitId::generate()).await.unwrap();
+    }
+    let kept = store.feed_head(deadline()).await.unwrap().cursor;
+    server.run(&["CONFIG", "SET", "appendonly", "no"]).await.unwrap();
+    append(&store, "lost-1", CommitId::generate()).await.unwrap();
+    let lost = store.feed_head(deadline()).await.unwrap().cursor;
+    server.restart().await;
+
+    // Enough that both partitions are beyond what was lost: without a history of its own nobody could tell.
+    let again = open(&server.url(), &parts).await;
+    for name in 0..20 {
+        append(&again, &format!("kept-{name}"), CommitId::generate()).await.unwrap();
+    }
+    let after = |cursor: &Cursor| ReadFeed {
+        from: FeedStart::After(cursor.clone()),
+        filter: FeedFilter::none(),
+        limit: 100,
+        max_bytes: u64::MAX,
+        deadline: deadline(),
+    };
+    assert_eq!(again.read_feed(after(&lost)).await.unwrap_err().kind(), ErrorKind::HistoryLost);
+    let wait = WaitFeed { after: lost, deadline: deadline() };
+    assert_eq!(again.wait_feed(wait).await.unwrap_err().kind(), ErrorKind::HistoryLost);
+    let page = again.read_feed(after(&kept)).await.unwrap();
+    assert_eq!(page.commits().count(), 20);
+    assert_eq!(again.read_feed(after(&page.next)).await.unwrap().commits().count(), 0);
+}
+
+/// Commits of a stream that is too long to be cut by one script.
+const LONG: u64 = 3_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_stream_is_cut_piece_by_piece() {
+    let server = Server::start(&[]).await;
+    let store = open(&server.url(), &[]).await;
+    for _ in 0..LONG / 100 {
+        let appends = (0..100).map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { append(&store, "long-1", CommitId::generate()).await.unwrap() })
+        });
+        for appended in appends.collect::<Vec<_>>() {
+            appended.await.unwrap();
+        }
+    }
+    append(&store, "other-1", CommitId::generate()).await.unwrap();
+    // The server knows the script by now: it is not sent twice.
+    let other =
+        Truncate { stream: stream("other-1"), commit: CommitId::generate(), before: Revision(2), deadline: deadline() };
+    open_admin(&server.url(), &[]).await.truncate(other).await.unwrap();
+
+    // The answer to the marker does not come back, so that nothing goes on with the cutting.
+    let proxy = Proxy::start(server.port).await;
+    let admin = open_admin(&format!("redis://127.0.0.1:{}", proxy.port), &[]).await;
+    admin.read_meta(deadline()).await.unwrap();
+    let before = Revision(LONG - 9);
+    let truncate = Truncate { stream: stream("long-1"), commit: CommitId::generate(), before, deadline: deadline() };
+    proxy.cut_answer();
+    assert_eq!(admin.truncate(truncate.clone()).await.unwrap_err().kind(), ErrorKind::Indeterminate);
+    let cutting = || async { text(&server.run(&["HGET", "{evs:main:0}:meta", "cutting"]).await.unwrap()) };
+    assert_eq!(cutting().await, "1");
+    let looked = async || {
+        let head = store.head(ReadHead { stream: stream("long-1"), deadline: deadline() }).await.unwrap();
+        assert_eq!(head.first_retained, before);
+        for (from, direction) in [(StreamStart::First, Direction::Forward), (StreamStart::Last, Direction::Backward)] {
+            let (limit, max_bytes) = (100, u64::MAX);
+            let request =
+                ReadStream { stream: stream("long-1"), from, direction, limit, max_bytes, deadline: deadline() };
+            assert_eq!(store.read_stream(request).await.unwrap().events().count(), 10);
+        }
+        let request = FeedFilter::none();
+        let (mut from, mut events) = (FeedStart::First, 0);
+        loop {
+            let (filter, deadline) = (request.clone(), deadline());
+            let page =
+                store.read_feed(ReadFeed { from, filter, limit: 1_000, max_bytes: u64::MAX, deadline }).await.unwrap();
+            events += page.events().count();
+            if page.end {
+                break;
+            }
+            from = FeedStart::After(page.next);
+        }
+        assert_eq!(events, 10, "what was cut is not fed");
+        let (from, limit, max_bytes) = (CommitNumber(LONG - 10), 3, u64::MAX);
+        let request = ReadCommits { stream: stream("long-1"), from, limit, max_bytes, deadline: deadline() };
+        let commits = admin.read_commits(request).await.unwrap().commits;
+        let kept: Vec<_> = commits.iter().map(|commit| commit.content == Content::Kept).collect();
+        assert_eq!(kept, [false, true, true]);
+    };
+    looked().await;
+    let bytes =
+        async || text(&server.run(&["HSTRLEN", "{evs:main:0}:s::long-1", "2000"]).await.unwrap()).parse::<u64>();
+    let whole = bytes().await.unwrap();
+    assert!(admin.truncate(truncate.clone()).await.unwrap().marker.repeated);
+    assert!(bytes().await.unwrap() < whole);
+    assert_eq!(cutting().await, "0");
+    looked().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_server_makes_room() {
+    let server = Server::start(&[]).await;
+    let (store, admin) = (open(&server.url(), &[]).await, open_admin(&server.url(), &[]).await);
+    for _ in 0..3 {
+        append(&store, "a-1", CommitId::generate()).await.unwrap();
+    }
+    server.run(&["CONFIG", "SET", "maxmemory", "1"]).await.unwrap();
+    assert_eq!(append(&store, "a-1", CommitId::generate()).await.unwrap_err().kind(), ErrorKind::Throttled);
+    let (stream, commit) = (stream("a-1"), CommitId::generate());
+    let truncated =
+        admin.truncate(Truncate { stream, commit, before: Revision(4), deadline: deadline() }).await.unwrap();
+    assert_eq!(truncated.first_retained, Revision(4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_examination_names_what_may_be_lost() {
+    let primary = Server::start(&["--appendonly", "yes", "--appendfsync", "everysec"]).await;
+    let worse = async |more: &[(&str, &str)]| {
+        let admin = open_admin(&primary.url(), more).await;
+        let found = admin.examine(deadline()).await.unwrap().into_iter();
+        found.filter(|one| one.severity != Severity::Fine).map(|one| one.about).collect::<Vec<_>>()
+    };
+    assert_eq!(worse(&[]).await, ["durability", "memory"]);
+    primary.run(&["CONFIG", "SET", "appendfsync", "always"]).await.unwrap();
+    primary.run(&["CONFIG", "SET", "maxmemory", "1gb"]).await.unwrap();
+    assert_eq!(worse(&[]).await, Vec::<&str>::new());
+    let replica = Server::start(&["--replicaof", &format!("127.0.0.1 {}", primary.port)]).await;
+    replica.until(&["INFO", "replication"], "master_link_status:up").await;
+    assert_eq!(worse(&[]).await, ["failover"]);
+    assert_eq!(worse(&[("durability", "replicas")]).await, Vec::<&str>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_server_refuses_before_it_writes() {
     let server = Server::start(&[]).await;
     let store = open(&server.url(), &[]).await;
@@ -181,8 +363,10 @@ async fn a_server_that_keeps_less_than_wanted_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_config_durability_has_to_be_said() {
     let server = Server::start(&[]).await;
-    let rules = ["ACL", "SETUSER", "app", "on", ">secret", "~{evs:*", "+@all", "-@dangerous", "-config", "+info"];
-    server.run(&rules).await.unwrap();
+    // The least that a role needs, but for `config|get`.
+    let allowed = ["+@read", "+@write", "+@scripting", "+@connection", "+info", "+wait"];
+    let rules = ["ACL", "SETUSER", "app", "on", ">secret", "~{evs:*", "-@all"];
+    server.run(&[rules.as_slice(), &allowed].concat()).await.unwrap();
     let url = format!("redis://app:secret@127.0.0.1:{}", server.port);
     let opener = evstore_redis::provider().opener;
     let error = opener.open(&settings(&url, &[])).await.unwrap_err();
@@ -190,6 +374,8 @@ async fn without_config_durability_has_to_be_said() {
     assert!(!format!("{error:?}").contains("secret"));
     let store = open(&url, &[("durability", "memory")]).await;
     append(&store, "a-1", CommitId::generate()).await.unwrap();
+    server.run(&["ACL", "SETUSER", "app", "+config|get"]).await.unwrap();
+    assert_eq!(open(&url, &[]).await.capabilities().durability, Durability::Memory);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -287,4 +473,34 @@ async fn a_slot_that_moves_is_followed() {
 
 async fn id(server: &Server) -> String {
     text(&server.run(&["CLUSTER", "MYID"]).await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_of_a_cluster_keeps_what_replicas_confirmed() {
+    let (mut one, two) = cluster().await;
+    // The other one hands in nothing that it could keep: it has no slots, and becomes the replica.
+    two.run(&["CLUSTER", "REPLICATE", &id(&one).await]).await.unwrap();
+    two.until(&["INFO", "replication"], "master_link_status:up").await;
+    let urls = format!("{},{}", one.url(), two.url());
+    let more =
+        [("topology", "cluster"), ("durability", "replicas"), ("replicas_timeout", "500ms"), ("partitions", "2")];
+    let store = open(&urls, &more).await;
+    let confirmed = append_meanwhile(&store, 4, Instant::now() + Duration::from_millis(800)).await;
+    assert!(confirmed.len() > 20, "{}", confirmed.len());
+    one.kill();
+    // Nobody is left who could elect it.
+    two.run(&["CLUSTER", "FAILOVER", "TAKEOVER"]).await.unwrap();
+    two.until(&["CLUSTER", "INFO"], "cluster_state:ok").await;
+    for (name, commit) in &confirmed {
+        let begun = Instant::now();
+        loop {
+            match store.find_commit(FindCommit { stream: stream(name), commit: *commit, deadline: deadline() }).await {
+                Ok(found) => break assert!(found.is_some(), "a confirmed commit is missing"),
+                Err(error) => assert!(begun.elapsed() < Duration::from_secs(20), "{error:?}"),
+            }
+        }
+    }
+    // Nobody confirms any more: the promoted one has no replica.
+    let late = append_by(&store, "late-1", CommitId::generate(), Deadline::within(Duration::from_secs(4))).await;
+    assert_eq!(late.unwrap_err().kind(), ErrorKind::Indeterminate);
 }

@@ -1,4 +1,4 @@
-//! `cargo bench -p evstore-sqlite -- [--rounds N] [--seconds S] [--folder PATH] [--only appends|reads]`
+//! `cargo bench -p evstore-sqlite -- [--rounds N] [--seconds S] [--folder PATH] [--only appends|reads] [--callers N]`
 //!
 //! Appends beside their floors in the same run: F1 is one commit for each transaction on the same tables with the same
 //! statements, Fk has k of them. Then the feed, and one stream of 100 events in a small and a large store. Prints what it
@@ -24,6 +24,8 @@ struct Options {
     seconds: f64,
     folder: PathBuf,
     only: Option<String>,
+    /// Only so many callers, beside one, which is the measure of all.
+    callers: Option<usize>,
 }
 
 fn main() {
@@ -50,6 +52,7 @@ fn options() -> Options {
         seconds: 2.0,
         folder: std::env::temp_dir().join(format!("evstore-sqlite-bench-{}", std::process::id())),
         only: None,
+        callers: None,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -59,6 +62,7 @@ fn options() -> Options {
             "--seconds" => options.seconds = value().parse().unwrap(),
             "--folder" => options.folder = value().into(),
             "--only" => options.only = Some(value()),
+            "--callers" => options.callers = Some(value().parse().unwrap()),
             _ => {}
         }
     }
@@ -82,9 +86,11 @@ fn fsync_latency(folder: &Path) -> (Duration, Duration) {
 
 /// One cell for each count of callers, beside its floor, in every round.
 fn appends(options: &Options, runtime: &tokio::runtime::Runtime) {
-    let mut cells: Vec<(Vec<f64>, Vec<f64>)> = vec![Default::default(); CALLERS.len()];
+    let chosen: Vec<usize> =
+        CALLERS.into_iter().filter(|one| options.callers.is_none_or(|wanted| *one == 1 || *one == wanted)).collect();
+    let mut cells: Vec<(Vec<f64>, Vec<f64>)> = vec![Default::default(); chosen.len()];
     for round in 0..options.rounds {
-        for (callers, cell) in CALLERS.iter().zip(&mut cells) {
+        for (callers, cell) in chosen.iter().zip(&mut cells) {
             let path = |what: &str| options.folder.join(format!("{what}-{callers}-{round}.db"));
             cell.0.push(floor(runtime, &path("floor"), *callers, options.seconds));
             cell.1.push(called(runtime, &path("store"), *callers, options.seconds));
@@ -94,7 +100,7 @@ fn appends(options: &Options, runtime: &tokio::runtime::Runtime) {
     println!(
         "\ncallers  floor Fk/s (spread)      store/s (spread)         of F1   of Fk   of the bar (medians of the rounds' ratios)"
     );
-    for (callers, (floors, stores)) in CALLERS.iter().zip(&cells) {
+    for (callers, (floors, stores)) in chosen.iter().zip(&cells) {
         // Round by round, as what else the machine does changes from one to the next.
         let ratio = |of: &dyn Fn(usize) -> f64| {
             median(&(0..stores.len()).map(|round| stores[round] / of(round)).collect::<Vec<_>>())

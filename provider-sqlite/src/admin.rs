@@ -40,7 +40,7 @@ pub fn truncate(transaction: &mut Transaction<'_>, request: &Truncate) -> Worked
         Decision::Repeated(marker) => Ok(Truncated { marker, first_retained: head.first_retained }),
         Decision::Write(slot) => {
             if let Some(found) = &mut found {
-                strip(transaction.connection, found, request.before)?;
+                strip(transaction, found, request.before)?;
             }
             let first_retained = found.as_ref().map_or(Revision(1), |found| found.first_retained);
             let marker = write(transaction, found, &wanted, &slot, None)?;
@@ -59,7 +59,7 @@ pub fn delete(transaction: &mut Transaction<'_>, request: &Delete) -> Worked<Del
         Decision::Repeated(receipt) => Ok(receipt),
         Decision::Write(slot) => {
             if let Some(found) = &mut found {
-                strip_all(transaction.connection, found)?;
+                strip_all(transaction, found)?;
             }
             write(transaction, found, &wanted, &slot, None)
         }
@@ -68,15 +68,16 @@ pub fn delete(transaction: &mut Transaction<'_>, request: &Delete) -> Worked<Del
 
 /// Takes the events away from the commits that lie wholly before a revision. What lies before the first retained event is
 /// not looked at again, so that all strippings of a stream together visit each of its commits once.
-fn strip(connection: &Connection, found: &mut StreamRow, before: Revision) -> Worked<()> {
+fn strip(transaction: &mut Transaction<'_>, found: &mut StreamRow, before: Revision) -> Worked<()> {
     const STRIP: &str = "UPDATE commits SET events = NULL, checksum = 4294967295 - checksum
         WHERE stream = ?1 AND revision >= ?2 AND revision < ?3 AND events IS NOT NULL";
-    let first = first_retained(connection, found, before)?;
+    let first = first_retained(transaction.connection, found, before)?;
     if first <= found.first_retained {
         return Ok(());
     }
     let bounds = params![found.key, codec::integer(found.first_retained.0)?, codec::integer(first.0)?];
-    connection.prepare_cached(STRIP)?.execute(bounds)?;
+    transaction.connection.prepare_cached(STRIP)?.execute(bounds)?;
+    transaction.mark_erased();
     found.first_retained = first;
     Ok(())
 }
@@ -90,9 +91,9 @@ fn first_retained(connection: &Connection, found: &StreamRow, before: Revision) 
     start_of_commit(connection, found.key, before)
 }
 
-fn strip_all(connection: &Connection, found: &mut StreamRow) -> Worked<()> {
-    strip(connection, found, found.revision.next())?;
-    snapshot::delete_of(connection, found.key)
+fn strip_all(transaction: &mut Transaction<'_>, found: &mut StreamRow) -> Worked<()> {
+    strip(transaction, found, found.revision.next())?;
+    snapshot::delete_of(transaction, found.key)
 }
 
 /// Copies recorded content, all of a request or nothing.
@@ -139,9 +140,9 @@ fn copy_commit(
     if first > transaction.end() {
         transaction.take_positions(commit.positions())?;
     }
-    let key = put_copied_stream(transaction.connection, found, commit, imported)?;
+    let key = put_copied_stream(transaction, found, commit, imported)?;
     put_commit(
-        transaction.connection,
+        transaction,
         &CommitRow {
             position: first,
             stream: key,
@@ -203,7 +204,7 @@ fn rows_within(connection: &Connection, first: Position, last: Position) -> Work
 
 /// The stream after a copied commit, with what the commit does to it.
 fn put_copied_stream(
-    connection: &Connection,
+    transaction: &mut Transaction<'_>,
     found: Option<StreamRow>,
     commit: &Commit,
     imported: Option<Epoch>,
@@ -220,16 +221,16 @@ fn put_copied_stream(
         last_imported: imported,
     };
     match commit.kind {
-        CommitKind::Truncated { before } => strip(connection, &mut after, before)?,
-        CommitKind::Deleted => strip_all(connection, &mut after)?,
+        CommitKind::Truncated { before } => strip(transaction, &mut after, before)?,
+        CommitKind::Deleted => strip_all(transaction, &mut after)?,
         // What its source stripped, it had stripped from the beginning.
         CommitKind::Events if commit.content == Content::Stripped => {
             let before = after.revision.next();
-            strip(connection, &mut after, before)?;
+            strip(transaction, &mut after, before)?;
         }
         CommitKind::Events | CommitKind::MovedOut { .. } | CommitKind::MovedIn { .. } => {}
     }
-    put_stream(connection, &commit.stream, &after)
+    put_stream(transaction, &commit.stream, &after)
 }
 
 fn copy_removed(transaction: &mut Transaction<'_>, first: Position, last: Position) -> Worked<Fate> {
@@ -260,14 +261,11 @@ fn copy_snapshot(transaction: &Transaction<'_>, copied: &Snapshot, limits: &Limi
     limits::check_snapshot(limits, copied)?;
     let found = find_stream(transaction.connection, &copied.stream)?;
     let head = head_of(transaction, found.as_ref());
-    let Some(found) = found else {
-        let error = Error::new(ErrorKind::Conflict, "the stream of a snapshot is not here");
-        return Err(error.with("stream", &copied.stream).into());
-    };
     let kept = snapshot::read(transaction.connection, &copied.stream)?;
-    let fate = copy::snapshot(copied, kept.as_ref(), &head.state);
+    let fate = copy::snapshot(copied, kept.as_ref(), &head)?;
     if fate == Fate::Write {
-        snapshot::write(transaction.connection, found.key, copied)?;
+        // A stream that is missing is one that the snapshot is ahead of.
+        snapshot::write(transaction.connection, found.map_or(NO_KEY, |found| found.key), copied)?;
     }
     Ok(fate)
 }

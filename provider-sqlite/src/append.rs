@@ -9,15 +9,18 @@ use evstore_api::{
     Usage,
 };
 use evstore_kit::decide::{self, Decision, Situation, Slot, Wanted};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Statement, params};
 
 /// What every call costs: one request, to an engine that lives in this process.
 pub const USAGE: Usage = Usage { requests: 1, read_units: 0.0, write_units: 0.0 };
 
 /// Decides an append and writes it. `events` are encoded.
 pub fn append(transaction: &mut Transaction<'_>, wanted: &Wanted, events: &[u8]) -> Worked<Appended> {
-    let found = find_stream(transaction.connection, &wanted.stream)?;
-    let repeat = find_commit(transaction.connection, found.as_ref(), wanted.commit)?;
+    let found = stream_by(transaction.statement(Frequent::FindStream)?, &wanted.stream)?;
+    let repeat = match &found {
+        Some(found) => commit_by(transaction.statement(Frequent::FindCommit)?, found, wanted.commit)?,
+        None => None,
+    };
     let head = head_of(transaction, found.as_ref());
     match decide::append(&situation(transaction, &head), wanted, repeat)? {
         Decision::Repeated(receipt) => Ok(receipt),
@@ -25,9 +28,49 @@ pub fn append(transaction: &mut Transaction<'_>, wanted: &Wanted, events: &[u8])
     }
 }
 
+/// The statements that nearly every append runs: prepared once for a batch, as finding them by their text each time takes a
+/// tenth of an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frequent {
+    /// Finds a stream.
+    FindStream,
+    /// Finds a commit by its id.
+    FindCommit,
+    /// Moves a stream's head.
+    UpdateStream,
+    /// Writes a commit.
+    InsertCommit,
+}
+
+impl Frequent {
+    /// How many there are.
+    pub const COUNT: usize = 4;
+
+    /// Its text.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::FindStream => SELECT_STREAM,
+            Self::FindCommit => SELECT_RECEIPT,
+            Self::UpdateStream => {
+                "UPDATE streams SET revision = ?1, number = ?2, first_retained = ?3, recorded_at = ?4, last_id = ?5,
+                last_marker = ?6, last_imported = ?7, checksum = ?8 WHERE key = ?9"
+            }
+            Self::InsertCommit => {
+                "INSERT INTO commits (position, stream, number, revision, count, recorded_at, id, digest, marker,
+                imported, grouped, extensions, events_checksum, checksum, events)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)"
+            }
+        }
+    }
+}
+
 /// Finds a stream's row.
 pub fn find_stream(connection: &Connection, stream: &StreamId) -> Worked<Option<StreamRow>> {
     let mut select = connection.prepare_cached(SELECT_STREAM)?;
+    stream_by(&mut select, stream)
+}
+
+fn stream_by(select: &mut Statement<'_>, stream: &StreamId) -> Worked<Option<StreamRow>> {
     let mut rows = select.query([stream.namespace.as_str(), stream.name.as_str()])?;
     rows.next()?.map(|row| codec::stream(row, stream)).transpose()
 }
@@ -36,6 +79,10 @@ pub fn find_stream(connection: &Connection, stream: &StreamId) -> Worked<Option<
 pub fn find_commit(connection: &Connection, stream: Option<&StreamRow>, commit: CommitId) -> Worked<Option<Appended>> {
     let Some(stream) = stream else { return Ok(None) };
     let mut select = connection.prepare_cached(SELECT_RECEIPT)?;
+    commit_by(&mut select, stream, commit)
+}
+
+fn commit_by(select: &mut Statement<'_>, stream: &StreamRow, commit: CommitId) -> Worked<Option<Appended>> {
     let mut rows = select.query(params![stream.key, commit.0])?;
     rows.next()?.map(|row| codec::receipt(row, stream, commit, USAGE)).transpose()
 }
@@ -76,11 +123,11 @@ pub fn write(
         last_kind: wanted.kind.clone(),
         last_imported: None,
     };
-    let key = put_stream(transaction.connection, &wanted.stream, &after)?;
+    let key = put_stream(transaction, &wanted.stream, &after)?;
     let position = transaction.take_positions(u64::from(wanted.events.max(1)))?;
     assert_eq!(Some(position), slot.position, "the position that was decided is the next one");
     put_commit(
-        transaction.connection,
+        transaction,
         &CommitRow {
             position,
             stream: key,
@@ -105,10 +152,7 @@ pub fn write(
 pub const NO_KEY: i64 = 0;
 
 /// Writes a stream's row, a new one for [`NO_KEY`]; answers its key.
-pub fn put_stream(connection: &Connection, stream: &StreamId, row: &StreamRow) -> Worked<i64> {
-    const UPDATE: &str =
-        "UPDATE streams SET revision = ?1, number = ?2, first_retained = ?3, recorded_at = ?4, last_id = ?5,
-        last_marker = ?6, last_imported = ?7, checksum = ?8 WHERE key = ?9";
+pub fn put_stream(transaction: &mut Transaction<'_>, stream: &StreamId, row: &StreamRow) -> Worked<i64> {
     const INSERT: &str =
         "INSERT INTO streams (revision, number, first_retained, recorded_at, last_id, last_marker, last_imported,
         checksum, namespace, name, category) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
@@ -134,10 +178,10 @@ pub fn put_stream(connection: &Connection, stream: &StreamId, row: &StreamRow) -
         let category = category.as_str();
         let values =
             params![revision, number, first_retained, at, id, marker, imported, sum, namespace, name, category];
-        return Ok(connection.prepare_cached(INSERT)?.insert(values)?);
+        return Ok(transaction.connection.prepare_cached(INSERT)?.insert(values)?);
     }
     let values = params![revision, number, first_retained, at, id, marker, imported, sum, row.key];
-    connection.prepare_cached(UPDATE)?.execute(values)?;
+    transaction.statement(Frequent::UpdateStream)?.execute(values)?;
     Ok(row.key)
 }
 
@@ -175,11 +219,7 @@ pub struct CommitRow<'a> {
 }
 
 /// Writes a commit's row.
-pub fn put_commit(connection: &Connection, row: &CommitRow<'_>) -> Worked<()> {
-    const INSERT: &str =
-        "INSERT INTO commits (position, stream, number, revision, count, recorded_at, id, digest, marker, imported,
-        grouped, extensions, events_checksum, checksum, events)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
+pub fn put_commit(transaction: &mut Transaction<'_>, row: &CommitRow<'_>) -> Worked<()> {
     let marker = codec::marker(row.kind);
     let sum = CommitSum {
         named: row.named,
@@ -199,7 +239,7 @@ pub fn put_commit(connection: &Connection, row: &CommitRow<'_>) -> Worked<()> {
     };
     let kept = sum.checksum();
     let is_stub = row.events.is_none() && !row.kind.is_marker();
-    connection.prepare_cached(INSERT)?.execute(params![
+    transaction.statement(Frequent::InsertCommit)?.execute(params![
         sum.position,
         sum.stream,
         sum.number,

@@ -3,42 +3,57 @@
 
 use evstore_api::StreamId;
 
-/// Columns one after the other, each beginning with its kind and length, so that no two rows give the same bytes.
-struct Columns(Vec<u8>);
+/// Columns one after the other, each beginning with its kind and length, so that no two rows give the same bytes. Collected
+/// in a buffer on the stack, as there is one for each row that is read.
+struct Columns {
+    hasher: crc32fast::Hasher,
+    buffer: [u8; Self::BYTES],
+    used: usize,
+}
 
 impl Columns {
     /// Holds the columns of nearly every row.
-    const BYTES: usize = 256;
+    const BYTES: usize = 192;
 
     fn new(named: u32) -> Self {
-        let mut columns = Self(Vec::with_capacity(Self::BYTES));
-        columns.0.extend_from_slice(&named.to_le_bytes());
-        columns
+        let columns = Self { hasher: crc32fast::Hasher::new(), buffer: [0; Self::BYTES], used: 0 };
+        columns.raw(&named.to_le_bytes())
     }
 
-    fn number(mut self, number: i64) -> Self {
-        self.0.extend_from_slice(&number.to_le_bytes());
+    fn raw(mut self, bytes: &[u8]) -> Self {
+        if self.used + bytes.len() > Self::BYTES {
+            self.hasher.update(&self.buffer[..self.used]);
+            self.used = 0;
+        }
+        match self.buffer.get_mut(self.used..self.used + bytes.len()) {
+            Some(room) => {
+                room.copy_from_slice(bytes);
+                self.used += bytes.len();
+            }
+            None => self.hasher.update(bytes),
+        }
         self
     }
 
-    fn bytes(mut self, bytes: &[u8]) -> Self {
-        self.0.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-        self.0.extend_from_slice(bytes);
-        self
+    fn number(self, number: i64) -> Self {
+        self.raw(&number.to_le_bytes())
     }
 
-    fn maybe_number(mut self, number: Option<i64>) -> Self {
-        self.0.push(u8::from(number.is_some()));
-        self.number(number.unwrap_or_default())
+    fn bytes(self, bytes: &[u8]) -> Self {
+        self.raw(&(bytes.len() as u64).to_le_bytes()).raw(bytes)
     }
 
-    fn maybe_bytes(mut self, bytes: Option<&[u8]>) -> Self {
-        self.0.push(u8::from(bytes.is_some()));
-        self.bytes(bytes.unwrap_or_default())
+    fn maybe_number(self, number: Option<i64>) -> Self {
+        self.raw(&[u8::from(number.is_some())]).number(number.unwrap_or_default())
     }
 
-    fn checksum(self) -> i64 {
-        of(&self.0)
+    fn maybe_bytes(self, bytes: Option<&[u8]>) -> Self {
+        self.raw(&[u8::from(bytes.is_some())]).bytes(bytes.unwrap_or_default())
+    }
+
+    fn checksum(mut self) -> i64 {
+        self.hasher.update(&self.buffer[..self.used]);
+        i64::from(self.hasher.finalize())
     }
 }
 

@@ -82,7 +82,10 @@ impl StreamRow {
 
 /// The number in a column.
 pub fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
-    let value: i64 = row.get(column)?;
+    unsigned(column, row.get(column)?)
+}
+
+fn unsigned(column: usize, value: i64) -> rusqlite::Result<u64> {
     u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
 }
 
@@ -168,30 +171,36 @@ pub fn add_events(commit: &mut Commit, encoded: &Bytes, expected: Option<i64>) -
 
 /// Reads a commit of a stream without its events; the checksum of its row is verified.
 pub fn frame(row: &Row<'_>, stream: StreamId) -> Worked<Commit> {
-    let slot = number(row, 2)?;
-    let kind = kind(row, 8)?;
+    let (id, digest) = (row.get(6)?, row.get(7)?);
+    let sum = commit_sum(row, checksum::of_name(&stream), &id, &digest)?;
+    let slot = unsigned(2, sum.number)?;
+    let kind = match sum.marker {
+        None => CommitKind::Events,
+        Some(encoded) => format::decode_kind(&Bytes::copy_from_slice(encoded))?,
+    };
     let has_events = row.get_ref(EVENTS)? != ValueRef::Null;
     let content = if has_events || kind.is_marker() { Content::Kept } else { Content::Stripped };
-    let checksum = commit_sum(row, checksum::of_name(&stream))?;
+    let checksum = sum.checksum();
     let expected = if content == Content::Kept { checksum } else { checksum::of_stripped(checksum) };
     if row.get::<_, i64>(CHECKSUM)? != expected || (has_events && kind.is_marker()) {
         return Err(damaged(&stream, slot));
     }
+    let group = sum.group.map(|group| group.try_into().map(CommitId)).transpose();
     Ok(Commit {
         stream,
-        id: CommitId(row.get(6)?),
+        id: CommitId(id),
         number: CommitNumber(slot),
         content,
         kind,
-        first_revision: Revision(number(row, 3)?),
-        count: u32::try_from(number(row, 4)?).map_err(|_| corrupt("a commit's count is out of bounds"))?,
-        first_position: Some(Position(number(row, 0)?)),
-        recorded_at: Timestamp(row.get(5)?),
-        digest: ContentDigest(row.get(7)?),
-        imported: epoch(row, 9)?,
-        group: row.get::<_, Option<[u8; 16]>>(10)?.map(CommitId),
-        extensions: match blob(row, 11)? {
-            Some(encoded) => format::decode_extensions(&encoded)?,
+        first_revision: Revision(unsigned(3, sum.revision)?),
+        count: u32::try_from(sum.count).map_err(|_| corrupt("a commit's count is out of bounds"))?,
+        first_position: Some(Position(unsigned(0, sum.position)?)),
+        recorded_at: Timestamp(sum.recorded_at),
+        digest: ContentDigest(digest),
+        imported: sum.imported.map(|epoch| unsigned(9, epoch).map(Epoch)).transpose()?,
+        group: group.map_err(|_| corrupt("a commit's group is not an id"))?,
+        extensions: match sum.extensions {
+            Some(encoded) => format::decode_extensions(&Bytes::copy_from_slice(encoded))?,
             None => Vec::new(),
         },
         events: Vec::new(),
@@ -203,9 +212,9 @@ pub const EVENTS_CHECKSUM: usize = 12;
 /// Column of a commit's own checksum.
 const CHECKSUM: usize = 13;
 
-/// The checksum that a commit's row has to have while its content is kept.
-fn commit_sum(row: &Row<'_>, named: u32) -> Worked<i64> {
-    let sum = CommitSum {
+/// The columns of a commit that its checksum covers, read once for both.
+fn commit_sum<'a>(row: &'a Row<'_>, named: u32, id: &'a [u8; 16], digest: &'a [u8; 16]) -> Worked<CommitSum<'a>> {
+    Ok(CommitSum {
         named,
         position: row.get(0)?,
         stream: row.get(1)?,
@@ -213,15 +222,14 @@ fn commit_sum(row: &Row<'_>, named: u32) -> Worked<i64> {
         revision: row.get(3)?,
         count: row.get(4)?,
         recorded_at: row.get(5)?,
-        id: &row.get(6)?,
-        digest: &row.get(7)?,
+        id,
+        digest,
         marker: bytes(row, 8)?,
         imported: row.get(9)?,
         group: bytes(row, 10)?,
         extensions: bytes(row, 11)?,
         events: row.get(EVENTS_CHECKSUM)?,
-    };
-    Ok(sum.checksum())
+    })
 }
 
 /// Finds a commit of a stream by its id, for [`receipt`]. It does not touch the events.
@@ -231,20 +239,21 @@ pub const SELECT_RECEIPT: &str =
 
 /// Reads the receipt of a commit that was written before; the checksum of its row is verified.
 pub fn receipt(row: &Row<'_>, stream: &StreamRow, commit: CommitId, usage: Usage) -> Worked<Appended> {
-    let expected = commit_sum(row, stream.named)?;
-    let found: i64 = row.get(CHECKSUM)?;
+    let (id, digest) = (row.get(6)?, row.get(7)?);
+    let sum = commit_sum(row, stream.named, &id, &digest)?;
+    let (expected, found) = (sum.checksum(), row.get::<_, i64>(CHECKSUM)?);
     if found != expected && found != checksum::of_stripped(expected) {
         return Err(corrupt(DAMAGED).with("commit", commit).into());
     }
-    let first = number(row, 3)?;
+    let first = unsigned(3, sum.revision)?;
     Ok(Appended {
         commit,
-        number: CommitNumber(number(row, 2)?),
+        number: CommitNumber(unsigned(2, sum.number)?),
         first: Revision(first),
-        last: Revision((first + number(row, 4)?).saturating_sub(1)),
-        position: Some(Position(number(row, 0)?)),
-        recorded_at: Timestamp(row.get(5)?),
-        digest: ContentDigest(row.get(7)?),
+        last: Revision((first + unsigned(4, sum.count)?).saturating_sub(1)),
+        position: Some(Position(unsigned(0, sum.position)?)),
+        recorded_at: Timestamp(sum.recorded_at),
+        digest: ContentDigest(digest),
         repeated: true,
         usage,
     })

@@ -20,6 +20,7 @@ mod record;
 mod schema;
 mod snapshot;
 mod store;
+mod wait;
 mod writer;
 
 pub use config::KEYS;

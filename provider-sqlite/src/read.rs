@@ -340,42 +340,132 @@ fn removed_ranges(connection: &Connection, after: Position) -> Worked<Vec<(Posit
     Ok(ranges)
 }
 
-/// A page of the list of streams.
+/// A page of the list of streams: one namespace after the other, so that each is entered by the index at the names that are
+/// wanted, and what lies between them is not looked at.
 pub fn streams(connection: &Connection, own: &StoreName, request: &ListStreams) -> Worked<StreamsPage> {
-    let mut sql = format!(
-        "SELECT {STREAM_COLUMNS}, namespace, name FROM streams WHERE (namespace, name) > (?1, ?2) AND name >= ?3"
-    );
-    let mut clause = |needed: bool, clause: &str| {
-        if needed {
-            sql.push_str(clause);
-        }
-    };
-    let namespace = match &request.namespace {
-        NamespaceFilter::All => None,
-        NamespaceFilter::One(one) => Some(one.as_str()),
-    };
-    let category = request.category.as_ref().map(|category| category.as_str());
-    let above = after_prefix(&request.prefix);
-    // Each parameter is named in the statement whether it filters or not, so that all have one number.
-    clause(true, if above.is_some() { " AND name < ?4" } else { " AND ?4 IS NULL" });
-    clause(true, if namespace.is_some() { " AND namespace = ?5" } else { " AND ?5 IS NULL" });
-    clause(true, if category.is_some() { " AND category = ?6" } else { " AND ?6 IS NULL" });
-    clause(true, " ORDER BY namespace, name LIMIT ?7");
-    let (after_namespace, after_name) =
-        request.after.as_ref().map_or(("", ""), |after| (after.namespace.as_str(), after.name.as_str()));
-    let limit = i64::from(request.limit) + 1;
     let (meta, _) = store(connection)?;
-    let mut select = connection.prepare_cached(&sql)?;
-    let mut rows =
-        select.query(params![after_namespace, after_name, request.prefix, above, namespace, category, limit])?;
-    let mut streams = Vec::new();
-    while let Some(row) = rows.next()? {
-        let stream = codec::stream_id(row, 9, 10)?;
-        let head = codec::stream(row, &stream)?.head(&meta, own);
-        streams.push(ListedStream { stream, head });
+    let mut listing = Listing { connection, own, meta, request, streams: Vec::new() };
+    match &request.namespace {
+        NamespaceFilter::One(one) => listing.add_namespace(one.as_str())?,
+        NamespaceFilter::All => {
+            let first = request.after.as_ref().map_or("", |after| after.namespace.as_str());
+            let mut namespace = Some(first.to_owned());
+            while let Some(current) = namespace.filter(|_| !listing.is_full()) {
+                listing.add_namespace(&current)?;
+                namespace = listing.next_namespace(&current)?;
+            }
+        }
     }
-    let more = streams.len() > request.limit as usize;
-    streams.truncate(request.limit as usize);
-    let next = if more { streams.last().map(|last| last.stream.clone()) } else { None };
-    Ok(StreamsPage { streams, next, usage: USAGE })
+    Ok(listing.finish())
+}
+
+/// A page of the list in the making. It takes one more than the page holds, which tells whether there are more.
+struct Listing<'a> {
+    connection: &'a Connection,
+    own: &'a StoreName,
+    meta: Meta,
+    request: &'a ListStreams,
+    streams: Vec<ListedStream>,
+}
+
+impl Listing<'_> {
+    fn is_full(&self) -> bool {
+        self.streams.len() > self.request.limit as usize
+    }
+
+    fn category(&self) -> Option<&str> {
+        self.request.category.as_ref().map(|category| category.as_str())
+    }
+
+    /// Adds the streams of a namespace, as many as there is room for.
+    fn add_namespace(&mut self, namespace: &str) -> Worked<()> {
+        let after = match &self.request.after {
+            Some(after) if after.namespace.as_str() > namespace => return Ok(()),
+            // The next text of all, so that there is one lower bound, which the index begins at.
+            Some(after) if after.namespace.as_str() == namespace => format!("{}\0", after.name),
+            Some(_) | None => String::new(),
+        };
+        let from = after.max(self.request.prefix.clone());
+        let above = after_prefix(&self.request.prefix);
+        let sql = list_statement(above.is_some(), self.request.category.is_some());
+        let room = i64::from(self.request.limit) + 1 - self.streams.len() as i64;
+        let mut select = self.connection.prepare_cached(&sql)?;
+        let bounds = params![namespace, from, above, self.category(), room];
+        let mut rows = select.query(bounds)?;
+        while let Some(row) = rows.next()? {
+            let stream = codec::stream_id(row, 9, 10)?;
+            let head = codec::stream(row, &stream)?.head(&self.meta, self.own);
+            self.streams.push(ListedStream { stream, head });
+        }
+        Ok(())
+    }
+
+    /// The first namespace above another one that has streams, of the category where one is wanted.
+    fn next_namespace(&self, namespace: &str) -> Worked<Option<String>> {
+        let mut select = self.connection.prepare_cached(match self.category() {
+            Some(_) => NEXT_NAMESPACE_OF_CATEGORY,
+            None => NEXT_NAMESPACE,
+        })?;
+        Ok(select.query_row(params![namespace, self.category()], |row| row.get(0))?)
+    }
+
+    fn finish(mut self) -> StreamsPage {
+        let more = self.is_full();
+        self.streams.truncate(self.request.limit as usize);
+        let next = if more { self.streams.last().map(|last| last.stream.clone()) } else { None };
+        StreamsPage { streams: self.streams, next, usage: USAGE }
+    }
+}
+
+const NEXT_NAMESPACE: &str = "SELECT min(namespace) FROM streams WHERE namespace > ?1 AND ?2 IS NULL";
+const NEXT_NAMESPACE_OF_CATEGORY: &str = "SELECT min(namespace) FROM streams WHERE namespace > ?1 AND category = ?2";
+
+/// Each parameter is named in the statement whether it filters or not, so that all have one number.
+fn list_statement(is_prefixed: bool, has_category: bool) -> String {
+    let below = if is_prefixed { "name < ?3" } else { "?3 IS NULL" };
+    // Told which index: between bounds on both sides SQLite prefers the unique one, which has the other categories too.
+    let (index, category) = match has_category {
+        true => ("streams_by_category", "category = ?4"),
+        false => ("streams_by_name", "?4 IS NULL"),
+    };
+    format!(
+        "SELECT {STREAM_COLUMNS}, namespace, name FROM streams INDEXED BY {index}
+        WHERE namespace = ?1 AND name >= ?2 AND {below} AND {category} ORDER BY name LIMIT ?5"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::STATEMENTS;
+
+    /// How SQLite goes about a statement: the lines of its plan.
+    fn plan(connection: &Connection, statement: &str) -> Vec<String> {
+        let mut select = connection.prepare(&format!("EXPLAIN QUERY PLAN {statement}")).unwrap();
+        let unbound = std::iter::repeat_n(rusqlite::types::Null, select.parameter_count());
+        let rows = select.query_map(rusqlite::params_from_iter(unbound), |row| row.get(3)).unwrap();
+        rows.map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn a_list_enters_each_namespace_by_an_index_and_sorts_nothing() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(STATEMENTS).unwrap();
+        for (is_prefixed, has_category, wanted) in [
+            (false, false, "SEARCH streams USING INDEX streams_by_name (namespace=? AND name>?)"),
+            (true, false, "SEARCH streams USING INDEX streams_by_name (namespace=? AND name>? AND name<?)"),
+            (false, true, "SEARCH streams USING INDEX streams_by_category (category=? AND namespace=? AND name>?)"),
+            (
+                true,
+                true,
+                "SEARCH streams USING INDEX streams_by_category (category=? AND namespace=? AND name>? AND name<?)",
+            ),
+        ] {
+            assert_eq!(plan(&connection, &list_statement(is_prefixed, has_category)), [wanted]);
+        }
+        let next = "SEARCH streams USING COVERING INDEX streams_by_name (namespace>?)";
+        assert_eq!(plan(&connection, NEXT_NAMESPACE), [next]);
+        let next = "SEARCH streams USING COVERING INDEX streams_by_category (category=? AND namespace>?)";
+        assert_eq!(plan(&connection, NEXT_NAMESPACE_OF_CATEGORY), [next]);
+    }
 }

@@ -17,8 +17,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout_at;
 
-/// Names of streams that one reader remembers; beyond it forgets all.
-const NAMES_MAX: usize = 65_536;
+/// Names of streams that one reader remembers; beyond it forgets all. Some 100 bytes each.
+const NAMES_MAX: usize = 131_072;
 /// Steps of SQLite's machine between two looks at the deadline: some ten microseconds.
 const LOOK_STEPS: i32 = 1_000;
 /// Longest wait for the moment in which another process recovers the WAL.

@@ -13,7 +13,7 @@ use rusqlite::{Connection, params};
 pub fn put(transaction: &Transaction<'_>, snapshot: &Snapshot) -> Worked<SnapshotPut> {
     let found = find_stream(transaction.connection, &snapshot.stream)?;
     let head = head_of(transaction, found.as_ref());
-    decide::put_snapshot(&situation(transaction, &head)).map_err(|error| error.with("stream", &snapshot.stream))?;
+    decide::put_snapshot(&situation(transaction, &head), snapshot)?;
     let key = found.map_or(NO_KEY, |found| found.key);
     match kept(transaction.connection, key, &snapshot.stream)? {
         Some(by) if by > snapshot.revision => Ok(SnapshotPut::Superseded { by, usage: USAGE }),
@@ -73,18 +73,21 @@ pub fn read(connection: &Connection, stream: &StreamId) -> Worked<Option<Snapsho
 }
 
 /// Removes the snapshot of a stream, if there is one.
-pub fn delete(transaction: &Transaction<'_>, stream: &StreamId) -> Worked<()> {
+pub fn delete(transaction: &mut Transaction<'_>, stream: &StreamId) -> Worked<()> {
     let found = find_stream(transaction.connection, stream)?;
     let head = head_of(transaction, found.as_ref());
     decide::delete_snapshot(&situation(transaction, &head)).map_err(|error| error.with("stream", stream))?;
     match found {
-        Some(found) => delete_of(transaction.connection, found.key),
+        Some(found) => delete_of(transaction, found.key),
         None => Ok(()),
     }
 }
 
 /// Removes the snapshot of the stream with a key, if there is one.
-pub fn delete_of(connection: &Connection, key: i64) -> Worked<()> {
-    connection.prepare_cached("DELETE FROM snapshots WHERE stream = ?1")?.execute([key])?;
+pub fn delete_of(transaction: &mut Transaction<'_>, key: i64) -> Worked<()> {
+    let deleted = transaction.connection.prepare_cached("DELETE FROM snapshots WHERE stream = ?1")?.execute([key])?;
+    if deleted > 0 {
+        transaction.mark_erased();
+    }
     Ok(())
 }

@@ -6,6 +6,7 @@ use crate::config::{Config, Missing};
 use crate::place::Place;
 use crate::reader::{Reader, Readers};
 use crate::schema::{self, Use};
+use crate::wait::Waiters;
 use crate::writer::{Transaction, Writer};
 use crate::{admin, examine, read, record, snapshot};
 use async_trait::async_trait;
@@ -20,10 +21,7 @@ use evstore_api::{
 use evstore_kit::decide::Wanted;
 use evstore_kit::{limits, refusal, stream_page};
 use std::sync::Arc;
-use std::time::Duration;
 
-/// How often a waiting reader looks whether another process has appended.
-const POLL: Duration = Duration::from_millis(25);
 /// What a small request counts in the writer's queue.
 const SMALL_BYTES: usize = 256;
 
@@ -36,6 +34,7 @@ pub struct Sqlite {
     clock: Arc<dyn Clock>,
     writer: Writer,
     readers: Readers,
+    waiters: Waiters,
 }
 
 impl Sqlite {
@@ -66,6 +65,7 @@ impl Sqlite {
             capabilities: capabilities(config.limits),
             writer: Writer::start(&config, place.clone(), clock.clone())?,
             readers: Readers::new(&config, place.clone()),
+            waiters: Waiters::new(),
             place,
             config,
             clock,
@@ -139,28 +139,7 @@ impl EventStore for Sqlite {
     }
 
     async fn wait_feed(&self, request: WaitFeed) -> Result<Waited> {
-        let mut commits = self.writer.commits();
-        loop {
-            commits.mark_unchanged();
-            // Reading takes its own time even when the caller's is over: the answer is then that it is.
-            let patience = Deadline::within(request.deadline.remaining() + POLL);
-            let after = request.after.clone();
-            let more = move |reader: &mut Reader| read::has_more(&reader.connection, &after);
-            match self.readers.run(patience, more).await {
-                Ok(true) => return Ok(Waited::More),
-                Ok(false) => {}
-                Err(error) if error.kind() == ErrorKind::DeadlineExceeded => return Ok(Waited::DeadlinePassed),
-                Err(error) => return Err(error),
-            }
-            if request.deadline.has_passed() {
-                return Ok(Waited::DeadlinePassed);
-            }
-            // Our own writer calls; another process is noticed by looking.
-            let pause = request.deadline.remaining().min(POLL);
-            if let Ok(Err(_)) = tokio::time::timeout(pause, commits.changed()).await {
-                return Err(refusal::closed());
-            }
-        }
+        self.waiters.wait(&self.readers, self.writer.commits(), request).await
     }
 
     async fn feed_head(&self, deadline: Deadline) -> Result<FeedHead> {

@@ -1,5 +1,6 @@
 //! The one writer of an open store: a thread that turns what waits into one transaction, one COMMIT, one fsync.
 
+use crate::append::Frequent;
 use crate::codec;
 use crate::config::Config;
 use crate::error::{self, Result as Worked, Stop};
@@ -11,12 +12,12 @@ use evstore_api::{
 };
 use evstore_kit::group_commit::{Bounds, Job, Queue, keep_begun};
 use evstore_kit::refusal;
-use rusqlite::Connection;
+use rusqlite::{CachedStatement, Connection, Statement};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout_at;
 
@@ -29,6 +30,10 @@ const LOCK_PAUSE_MIN: Duration = Duration::from_micros(200);
 const LOCK_PAUSE_MAX: Duration = Duration::from_millis(5);
 /// How long readers may keep the WAL from being moved into the file after a failed commit.
 const SETTLE_WAIT: Duration = Duration::from_secs(2);
+/// How long one try to empty the WAL of what was erased waits for readers, which may be in the middle of a page.
+const WIPE_WAIT: Duration = Duration::from_millis(100);
+/// How long after a try that met a reader the next one is made.
+const WIPE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Hands work to the writer thread.
 #[derive(Debug)]
@@ -136,8 +141,21 @@ impl Thread {
     fn run(mut self) {
         // A panic in a piece of work must not leave later callers waiting for a thread that is gone.
         let _close = CloseAtEnd(self.queue.clone());
-        while let Some(batch) = self.queue.take_batch() {
-            self.write(batch);
+        loop {
+            // What was erased is wiped also when nobody writes any more.
+            if let Some(wait) = self.file.wipe_wait()
+                && !self.queue.wait_for_jobs(wait)
+            {
+                self.file.wipe();
+                continue;
+            }
+            match self.queue.take_batch() {
+                Some(batch) => self.write(batch),
+                None => break,
+            }
+        }
+        if self.file.wipe_wait().is_some() {
+            self.file.wipe();
         }
     }
 
@@ -151,6 +169,10 @@ impl Thread {
                 // Looked at again: a file that lost its name under the COMMIT keeps nothing.
                 if let Err(error) = self.file.place.check() {
                     return refuse_all(batch, |_| copied(&error));
+                }
+                // Before the answer: who was told that something is deleted may look for it in the file.
+                if self.file.wipe_wait() == Some(Duration::ZERO) {
+                    self.file.wipe();
                 }
                 self.announce.send_if_modified(|known| std::mem::replace(known, end.0) != end.0);
                 batch.into_iter().for_each(|work| work.answer());
@@ -219,10 +241,22 @@ impl File {
                 let connection = self.place.connect(Use::Write)?;
                 settle(&connection, self.trust)?;
                 self.trust = Trust::NotSynced;
-                Open { connection, known_meta: None }
+                Open { connection, known_meta: None, erased: None }
             }
         };
         Ok(self.open.insert(open))
+    }
+
+    /// How long until the WAL is to be emptied, if something was erased.
+    fn wipe_wait(&self) -> Option<Duration> {
+        let due = self.open.as_ref()?.erased?;
+        Some(due.saturating_duration_since(Instant::now()))
+    }
+
+    fn wipe(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.wipe();
+        }
     }
 
     /// Lets go of a connection whose COMMIT failed.
@@ -234,31 +268,33 @@ impl File {
 
 /// Makes durable what a new connection sees, before anyone is told that it is there.
 fn settle(connection: &Connection, trust: Trust) -> Result<()> {
-    let checkpoint = |mode: &str| {
-        let numbers =
-            |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
-        connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], numbers)
-    };
     let native = |error: rusqlite::Error| error::not_written(&error);
     match trust {
-        Trust::NotSynced => checkpoint("PASSIVE").map_err(native).map(drop),
-        Trust::SyncFailed => {
-            // Writes everything to the file itself, so that it does not hang on pages that the system believes clean.
-            connection.busy_timeout(SETTLE_WAIT).map_err(native)?;
-            let (busy, frames, moved) = checkpoint("FULL").map_err(native)?;
-            connection.busy_timeout(Duration::ZERO).map_err(native)?;
-            if busy != 0 || frames != moved {
-                return Err(Error::new(ErrorKind::Unavailable, "readers keep a doubtful commit from being settled"));
-            }
-            Ok(())
-        }
+        // A process that died may also have left what it was about to wipe.
+        Trust::NotSynced => empty_wal(connection, Duration::ZERO).map_err(native).map(drop),
+        // Writes everything to the file itself, so that it does not hang on pages that the system believes clean.
+        Trust::SyncFailed => match empty_wal(connection, SETTLE_WAIT).map_err(native)? {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Unavailable, "readers keep a doubtful commit from being settled")),
+        },
     }
+}
+
+/// Moves what is in the WAL into the file and cuts the WAL to nothing, all that readers of older moments allow in this time.
+/// Answers whether that was all.
+fn empty_wal(connection: &Connection, wait: Duration) -> rusqlite::Result<bool> {
+    connection.busy_timeout(wait)?;
+    let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+    connection.busy_timeout(Duration::ZERO)?;
+    Ok(busy? == 0)
 }
 
 /// A connection, and the store's record as it was decoded last.
 struct Open {
     connection: Connection,
     known_meta: Option<(Vec<u8>, Arc<Meta>)>,
+    /// When the WAL is to be emptied next of content that was erased; none where nothing was.
+    erased: Option<Instant>,
 }
 
 enum Done {
@@ -296,18 +332,30 @@ impl Open {
     /// Runs every member of the batch, each after the verdicts of those before it.
     fn work(&mut self, batch: &mut [Box<dyn Work>], own: &StoreName, now: Timestamp) -> rusqlite::Result<Position> {
         let (meta, begin) = self.read_store()?;
-        let mut transaction = Transaction { connection: &self.connection, own, meta, end: begin, now };
+        let connection = &self.connection;
+        let frequent = Default::default();
+        let mut transaction = Transaction { connection, frequent, own, meta, end: begin, now, erased: false };
         for work in batch {
             // A defect must not end the thread: the batch is rolled back, and its members are tried alone.
             let ran = catch_unwind(AssertUnwindSafe(|| work.work(&mut transaction)));
             ran.unwrap_or_else(|_| Err(error::carried(Error::new(ErrorKind::Unavailable, "the writer met a defect"))))?;
         }
         let end = transaction.end;
+        if transaction.erased {
+            self.erased = Some(Instant::now());
+        }
         if end != begin {
             let mut update = self.connection.prepare_cached("UPDATE store SET position = ?1 WHERE id = 1")?;
             update.execute([end.0 as i64])?;
         }
         Ok(end)
+    }
+
+    /// Empties the WAL, which keeps the pages of every commit, of what was erased; the file itself has its zeros from
+    /// `secure_delete`. A reader in the way is met again later.
+    fn wipe(&mut self) {
+        let wiped = empty_wal(&self.connection, WIPE_WAIT).unwrap_or(false);
+        self.erased = if wiped { None } else { Some(Instant::now() + WIPE_PAUSE) };
     }
 
     /// Reads the store's record and counter, under the write lock: another process may have changed them.
@@ -374,13 +422,25 @@ pub(crate) fn execute(connection: &Connection, statement: &str) -> rusqlite::Res
 pub struct Transaction<'a> {
     /// The connection, with its cache of statements.
     pub connection: &'a Connection,
+    frequent: [Option<CachedStatement<'a>>; Frequent::COUNT],
     own: &'a StoreName,
     meta: Arc<Meta>,
     end: Position,
     now: Timestamp,
+    erased: bool,
 }
 
-impl Transaction<'_> {
+impl<'a> Transaction<'a> {
+    /// One of the statements that nearly every append runs.
+    pub fn statement(&mut self, frequent: Frequent) -> Worked<&mut Statement<'a>> {
+        let slot = &mut self.frequent[frequent as usize];
+        let statement = match slot.take() {
+            Some(statement) => statement,
+            None => self.connection.prepare_cached(frequent.text())?,
+        };
+        Ok(slot.insert(statement))
+    }
+
     /// The store's record, as this transaction sees it.
     pub fn meta(&self) -> &Meta {
         &self.meta
@@ -399,6 +459,11 @@ impl Transaction<'_> {
     /// The clock's time, the same for the whole batch.
     pub fn now(&self) -> Timestamp {
         self.now
+    }
+
+    /// Says that content was taken away for good, so that nothing of it may stay in the files.
+    pub fn mark_erased(&mut self) {
+        self.erased = true;
     }
 
     /// Takes the next `count` positions; answers the first.

@@ -455,6 +455,83 @@ fn a_read_that_gets_no_thread_ends_with_its_deadline() {
     });
 }
 
+/// Every stream whose payload is in a file, found by what the payloads begin with.
+fn payloads_in(folder: &std::path::Path) -> std::collections::BTreeSet<usize> {
+    let mut found = std::collections::BTreeSet::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        for at in bytes.windows(SECRET.len()).enumerate().filter(|(_, window)| *window == SECRET.as_bytes()) {
+            let digits = bytes[at.0 + SECRET.len()..].iter().take_while(|byte| byte.is_ascii_digit());
+            found.insert(digits.fold(0, |number, digit| number * 10 + usize::from(digit - b'0')));
+        }
+    }
+    found
+}
+
+const SECRET: &str = "the secret of stream ";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deleted_is_in_no_file_any_more() {
+    const STREAMS: usize = 40;
+    let fixture = Fixture::new();
+    let (store, other, admin) = (fixture.open().await, fixture.open().await, fixture.admin().await);
+    for round in 0..12 {
+        for number in 0..STREAMS {
+            // Short ones share a page, long ones have pages of their own behind it.
+            let length = [10, 300, 300, 2_000, 9_000][(round + number) % 5];
+            let secret = format!("{SECRET}{number}; {}", "x".repeat(length));
+            let receipt = store
+                .append(append(&format!("order-{number}"), round as u8, Expected::Any, &[&secret, &secret]))
+                .await
+                .unwrap();
+            let snapshot = Snapshot {
+                stream: stream(&format!("order-{number}")),
+                revision: receipt.last,
+                number: receipt.number,
+                commit: receipt.commit,
+                schema: 1,
+                content_type: ContentType::bytes(),
+                data: secret.into(),
+                taken_at: Timestamp(0),
+            };
+            store.put_snapshot(PutSnapshot { snapshot, deadline: soon() }).await.unwrap();
+        }
+        other.read_stream(read("order-1")).await.unwrap();
+    }
+    let folder = fixture.path().parent().unwrap().to_owned();
+    let mut kept: std::collections::BTreeSet<_> = (0..STREAMS).collect();
+    assert_eq!(payloads_in(&folder), kept);
+    for number in (0..STREAMS).map(|turn| turn * 7 % STREAMS) {
+        let (stream, commit) = (stream(&format!("order-{number}")), CommitId([0xdd; 16]));
+        admin.delete(Delete { stream, expected: Expected::Any, commit, deadline: soon() }).await.unwrap();
+        kept.remove(&number);
+        assert_eq!(payloads_in(&folder), kept, "after stream {number} was deleted");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_erased_under_a_reader_is_wiped_once_it_is_gone() {
+    let fixture = Fixture::new();
+    let (store, admin) = (fixture.open().await, fixture.admin().await);
+    let secret = format!("{SECRET}1;");
+    store.append(append("order-1", 1, Expected::Any, &[&secret, &secret])).await.unwrap();
+    store.append(append("order-1", 2, Expected::Any, &["kept"])).await.unwrap();
+    let reader = rusqlite::Connection::open(fixture.path()).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM commits").unwrap();
+    let cut = Truncate { stream: stream("order-1"), commit: CommitId([9; 16]), before: Revision(3), deadline: soon() };
+    admin.truncate(cut).await.unwrap();
+    let folder = fixture.path().parent().unwrap().to_owned();
+    // What the reader may still read has to stay.
+    assert_eq!(payloads_in(&folder).len(), 1);
+    reader.execute_batch("COMMIT").unwrap();
+    let patience = soon();
+    while !payloads_in(&folder).is_empty() {
+        assert!(!patience.has_passed(), "what was erased is still there");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(data(&store.read_stream(read("order-1")).await.unwrap()), ["kept"]);
+}
+
 #[derive(Debug)]
 struct SlowClock(Duration);
 

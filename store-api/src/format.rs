@@ -93,10 +93,17 @@ pub fn encode_events(commit: CommitId, events: &[Event]) -> Vec<u8> {
 pub fn decode_events(commit: CommitId, encoded: &Bytes) -> Result<Vec<Event>> {
     let mut reader = Reader::open(encoded)?;
     let count = reader.count(EVENT_BYTES_MIN)?;
-    let events = (0..count as u32).map(|ordinal| reader.event(commit, ordinal)).collect::<Result<_>>()?;
+    // The count is of the bytes' own making: a lie must not take more memory than they do.
+    let mut events = Vec::with_capacity(count.min(EVENTS_EXPECTED));
+    for ordinal in 0..count as u32 {
+        events.push(reader.event(commit, ordinal)?);
+    }
     reader.finish()?;
     Ok(events)
 }
+
+/// Room that is made for the events of a commit before they are decoded.
+const EVENTS_EXPECTED: usize = 256;
 
 /// Encodes a whole commit, or the stub of a stripped one.
 ///

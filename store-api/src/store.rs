@@ -73,7 +73,8 @@ pub trait EventStore: Send + Sync + std::fmt::Debug {
     /// Keeps a snapshot, unless a newer one is kept.
     ///
     /// # Errors
-    /// `Gone`, `Moved`, `Fenced` as for an append, `NotFound` for a missing stream, `TooLarge`, `Invalid` for revision 0.
+    /// `Gone`, `Moved`, `Fenced` as for an append, `NotFound` for a missing stream, `Conflict` with the head for one that is ahead
+    /// of its stream, `TooLarge`, `Invalid` for revision 0.
     async fn put_snapshot(&self, request: PutSnapshot) -> Result<SnapshotPut>;
 
     /// Reads the latest snapshot, if there is one.

@@ -31,6 +31,7 @@ mod domain_event;
 mod fold;
 pub mod handle;
 pub mod layers;
+mod logged;
 mod projection;
 pub mod registry;
 mod repository;
@@ -40,7 +41,7 @@ pub mod testing;
 mod variant;
 
 pub use aggregate::Aggregate;
-pub use checkpoint::{Checkpoint, LastCommit};
+pub use checkpoint::{Checkpoint, LastCommit, Parked};
 pub use config::{Config, Environment, Migrate, Origin, Sources, Warning};
 pub use context::Context;
 pub use domain_event::{DomainEvent, RawEvent};
@@ -49,8 +50,8 @@ pub use evstore_derive::DomainEvent;
 pub use fold::FoldedFrom;
 pub use handle::Store;
 pub use projection::{
-    BoxError, Handler, OnError, Parked, Phase, Project, Projection, ReadModel, RetryError, Rivals, Status, StopReason,
-    WaitError,
+    Awaited, BoxError, Handler, Move, OnError, Phase, Project, Projection, ReadModel, RetryError, Rivals, Status,
+    StopReason, WaitError,
 };
 pub use registry::{Configured, Registry, Shown};
 pub use repository::{ExecuteError, Executed, Loaded, Repository};

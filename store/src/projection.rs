@@ -1,29 +1,28 @@
 //! Projections: read models that are fed by a subscription and keep their place under their name.
 //!
-//! How one runs is in `runner` (at least once, with its checkpoint in the store) and `read_model` (exactly once, with its
-//! checkpoint in the read model's own transaction); `mark` keeps the checkpoint, `parking` what a handler could not take.
+//! This file says what is to run; `running` is the handle of one that does. How one runs is in `runner` (at least once, with
+//! its checkpoint in the store) and `read_model` (exactly once, with its checkpoint in the read model's own transaction);
+//! `mark` keeps the checkpoint and decides between rivals.
 
 mod mark;
-mod parking;
+mod measure;
 mod read_model;
 mod runner;
+mod running;
 
-use crate::api::capabilities::Positioned;
-use crate::api::{
-    Appended, Cursor, Deadline, Error, ErrorKind, EventStore, FindCommit, Namespace, Position, Result, StreamId,
-};
-use crate::checkpoint::Checkpoint;
-use crate::repository::Executed;
-use crate::subscription::{FeedEvent, Interest, Start, Stopper, Subscribe};
+use crate::api::{Cursor, Deadline, Error, ErrorKind, EventStore, Namespace, Result, StreamId};
+use crate::checkpoint::{Checkpoint, Parked};
+use crate::subscription::{FeedEvent, Interest, Start, Stopper, Subscribe, Subscription};
+use measure::Measure;
 use std::collections::HashSet;
-use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use parking::Parked;
-pub use read_model::ReadModel;
+pub(crate) use measure::describe as describe_metrics;
+pub use read_model::{Move, ReadModel};
+pub use running::{Awaited, Phase, Projection, RetryError, Status, StopReason, WaitError};
 
 /// An error of an application.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -31,12 +30,13 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// How often the checkpoint is kept, where nothing else was said.
 const KEEP_EVENTS: u32 = 256;
 const KEEP_EVERY: Duration = Duration::from_secs(1);
-/// Longest name of a projection, in bytes: names of what it parks are longer.
-const NAME_BYTES_MAX: usize = 200;
-/// Pauses between looks for a position that a sequencer has yet to give.
-const LOOK_PAUSE: Duration = Duration::from_millis(10);
-/// How long a question to the store may take inside of longer waits.
+/// How long those that stand by wait, where nothing else was said, and at least.
+const STAND_BY: Duration = Duration::from_secs(10);
+const STAND_BY_MIN: Duration = Duration::from_secs(1);
+/// How long a question to the store may take before a projection runs.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a look at the end of the feed may take, which only tells how far behind one is.
+const LAG_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A projection to be run: its name, what it is fed with, and what happens when it fails.
 ///
@@ -69,6 +69,7 @@ pub struct Project {
     events: Arc<dyn EventStore>,
     running: RunningNames,
     name: String,
+    start: Start,
     interest: Interest,
     keep: Keep,
     on_error: OnError,
@@ -83,20 +84,33 @@ pub enum OnError {
     Retry,
     /// Stop the projection when this many tries have failed.
     StopAfter(u32),
-    /// Set the stream aside when this many tries have failed: its event is kept with the cause, its later events are kept
-    /// back behind it, so that their order holds, and other streams go on. See [`Projection::retry_parked`].
+    /// Set the stream aside when this many tries have failed: the checkpoint keeps the event's revision and the cause, later
+    /// events of the stream are held back behind it, so that their order holds, and other streams go on. See
+    /// [`Projection::retry_parked`]. At most 100 streams, and no more than fit the store's largest record: when one more
+    /// fails, more is wrong than single events, and the projection stops with `TooLarge`.
     ParkAfter(u32),
 }
 
 /// What happens when two processes run a projection of one name. Whoever moves the checkpoint first has it; the other's
-/// write is refused.
+/// write is refused. It is touched three times in the time that others wait, also while a handler is slow or fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rivals {
-    /// The newest takes over; one that was running stops with [`StopReason::Rival`].
-    TakeOver,
     /// One runs, the others stand by, and one of them takes over when the checkpoint has not been touched for so long or
-    /// its owner stopped. For a projection that is started on every node.
+    /// its owner stopped. At least a second. For a projection that is started on every node.
     StandBy(Duration),
+    /// The newest takes over at once; one that was running stops with [`StopReason::Rival`]. For a projection that only one
+    /// process runs at a time: it need not wait for one that crashed.
+    TakeOver,
+}
+
+impl Rivals {
+    /// How long others wait for a checkpoint to be touched.
+    pub(crate) fn wait(self) -> Duration {
+        match self {
+            Self::StandBy(wait) => wait,
+            Self::TakeOver => STAND_BY,
+        }
+    }
 }
 
 /// How often the checkpoint is kept.
@@ -142,12 +156,22 @@ impl Project {
             events,
             running,
             name,
+            start: Start::First,
             interest: Interest::default(),
             keep: Keep { events: KEEP_EVENTS, every: KEEP_EVERY },
             on_error: OnError::Retry,
-            rivals: Rivals::TakeOver,
+            rivals: Rivals::StandBy(STAND_BY),
             poll: Duration::from_secs(1),
         }
+    }
+
+    /// Where it begins while it has no checkpoint, and only then; at the first event where nothing is said.
+    ///
+    /// A filter that is changed later does not go back: events that it let pass by stay passed. Give the projection another
+    /// name, or delete its checkpoint and what it made, to build it anew.
+    pub fn start(mut self, start: Start) -> Self {
+        self.start = start;
+        self
     }
 
     /// Only streams of this category, or of any that is named.
@@ -181,7 +205,8 @@ impl Project {
         self
     }
 
-    /// What happens when it runs elsewhere too; the newest takes over where nothing is said.
+    /// What happens when it runs elsewhere too. Where nothing is said it stands by for as long as another runs it, and takes
+    /// over 10 seconds after that one was last heard of.
     pub fn rivals(mut self, policy: Rivals) -> Self {
         self.rivals = policy;
         self
@@ -196,52 +221,61 @@ impl Project {
     /// Runs it at least once: each event is handled, then the checkpoint is kept in the store.
     ///
     /// # Errors
-    /// `Invalid` for a name; `Conflict` when one of this name runs in this process; `HistoryLost` when the store lost what
-    /// its checkpoint stands on; and what reading the checkpoint fails with.
+    /// `Invalid` for a name or a wait; `Conflict` when one of this name runs in this process; `HistoryLost` when the store lost
+    /// what its checkpoint stands on; and what reading the checkpoint fails with.
     pub async fn run(self, handler: impl Handler) -> Result<Projection> {
         let (guard, parts) = self.begin()?;
         let (_, checkpoint) =
             Checkpoint::read(&*parts.events, &Checkpoint::key(&parts.name)?, Deadline::within(CALL_TIMEOUT)).await?;
         if let Some(checkpoint) = checkpoint {
             checkpoint.check_history(&*parts.events, Deadline::within(CALL_TIMEOUT)).await?;
+            parts.report(|status| {
+                status.cursor = checkpoint.cursor.clone();
+                status.parked = checkpoint.parked.into();
+            });
         }
-        parts.parking.load().await?;
-        Ok(parts.spawn(guard, |parts, retries| runner::run(parts, handler, retries)))
+        let (retries, wishes) = mpsc::channel(1);
+        Ok(Projection::spawn(guard, parts.clone(), Some(retries), runner::run(parts, handler, wishes)))
     }
 
-    /// Runs it exactly once: the read model keeps the cursor in the transaction that changes it, and the store keeps none.
+    /// Runs it exactly once: the read model keeps its place in the transaction that changes it. The store's record says only
+    /// who feeds it.
+    ///
+    /// A read model that lives in the memory of each process is another one in each: give each a name of its own, or
+    /// [`Rivals::TakeOver`] where there is only one process.
     ///
     /// # Errors
-    /// As [`run`](Self::run); `Unsupported` for [`OnError::ParkAfter`], because a batch is taken whole or not at all.
+    /// As [`run`](Self::run), but the read model's place is checked when it runs; `Unsupported` for [`OnError::ParkAfter`], because a batch is taken whole or not at all.
     pub async fn run_into(self, model: impl ReadModel) -> Result<Projection> {
         if let OnError::ParkAfter(_) = self.on_error {
             return Err(Error::new(ErrorKind::Unsupported, "a read model takes a batch whole and parks nothing"));
         }
         let (guard, parts) = self.begin()?;
-        Ok(parts.spawn(guard, |parts, _| read_model::run(parts, model)))
+        Ok(Projection::spawn(guard, parts.clone(), None, read_model::run(parts, model)))
     }
 
     /// Checks what can be checked without the store, and takes the name.
     fn begin(self) -> Result<(NameGuard, Parts)> {
-        if self.name.len() > NAME_BYTES_MAX {
-            return Err(Error::new(ErrorKind::Invalid, "the name of a projection is too long")
-                .with("bytes_max", NAME_BYTES_MAX));
+        if self.rivals.wait() < STAND_BY_MIN {
+            return Err(Error::new(ErrorKind::Invalid, "a projection stands by for too short a time")
+                .with("given_ms", self.rivals.wait().as_millis())
+                .with("min_ms", STAND_BY_MIN.as_millis()));
         }
         Checkpoint::key(&self.name)?;
         self.interest.filter()?;
         let guard = self.running.take(&self.name)?;
-        let parking = parking::Parking::new(self.events.clone(), &self.name);
         let parts = Parts {
+            measure: Measure::new(&self.name),
             events: self.events,
             name: self.name,
+            start: self.start,
             interest: self.interest,
             keep: self.keep,
             on_error: self.on_error,
             rivals: self.rivals,
             poll: self.poll,
-            parking,
             stopper: Stopper::new(),
-            status: watch::Sender::new(Status { phase: Phase::CatchingUp, cursor: None, events: 0 }),
+            status: watch::Sender::new(Status::new()),
         };
         Ok((guard, parts))
     }
@@ -259,14 +293,15 @@ impl crate::Store {
 pub(crate) struct Parts {
     pub events: Arc<dyn EventStore>,
     pub name: String,
+    pub start: Start,
     pub interest: Interest,
     pub keep: Keep,
     pub on_error: OnError,
     pub rivals: Rivals,
     pub poll: Duration,
-    pub parking: parking::Parking,
     pub stopper: Stopper,
     pub status: watch::Sender<Status>,
+    measure: Measure,
 }
 
 /// A wish to try a parked stream again.
@@ -275,266 +310,90 @@ pub(crate) struct Retry {
     answer: oneshot::Sender<Result<(), RetryError>>,
 }
 
+impl Retry {
+    fn answer(self, outcome: Result<(), RetryError>) {
+        // Whoever asked may have gone.
+        let _ = self.answer.send(outcome);
+    }
+}
+
 impl Parts {
-    /// Runs in a task of its own, so that a handler that panics ends the projection and nothing else.
-    fn spawn<R>(self, guard: NameGuard, run: impl FnOnce(Self, mpsc::Receiver<Retry>) -> R) -> Projection
+    /// Asks the store until it answers.
+    pub async fn ask<T, F>(&self, call: impl Fn() -> F) -> Result<T, StopReason>
     where
-        R: Future<Output = StopReason> + Send + 'static,
+        F: Future<Output = Result<T>>,
     {
-        let (retries, wishes) = mpsc::channel(1);
-        let work = tokio::spawn(run(self.clone(), wishes));
-        let status = self.status.clone();
-        tokio::spawn(async move {
-            let reason = work.await.unwrap_or(StopReason::Panicked);
-            drop(guard);
-            match &reason {
-                StopReason::Asked => {}
-                other => tracing::error!(reason = %other, "a projection has stopped"),
+        mark::until_answered(&self.stopper, &self.name, call).await
+    }
+
+    /// Where it begins while it has no checkpoint.
+    pub async fn beginning(&self) -> Result<Checkpoint, StopReason> {
+        match &self.start {
+            Start::First => Ok(Checkpoint::default()),
+            Start::After(cursor) => Ok(Checkpoint::at(cursor.clone())),
+            Start::Now => {
+                let head = self.ask(|| self.events.feed_head(Deadline::within(mark::CALL_TIMEOUT))).await?;
+                Ok(Checkpoint::at(head.cursor))
             }
-            status.send_modify(|status| status.phase = Phase::Stopped(Arc::new(reason)));
-        });
-        Projection { parts: self, retries }
+        }
+    }
+
+    pub async fn check_history(&self, checkpoint: &Checkpoint) -> Result<(), StopReason> {
+        self.ask(|| checkpoint.check_history(&*self.events, Deadline::within(mark::CALL_TIMEOUT))).await
     }
 
     /// Opens its subscription.
-    pub async fn subscribe(&self, after: Option<Cursor>) -> Result<crate::subscription::Subscription> {
-        let start = after.map_or(Start::First, Start::After);
-        Subscribe::to(self.events.clone(), start)
-            .interest(self.interest.clone())
-            .page_events(self.keep.events)
-            .poll(self.poll)
-            .open()
-            .await
+    pub async fn subscribe(&self, after: Option<&Cursor>) -> Result<Subscription, StopReason> {
+        self.ask(|| {
+            let start = after.cloned().map_or(Start::First, Start::After);
+            Subscribe::to(self.events.clone(), start)
+                .interest(self.interest.clone())
+                .page_events(self.keep.events)
+                .poll(self.poll)
+                .open()
+        })
+        .await
     }
 
     pub fn report(&self, change: impl FnOnce(&mut Status)) {
         self.status.send_modify(change);
     }
-}
 
-/// A running projection. Dropping it stops it.
-#[derive(Debug)]
-pub struct Projection {
-    parts: Parts,
-    retries: mpsc::Sender<Retry>,
-}
-
-/// How a projection is doing.
-#[derive(Clone, Debug)]
-pub struct Status {
-    /// What it is doing.
-    pub phase: Phase,
-    /// Up to where everything is handled, or parked; none before the first event.
-    pub cursor: Option<Cursor>,
-    /// Events that were handled or parked since it was started.
-    pub events: u64,
-}
-
-/// What a projection is doing.
-#[derive(Clone, Debug)]
-pub enum Phase {
-    /// It waits for the process that runs it to stop.
-    StandingBy,
-    /// It has not reached the end of the feed.
-    CatchingUp,
-    /// It has, and takes what comes.
-    Live,
-    /// It has stopped.
-    Stopped(Arc<StopReason>),
-}
-
-/// Why a projection stopped.
-#[derive(Debug)]
-pub enum StopReason {
-    /// It was asked to.
-    Asked,
-    /// The store failed in a way that does not pass: `HistoryLost` says what was lost.
-    Store(Error),
-    /// Another process took it over; nothing that it did not handle was marked as handled.
-    Rival(Error),
-    /// The handler, or the read model, failed as often as it may.
-    Handler {
-        /// The event; none for a batch.
-        at: Option<(StreamId, crate::api::Revision)>,
-        /// What it said last.
-        cause: BoxError,
-    },
-    /// The handler panicked.
-    Panicked,
-}
-
-/// Why a wait for a projection ended without it.
-#[derive(Debug)]
-pub enum WaitError {
-    /// It has not come so far in time.
-    TimedOut,
-    /// It has stopped.
-    Stopped(Arc<StopReason>),
-    /// The stream is parked: its event is kept, and not handled.
-    Parked,
-    /// The store could not say where the commit stands.
-    Store(Error),
-}
-
-/// Why a parked stream is parked still.
-#[derive(Debug)]
-pub enum RetryError {
-    /// The projection runs no more.
-    Stopped,
-    /// The stream is not parked.
-    NotParked,
-    /// The handler failed again.
-    Handler(BoxError),
-    /// The store failed.
-    Store(Error),
-}
-
-impl Projection {
-    /// Its name.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.parts.name
+    pub fn report_parked(&self, parked: &[Parked]) {
+        self.report(|status| status.parked = parked.into());
+        self.measure.parked(parked.len());
     }
 
-    /// How it is doing.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        self.parts.status.borrow().clone()
+    pub fn report_live(&self) {
+        self.report(|status| {
+            status.phase = Phase::Live;
+            status.lag = Some(0);
+        });
+        self.measure.lag(0);
     }
 
-    /// The streams that it has set aside.
-    #[must_use]
-    pub fn parked(&self) -> Vec<Parked> {
-        self.parts.parking.list()
+    /// Says that so many events more are handled or parked, and up to where.
+    pub fn report_events(&self, events: u64, cursor: Option<&Cursor>) {
+        self.report(|status| {
+            status.cursor = cursor.cloned();
+            status.events += events;
+        });
+        self.measure.events(events);
     }
 
-    /// Waits until a command's events are handled, so that a read from the read model sees them.
-    ///
-    /// Works on every store: where the receipt has no position yet, the store is asked for it; where there are no
-    /// positions, the end of the feed is waited for.
-    ///
-    /// # Errors
-    /// When the time is up, the projection has stopped, or has parked the stream.
-    pub async fn wait_for(&self, executed: &Executed, timeout: Duration) -> Result<(), WaitError> {
-        let Some(receipt) = &executed.commit else { return Ok(()) };
-        let deadline = Deadline::within(timeout);
-        let waited = async {
-            let target = self.target(executed, receipt, deadline).await.map_err(WaitError::Store)?;
-            self.reach(&target).await
-        };
-        match tokio::time::timeout_at(deadline.0.into(), waited).await {
-            Ok(Ok(())) if self.parts.parking.holds(&executed.stream) => Err(WaitError::Parked),
-            Ok(Err(WaitError::Store(error))) if error.kind() == ErrorKind::DeadlineExceeded => Err(WaitError::TimedOut),
-            Ok(outcome) => outcome,
-            Err(_) => Err(WaitError::TimedOut),
-        }
+    pub fn count_failure(&self) {
+        self.measure.failure();
     }
 
-    /// Handles a parked stream again, from the event that failed to its end, and lets it go on if that succeeds.
-    ///
-    /// # Errors
-    /// When the handler fails again: the stream stays parked, from where it came to.
-    pub async fn retry_parked(&self, stream: &StreamId) -> Result<(), RetryError> {
-        let (answer, answered) = oneshot::channel();
-        let wish = Retry { stream: stream.clone(), answer };
-        self.retries.send(wish).await.map_err(|_| RetryError::Stopped)?;
-        answered.await.unwrap_or(Err(RetryError::Stopped))
-    }
-
-    /// Stops it: what is being handled is finished and its checkpoint kept.
-    ///
-    /// # Errors
-    /// When it had stopped before for another reason.
-    pub async fn stop(self) -> Result<(), Arc<StopReason>> {
-        self.parts.stopper.stop();
-        let reason = self.stopped().await;
-        match *reason {
-            StopReason::Asked => Ok(()),
-            StopReason::Store(_) | StopReason::Rival(_) | StopReason::Handler { .. } | StopReason::Panicked => {
-                Err(reason)
-            }
-        }
-    }
-
-    /// Waits until it stops by itself, or is stopped, and says why.
-    pub async fn stopped(&self) -> Arc<StopReason> {
-        let mut status = self.parts.status.subscribe();
-        let reason = |status: &Status| match &status.phase {
-            Phase::Stopped(reason) => Some(reason.clone()),
-            Phase::StandingBy | Phase::CatchingUp | Phase::Live => None,
-        };
-        // The sender lives in `self`, so that the wait can't fail.
-        match status.wait_for(|status| reason(status).is_some()).await {
-            Ok(status) => reason(&status).unwrap_or_else(|| Arc::new(StopReason::Panicked)),
-            Err(_) => Arc::new(StopReason::Panicked),
-        }
-    }
-
-    /// What stops it from elsewhere.
-    #[must_use]
-    pub fn stopper(&self) -> Stopper {
-        self.parts.stopper.clone()
-    }
-
-    async fn target(&self, executed: &Executed, receipt: &Appended, deadline: Deadline) -> Result<Target> {
-        let last = |receipt: &Appended| {
-            receipt.position.map(|first| Target::Position(first.plus(receipt.last.0 - receipt.first.0)))
-        };
-        if let Some(target) = last(receipt) {
-            return Ok(target);
-        }
-        match self.parts.events.capabilities().positioned {
-            Positioned::Never { settling } => {
-                tokio::time::sleep(settling).await;
-                Ok(Target::Cursor(self.parts.events.feed_head(deadline).await?.cursor))
-            }
-            Positioned::ByAppend | Positioned::BySequencer { .. } => loop {
-                let request = FindCommit { stream: executed.stream.clone(), commit: receipt.commit, deadline };
-                match self.parts.events.find_commit(request).await?.as_ref().map(last) {
-                    Some(Some(target)) => return Ok(target),
-                    Some(None) => tokio::time::sleep(LOOK_PAUSE).await,
-                    None => {
-                        let error = Error::new(ErrorKind::NotFound, "the commit is not in the store");
-                        return Err(error.with("stream", &executed.stream).of_commit(receipt.commit));
-                    }
-                }
-            },
-        }
-    }
-
-    async fn reach(&self, target: &Target) -> Result<(), WaitError> {
-        let mut status = self.parts.status.subscribe();
-        let done = |status: &Status| match (&status.phase, target.reached(status.cursor.as_ref())) {
-            (_, true) => Some(Ok(())),
-            (Phase::Stopped(reason), false) => Some(Err(WaitError::Stopped(reason.clone()))),
-            (Phase::StandingBy | Phase::CatchingUp | Phase::Live, false) => None,
-        };
-        match status.wait_for(|status| done(status).is_some()).await {
-            Ok(status) => done(&status).unwrap_or(Err(WaitError::TimedOut)),
-            Err(_) => Err(WaitError::TimedOut),
-        }
-    }
-}
-
-impl Drop for Projection {
-    fn drop(&mut self) {
-        self.parts.stopper.stop();
-    }
-}
-
-/// The place that a wait is for.
-enum Target {
-    Position(Position),
-    Cursor(Cursor),
-}
-
-impl Target {
-    fn reached(&self, cursor: Option<&Cursor>) -> bool {
-        match (self, cursor) {
-            (_, None) => false,
-            (Self::Position(target), Some(cursor)) => cursor.position().is_some_and(|position| position >= *target),
-            (Self::Cursor(target), Some(cursor)) => cursor >= target,
-        }
+    /// Looks how far behind it is. Nothing depends on it, so that a store that does not say delays nothing.
+    pub async fn measure_lag(&self) {
+        let head = self.events.feed_head(Deadline::within(LAG_TIMEOUT));
+        let Some(Ok(Ok(head))) = self.stopper.or(tokio::time::timeout(LAG_TIMEOUT, head)).await else { return };
+        let Some(end) = head.position else { return };
+        let cursor = self.status.borrow().cursor.clone();
+        let lag = end.0.saturating_sub(cursor.and_then(|cursor| cursor.position()).map_or(0, |position| position.0));
+        self.report(|status| status.lag = Some(lag));
+        self.measure.lag(lag);
     }
 }
 
@@ -565,44 +424,3 @@ impl Drop for NameGuard {
         self.running.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
     }
 }
-
-impl fmt::Display for StopReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Asked => f.write_str("stopped as asked"),
-            Self::Store(error) => write!(f, "the store failed: {error}"),
-            Self::Rival(error) => write!(f, "another process took over: {error}"),
-            Self::Handler { at: Some((stream, revision)), cause } => {
-                write!(f, "the handler failed (stream: {stream}, revision: {revision}): {cause}")
-            }
-            Self::Handler { at: None, cause } => write!(f, "the read model failed: {cause}"),
-            Self::Panicked => f.write_str("the handler panicked"),
-        }
-    }
-}
-
-impl fmt::Display for WaitError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TimedOut => f.write_str("the projection has not come so far in time"),
-            Self::Stopped(reason) => write!(f, "the projection has stopped: {reason}"),
-            Self::Parked => f.write_str("the projection has parked the stream"),
-            Self::Store(error) => error.fmt(f),
-        }
-    }
-}
-
-impl fmt::Display for RetryError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stopped => f.write_str("the projection has stopped"),
-            Self::NotParked => f.write_str("the stream is not parked"),
-            Self::Handler(cause) => write!(f, "the handler failed again: {cause}"),
-            Self::Store(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for StopReason {}
-impl std::error::Error for WaitError {}
-impl std::error::Error for RetryError {}

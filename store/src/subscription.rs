@@ -6,10 +6,12 @@ use crate::api::{
     WaitFeed, Waited,
 };
 use crate::backoff::Backoff;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{LastCommit, check_reached};
 use crate::context::Context;
 use crate::domain_event::{DomainEvent, decode_event};
+use crate::logged::Logged;
 use std::future::Future;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -35,8 +37,6 @@ pub enum Start {
     Now,
     /// After this place.
     After(Cursor),
-    /// After the checkpoint of this consumer; at the first event where it has none.
-    Checkpoint(String),
 }
 
 /// A subscription to be opened: where it begins, and what it lets pass.
@@ -49,7 +49,7 @@ pub enum Start {
 ///     match delivery {
 ///         Delivery::Batch(batch) => {
 ///             for event in batch.events() {
-///                 println!("{} {} {}", event.stream(), event.revision(), event.event.event_type);
+///                 println!("{} {} {}", event.stream(), event.revision(), event.event().event_type);
 ///             }
 ///         }
 ///         Delivery::CaughtUp => println!("waiting for more"),
@@ -131,24 +131,16 @@ impl Subscribe {
     /// Finds the place to begin at.
     ///
     /// # Errors
-    /// `Invalid` for a name in the filter; `HistoryLost` when the store lost what the checkpoint stands on; and what
-    /// reading fails with.
+    /// `Invalid` for a name in the filter; `HistoryLost` when the feed ends before the place; and what reading fails with.
     pub async fn open(self) -> Result<Subscription> {
         let filter = self.interest.filter()?;
         let deadline = Deadline::within(READ_TIMEOUT);
         let after = match self.start {
             Start::First => None,
             Start::Now => Some(self.events.feed_head(deadline).await?.cursor),
-            Start::After(cursor) => Some(cursor),
-            Start::Checkpoint(consumer) => {
-                let key = Checkpoint::key(consumer)?;
-                match Checkpoint::read(&*self.events, &key, deadline).await?.1 {
-                    Some(checkpoint) => {
-                        checkpoint.check_history(&*self.events, deadline).await?;
-                        checkpoint.cursor
-                    }
-                    None => None,
-                }
+            Start::After(cursor) => {
+                check_reached(&*self.events, &cursor, deadline).await?;
+                Some(cursor)
             }
         };
         let page_events = self.page_events.clamp(1, self.events.capabilities().limits.page_items);
@@ -161,6 +153,7 @@ impl Subscribe {
             phase: Phase::CatchingUp,
             due: None,
             idle: Idle::No,
+            doubted: false,
             stopper: Stopper::new(),
             pauses: pauses(),
         })
@@ -193,6 +186,8 @@ pub struct Subscription {
     /// What to say before reading on.
     due: Option<Delivery>,
     idle: Idle,
+    /// Whether the store failed since the place was last compared with the end of its feed: it may be another one by now.
+    doubted: bool,
     stopper: Stopper,
     pauses: Backoff,
 }
@@ -228,11 +223,29 @@ pub enum Delivery {
 /// Commits of the feed that were read together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    pub(crate) after: Option<Cursor>,
-    page: FeedPage,
+    after: Option<Cursor>,
+    commits: Vec<Arc<Commit>>,
+    removed: Vec<RangeInclusive<Position>>,
+    next: Cursor,
 }
 
 impl Batch {
+    fn new(after: Option<Cursor>, page: FeedPage) -> Self {
+        let mut batch = Self { after, ..Self::empty(page.next) };
+        for item in page.items {
+            match item {
+                FeedItem::Commit(commit) => batch.commits.push(Arc::new(commit)),
+                FeedItem::Removed { first, last } => batch.removed.push(first..=last),
+            }
+        }
+        batch
+    }
+
+    /// One that only leads to a place.
+    pub(crate) fn empty(next: Cursor) -> Self {
+        Self { after: None, commits: Vec::new(), removed: Vec::new(), next }
+    }
+
     /// The place after which it begins; none where that is the beginning of the feed.
     #[must_use]
     pub fn after(&self) -> Option<&Cursor> {
@@ -242,33 +255,39 @@ impl Batch {
     /// The place at which it ends. What to keep once all of it is handled, together with what handling it made.
     #[must_use]
     pub fn cursor(&self) -> &Cursor {
-        &self.page.next
+        &self.next
     }
 
-    /// Everything in it: commits, markers, and ranges that were removed.
+    /// The commits and markers, in feed order.
     #[must_use]
-    pub fn items(&self) -> &[FeedItem] {
-        &self.page.items
+    pub fn commits(&self) -> &[Arc<Commit>] {
+        &self.commits
     }
 
-    /// The commits and markers.
-    pub fn commits(&self) -> impl Iterator<Item = &Commit> {
-        self.page.commits()
+    /// The events, in feed order.
+    pub fn events(&self) -> impl Iterator<Item = FeedEvent> {
+        self.commits.iter().flat_map(FeedEvent::of)
     }
 
-    /// The events.
-    pub fn events(&self) -> impl Iterator<Item = EventRef<'_>> {
-        self.page.events()
+    /// Positions in it whose events were truncated or deleted. Told only where nothing is filtered.
+    #[must_use]
+    pub fn removed(&self) -> &[RangeInclusive<Position>] {
+        &self.removed
     }
 
     /// The place directly after a commit, where the order is total; elsewhere only a page's end is a place.
     pub(crate) fn cursor_after(&self, commit: &Commit) -> Option<Cursor> {
-        self.page.next.position()?;
-        Some(Cursor::total(self.page.next.incarnation(), commit.last_position()?))
+        self.next.position()?;
+        Some(Cursor::total(self.next.incarnation(), commit.last_position()?))
     }
 
-    pub(crate) fn into_items(self) -> Vec<FeedItem> {
-        self.page.items
+    /// The last commit in it.
+    pub(crate) fn last(&self) -> Option<LastCommit> {
+        self.commits.last().and_then(|commit| LastCommit::of(commit))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.commits.is_empty() && self.removed.is_empty()
     }
 }
 
@@ -338,7 +357,9 @@ impl FeedEvent {
         Context::of(self.event())
     }
 
-    fn as_ref(&self) -> EventRef<'_> {
+    /// As the contract has it.
+    #[must_use]
+    pub fn as_ref(&self) -> EventRef<'_> {
         EventRef { commit: &self.commit, event: self.event() }
     }
 }
@@ -363,12 +384,17 @@ impl Stopper {
         *self.0.borrow()
     }
 
+    /// Waits until it is stopped.
+    pub async fn stopped(&self) {
+        // The sender lives in `self`, so that the wait can't fail.
+        let _ = self.0.subscribe().wait_for(|stopped| *stopped).await;
+    }
+
     /// Waits for `work`, or for being stopped.
     pub(crate) async fn or<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        let mut stopped = self.0.subscribe();
         tokio::select! {
             biased;
-            _ = stopped.wait_for(|stopped| *stopped) => None,
+            () = self.stopped() => None,
             done = work => Some(done),
         }
     }
@@ -399,10 +425,15 @@ impl Subscription {
         }
     }
 
-    /// The place after everything that was delivered; none at the beginning of the feed.
+    /// The place after everything that was delivered; none at the beginning of the feed. A subscription that begins after it
+    /// goes on without a gap.
     #[must_use]
     pub fn cursor(&self) -> Option<&Cursor> {
-        self.after.as_ref()
+        match &self.due {
+            // Read and not yet delivered.
+            Some(Delivery::Batch(batch)) => batch.after(),
+            Some(Delivery::CaughtUp | Delivery::FellBehind) | None => self.after.as_ref(),
+        }
     }
 
     /// What stops it from elsewhere.
@@ -429,9 +460,9 @@ impl Subscription {
                 self.pauses = pauses();
             }
             let notice = self.notice(page.end);
-            let batch = Batch { after: self.after.replace(page.next.clone()), page };
+            let batch = Batch::new(self.after.replace(page.next.clone()), page);
             // A page that neither moved nor holds anything says nothing.
-            let delivery = (moved || !batch.items().is_empty()).then_some(Delivery::Batch(batch));
+            let delivery = (moved || !batch.is_empty()).then_some(Delivery::Batch(batch));
             match (notice, delivery) {
                 (Some(Delivery::FellBehind), delivery) => {
                     self.due = delivery;
@@ -489,6 +520,15 @@ impl Subscription {
 
     async fn read(&mut self) -> Result<FeedPage> {
         loop {
+            if let (true, Some(after)) = (self.doubted, &self.after) {
+                match check_reached(&*self.events, after, Deadline::within(READ_TIMEOUT)).await {
+                    Ok(()) => self.doubted = false,
+                    Err(error) => {
+                        self.wait_out(error).await?;
+                        continue;
+                    }
+                }
+            }
             let request = ReadFeed {
                 from: self.after.clone().map_or(FeedStart::First, FeedStart::After),
                 filter: self.filter.clone(),
@@ -508,8 +548,9 @@ impl Subscription {
         if !passes(&error) {
             return Err(error);
         }
+        self.doubted = true;
         let pause = self.pauses.pause().max(error.pause().unwrap_or_default());
-        tracing::warn!(%error, ?pause, "a subscription waits for its store");
+        tracing::warn!(error = %Logged(&error), ?pause, "a subscription waits for its store");
         tokio::time::sleep(pause).await;
         Ok(())
     }

@@ -4,7 +4,10 @@
 mod stores;
 
 use evstore::api::*;
-use evstore::{Batch, BoxError, Executed, OnError, Project, Projection, ReadModel, Rivals, StopReason};
+use evstore::{
+    Batch, BoxError, Checkpoint, Executed, Move, OnError, Phase, Project, Projection, ReadModel, RetryError, Rivals,
+    Start, StopReason,
+};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use stores::{append, memory};
@@ -14,7 +17,7 @@ use stores::{append, memory};
 struct Database {
     sum: u64,
     events: u64,
-    cursor: Option<Cursor>,
+    place: Option<String>,
 }
 
 /// How the next transactions end.
@@ -39,24 +42,32 @@ impl Sums {
     fn read(&self) -> Database {
         self.database.lock().unwrap().clone()
     }
+
+    fn cursor(&self) -> Option<Cursor> {
+        self.read().place?.parse::<Checkpoint>().unwrap().cursor
+    }
+
+    fn set(&self, cursor: Cursor) {
+        self.database.lock().unwrap().place = Some(cursor.to_string());
+    }
 }
 
 impl ReadModel for Sums {
-    async fn checkpoint(&mut self) -> Result<Option<Cursor>, BoxError> {
-        Ok(self.read().cursor)
+    async fn checkpoint(&mut self) -> Result<Option<String>, BoxError> {
+        Ok(self.read().place)
     }
 
-    async fn apply(&mut self, batch: &Batch, cursor: &Cursor) -> Result<(), BoxError> {
+    async fn apply(&mut self, batch: &Batch, place: &Move) -> Result<(), BoxError> {
         let ending = self.endings.lock().unwrap().pop().unwrap_or(Ending::Commits);
         let mut transaction = self.read();
-        if transaction.cursor.as_ref() != batch.after() {
+        if transaction.place != place.from {
             return Err("another process is feeding this read model".into());
         }
         for event in batch.events() {
-            transaction.sum += std::str::from_utf8(&event.event.data)?.parse::<u64>()?;
+            transaction.sum += std::str::from_utf8(&event.event().data)?.parse::<u64>()?;
             transaction.events += 1;
         }
-        transaction.cursor = Some(cursor.clone());
+        transaction.place = Some(place.to.clone());
         if ending != Ending::RollsBack {
             *self.database.lock().unwrap() = transaction;
         }
@@ -100,7 +111,7 @@ async fn the_cursor_moves_in_the_read_model_also_where_nothing_matches() {
     let receipt = append(&*store, "invoice-1", "Paid", &[1]).await;
     wait(&projection, "invoice-1", receipt.clone()).await;
     assert_eq!(sums.read().events, 0);
-    assert_eq!(sums.read().cursor.and_then(|cursor| cursor.position()), receipt.position);
+    assert_eq!(sums.cursor().and_then(|cursor| cursor.position()), receipt.position);
 }
 
 /// Feeds one event, then lets a rival move the read model to a position, then appends another event.
@@ -110,7 +121,7 @@ async fn with_rival_at(position: u64, sums: &Sums, rivals: Rivals) -> (Projectio
     let receipt = append(&*store, "order-1", "Placed", &[1]).await;
     let incarnation = store.feed_head(stores::soon()).await.unwrap().cursor.incarnation();
     wait(&projection, "order-1", receipt).await;
-    sums.database.lock().unwrap().cursor = Some(Cursor::total(incarnation, Position(position)));
+    sums.set(Cursor::total(incarnation, Position(position)));
     let receipt = append(&*store, "order-1", "Placed", &[5]).await;
     (projection, Executed::of(StreamId::new("order-1").unwrap(), receipt))
 }
@@ -127,7 +138,7 @@ async fn a_rival_that_feeds_the_same_read_model_ends_this_one() {
 #[tokio::test]
 async fn an_event_that_a_rival_has_applied_is_not_applied_again() {
     let sums = Sums::new(&[]);
-    let (projection, executed) = with_rival_at(2, &sums, Rivals::TakeOver).await;
+    let (projection, executed) = with_rival_at(2, &sums, Rivals::StandBy(Duration::from_secs(1))).await;
     projection.wait_for(&executed, Duration::from_secs(10)).await.unwrap();
     assert_eq!(sums.read().sum, 1);
 }
@@ -135,7 +146,7 @@ async fn an_event_that_a_rival_has_applied_is_not_applied_again() {
 #[tokio::test]
 async fn one_that_stands_by_goes_on_from_where_the_rival_came_to() {
     let sums = Sums::new(&[]);
-    let (projection, executed) = with_rival_at(0, &sums, Rivals::StandBy(Duration::from_millis(10))).await;
+    let (projection, executed) = with_rival_at(0, &sums, Rivals::StandBy(Duration::from_secs(1))).await;
     projection.wait_for(&executed, Duration::from_secs(10)).await.unwrap();
     // The place is the read model's own: told to stand before the first event, it gets both.
     while sums.read().sum != 7 {
@@ -159,4 +170,65 @@ async fn parking_is_refused_where_batches_are_whole() {
     let store = memory().await;
     let parks = project(&store).on_error(OnError::ParkAfter(1)).run_into(Sums::new(&[])).await;
     assert_eq!(parks.unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[tokio::test]
+async fn a_read_model_beyond_the_end_of_the_feed_is_not_fed() {
+    let store = memory().await;
+    let sums = Sums::new(&[]);
+    append(&*store, "order-1", "Placed", &[1]).await;
+    let incarnation = store.feed_head(stores::soon()).await.unwrap().cursor.incarnation();
+    sums.set(Cursor::total(incarnation, Position(6)));
+    let projection = project(&store).run_into(sums.clone()).await.unwrap();
+    let reason = tokio::time::timeout(Duration::from_secs(10), projection.stopped()).await.unwrap();
+    assert!(matches!(&*reason, StopReason::Store(error) if error.kind() == ErrorKind::HistoryLost), "{reason:?}");
+}
+
+#[tokio::test]
+async fn the_place_knows_the_commit_that_it_stands_on() {
+    let store = memory().await;
+    let sums = Sums::new(&[]);
+    let projection = project(&store).run_into(sums.clone()).await.unwrap();
+    let receipt = append(&*store, "order-1", "Placed", &[1]).await;
+    let digest = receipt.digest;
+    wait(&projection, "order-1", receipt).await;
+    let place = sums.read().place.unwrap().parse::<Checkpoint>().unwrap();
+    assert_eq!(place.last.map(|last| (last.position, last.digest)), Some((Position(1), digest)));
+}
+
+#[tokio::test]
+async fn of_two_that_share_a_read_model_one_feeds_it_and_the_other_takes_over() {
+    let store = memory().await;
+    let sums = Sums::new(&[]);
+    let stand_by = || project(&store).rivals(Rivals::StandBy(Duration::from_secs(1))).poll(Duration::from_millis(20));
+    let first = stand_by().run_into(sums.clone()).await.unwrap();
+    let receipt = append(&*store, "order-1", "Placed", &[1]).await;
+    wait(&first, "order-1", receipt).await;
+    let second = stand_by().run_into(sums.clone()).await.unwrap();
+    let receipt = append(&*store, "order-1", "Placed", &[2]).await;
+    wait(&second, "order-1", receipt).await;
+    assert!(matches!(second.status().phase, Phase::StandingBy));
+    let parked = second.retry_parked(&StreamId::new("order-1").unwrap()).await;
+    assert!(matches!(parked, Err(RetryError::NotParked)), "{parked:?}");
+    first.stop().await.unwrap();
+    let receipt = append(&*store, "order-1", "Placed", &[3]).await;
+    wait(&second, "order-1", receipt).await;
+    assert_eq!((sums.read().sum, sums.read().events), (6, 3));
+}
+
+#[tokio::test]
+async fn a_read_model_that_begins_now_keeps_where_that_was() {
+    let store = memory().await;
+    let sums = Sums::new(&[]);
+    append(&*store, "order-1", "Placed", &[1]).await;
+    let begins_now = || project(&store).start(Start::Now);
+    let first = begins_now().run_into(sums.clone()).await.unwrap();
+    while sums.read().place.is_none() {
+        tokio::task::yield_now().await;
+    }
+    first.stop().await.unwrap();
+    let receipt = append(&*store, "order-1", "Placed", &[2]).await;
+    let second = begins_now().run_into(sums.clone()).await.unwrap();
+    wait(&second, "order-1", receipt).await;
+    assert_eq!((sums.read().sum, sums.read().events), (2, 1));
 }

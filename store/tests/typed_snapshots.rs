@@ -60,18 +60,17 @@ async fn kept(store: &dyn EventStore) -> Option<Snapshot> {
     store.read_snapshot(request).await.unwrap()
 }
 
-/// A store with three commits of one event, the last two not in the snapshot, changed by `change` on its way.
+/// A store with three commits of one event, the last two not in the snapshot, which `change` changes when it is read.
 async fn with_changed_snapshot(change: impl FnOnce(&mut Snapshot)) -> Repository<Notes> {
-    let store = memory().await;
+    let store = Faulty::new().await;
     let notes = notes(store.clone(), SnapshotPolicy::Never);
     note(&notes, &["one"]).await;
     notes.take_snapshot("a").await.unwrap();
     note(&notes, &["two"]).await;
     note(&notes, &["three"]).await;
     let mut snapshot = kept(&*store).await.unwrap();
-    store.delete_snapshot(DeleteSnapshot { stream: snapshot.stream.clone(), deadline: soon() }).await.unwrap();
     change(&mut snapshot);
-    store.put_snapshot(PutSnapshot { snapshot, deadline: soon() }).await.unwrap();
+    *store.other_snapshot.lock().unwrap() = Some(snapshot);
     notes
 }
 

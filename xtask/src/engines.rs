@@ -3,6 +3,7 @@
 //! what to install, never a skip.
 
 pub mod fetch;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod redis;
 

@@ -1,9 +1,10 @@
-//! The project's own chores: `cargo xtask test`, `tidy`, `docs`, `bench`.
+//! The project's own chores: `cargo xtask test`, `tidy`, `bench`, `docs`, `engine`.
 
 #![allow(clippy::print_stdout, reason = "a chore talks to the person who started it")]
 
 mod bench;
 mod docs;
+mod engine;
 mod engines;
 mod licences;
 mod plan;
@@ -34,6 +35,8 @@ enum Chore {
     Bench(bench::Bench),
     /// Writes the generated pages and tables anew.
     Docs,
+    /// A throwaway engine for a command, or until Enter.
+    Engine(engine::Engine),
 }
 
 fn main() -> Result<()> {
@@ -42,5 +45,6 @@ fn main() -> Result<()> {
         Chore::Tidy(tidy) => tidy.run(),
         Chore::Bench(bench) => bench.run(),
         Chore::Docs => docs::write(),
+        Chore::Engine(engine) => engine.run(),
     }
 }

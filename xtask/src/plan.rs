@@ -61,6 +61,7 @@ pub const STEPS: &[Step] = &[
 /// every release, topology, persistence and partitioning is in one.
 const OTHERS: &[Setup] = &[
     Setup::Postgres(postgres::Release::Distribution),
+    Setup::PgBouncer(postgres::Release::Newest),
     Setup::Redis(redis::Release::Distribution, redis::Setup::EverySecond, ""),
     Setup::Redis(redis::Release::Newest, redis::Setup::Memory, "partitions=3"),
     Setup::Redis(redis::Release::Distribution, redis::Setup::Sentinel, ""),
@@ -74,6 +75,7 @@ const EMBEDDED: &[Setup] = &[Setup::Sqlite, Setup::Memory];
 const EVERY: &[Setup] = &[
     Setup::Postgres(postgres::Release::Newest),
     Setup::Postgres(postgres::Release::Distribution),
+    Setup::PgBouncer(postgres::Release::Newest),
     Setup::Redis(redis::Release::Newest, redis::Setup::Always, ""),
     Setup::Redis(redis::Release::Newest, redis::Setup::EverySecond, ""),
     Setup::Redis(redis::Release::Newest, redis::Setup::Memory, ""),
@@ -115,24 +117,15 @@ fn older_redis() -> Result<()> {
     on_engines(postgres::Release::Newest, redis::Release::Distribution, &mut command)
 }
 
-/// Runs tests on servers of their own, or on those that the environment names.
+/// Runs tests on servers of their own. An address in the environment takes a server's place; the programs with which tests start
+/// servers that they kill are told all the same.
 fn on_engines(postgres: postgres::Release, redis: redis::Release, command: &mut Command) -> Result<()> {
-    let server = match std::env::var_os(POSTGRES_URL) {
-        Some(_) => None,
-        None => Some(postgres::Postgres::start(postgres, &PREPARED)?),
-    };
-    if let Some(server) = &server {
-        command.env(POSTGRES_URL, server.url());
+    let postgres = postgres::Postgres::start(postgres, &PREPARED)?;
+    let redis = redis::Redis::start(redis, redis::Setup::Always)?;
+    command.envs(postgres.environment()).envs(redis.environment()?);
+    for address in [POSTGRES_URL, REDIS_URL] {
+        command.envs(std::env::var_os(address).map(|given| (address, given)));
     }
-    let server = match std::env::var_os(REDIS_URL) {
-        Some(_) => None,
-        None => Some(redis::Redis::start(redis, redis::Setup::Always)?),
-    };
-    if let Some(server) = &server {
-        command.env(REDIS_URL, server.url());
-    }
-    // Those that start servers of their own, to kill them.
-    redis::program(redis)?.tell(command, "EVSTORE_TEST_REDIS_SERVER");
     run("tests", command)
 }
 

@@ -1,7 +1,7 @@
 //! Set-ups of stores: an engine that is started for each, and a config file that names it. Addresses go by the environment, so that
 //! nothing of them is written down.
 
-use crate::engines::{postgres, redis};
+use crate::engines::{pgbouncer, postgres, redis};
 use anyhow::Result;
 use std::any::Any;
 use std::fmt::Write as _;
@@ -21,6 +21,8 @@ pub enum Setup {
     Sqlite,
     /// On a Postgres server.
     Postgres(postgres::Release),
+    /// On a Postgres server behind a PgBouncer in transaction mode.
+    PgBouncer(postgres::Release),
     /// On Redis servers, with these settings besides: `key=value`, separated by semicolons.
     Redis(redis::Release, redis::Setup, &'static str),
 }
@@ -33,6 +35,7 @@ impl Setup {
             Self::Memory => "memory".into(),
             Self::Sqlite => "sqlite".into(),
             Self::Postgres(release) => format!("postgres-{release:?}").to_lowercase(),
+            Self::PgBouncer(release) => format!("postgres-{release:?}-pgbouncer").to_lowercase(),
             Self::Redis(release, setup, more) => {
                 let name = format!("redis-{release:?}-{setup:?}-{}", more.replace('=', "-"));
                 name.trim_end_matches('-').to_lowercase()
@@ -44,7 +47,7 @@ impl Setup {
         match self {
             Self::Memory => "memory",
             Self::Sqlite => "sqlite",
-            Self::Postgres(_) => "postgres",
+            Self::Postgres(_) | Self::PgBouncer(_) => "postgres",
             Self::Redis(..) => "redis",
         }
     }
@@ -76,6 +79,12 @@ impl Shown {
                     shown.set(store, "url", engine.url());
                     shown._engines.push(Box::new(engine));
                     writeln!(config, "auto_create = true")?;
+                }
+                Setup::PgBouncer(release) => {
+                    let engine = pgbouncer::PgBouncer::before(postgres::Postgres::start(release, &PREPARED)?)?;
+                    shown.set(store, "url", engine.url());
+                    shown._engines.push(Box::new(engine));
+                    writeln!(config, "auto_create = true\ntransaction_pooler = true")?;
                 }
                 Setup::Redis(release, topology, more) => {
                     let engine = redis::Redis::start(release, topology)?;

@@ -2,17 +2,18 @@
 
 use crate::check::{Broken, Check, Outcome, check, ensure, ensure_eq, ensure_kind};
 use crate::context::{Context, Fresh, revisions};
-use crate::history::record::Operation;
-use crate::history::{self, History, lines};
+use crate::history::record::{Append, AppendOutcome, Call, Operation};
+use crate::history::{self, History};
 use crate::race::{self, Plan, Sink};
 use crate::tail::tail;
+use crate::target::WorkerCommand;
 use crate::worker::Job;
-use evstore_api::capabilities::Processes;
-use evstore_api::{Error, ErrorKind, Expected, Revision, StreamId};
+use evstore_api::capabilities::{Durability, Processes};
+use evstore_api::{Appended, Error, ErrorKind, EventStore, Expected, FeedPage, NewEvent, Revision, StreamId};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
-use tokio::io::AsyncReadExt as _;
 
 pub(crate) const CHECKS: &[Check] = &[
     check!(
@@ -83,17 +84,30 @@ pub(crate) const CHECKS: &[Check] = &[
     ),
 ];
 
+/// How long an append may wait for one whose caller does not go on with it, before it is asked again.
+const STALL_MAX: Duration = Duration::from_secs(2);
 /// Callers of the small races: more than the cores of any test machine's half, few enough to read their trace.
 const CALLERS: usize = 8;
 
+async fn append_to(
+    context: &Context,
+    store: &dyn EventStore,
+    stream: &StreamId,
+    expected: Expected,
+    count: u32,
+) -> Result<Appended, Error> {
+    store.append(context.request(stream, expected, context.commit_id(), context.events(count))?).await
+}
+
 async fn one_append_wins_each_revision(context: Context) -> Result<Outcome, Broken> {
+    let clients = context.two_clients().await?;
     for _ in 0..context.rounds(20) {
         let stream = context.stream();
         for head in 0..3 {
             let answers = context
-                .together(CALLERS, |_| {
-                    let (context, stream) = (context.clone(), stream.clone());
-                    async move { context.append(&stream, Expected::At(Revision(head)), 1).await }
+                .together(CALLERS, |caller| {
+                    let (context, stream, store) = (context.clone(), stream.clone(), clients[caller % 2].clone());
+                    async move { append_to(&context, &*store, &stream, Expected::At(Revision(head)), 1).await }
                 })
                 .await?;
             let won = answers.iter().filter(|answer| answer.is_ok()).count();
@@ -105,16 +119,18 @@ async fn one_append_wins_each_revision(context: Context) -> Result<Outcome, Brok
         }
         ensure_eq!(revisions(&context.read(&stream).await?), [1, 2, 3].map(Revision), "revisions after three races");
     }
+    clients[1].close().await?;
     Ok(Outcome::Held)
 }
 
 async fn unconditional_appends_all_succeed(context: Context) -> Result<Outcome, Broken> {
+    let clients = context.two_clients().await?;
     for _ in 0..context.rounds(10) {
         let stream = context.stream();
         let answers = context
             .together(CALLERS, |caller| {
-                let (context, stream) = (context.clone(), stream.clone());
-                async move { context.append(&stream, Expected::Any, 1 + caller as u32 % 3).await }
+                let (context, stream, store) = (context.clone(), stream.clone(), clients[caller % 2].clone());
+                async move { append_to(&context, &*store, &stream, Expected::Any, 1 + caller as u32 % 3).await }
             })
             .await?;
         let receipts = answers.into_iter().collect::<Result<Vec<_>, Error>>()?;
@@ -127,6 +143,7 @@ async fn unconditional_appends_all_succeed(context: Context) -> Result<Outcome, 
             ensure_eq!(stands, Some((receipt.first, receipt.last, receipt.number)), "place of an acknowledged commit");
         }
     }
+    clients[1].close().await?;
     Ok(Outcome::Held)
 }
 
@@ -156,13 +173,14 @@ async fn streams_do_not_conflict(context: Context) -> Result<Outcome, Broken> {
 }
 
 async fn identical_appends_are_made_once(context: Context) -> Result<Outcome, Broken> {
+    let clients = context.two_clients().await?;
     for _ in 0..context.rounds(10) {
         let stream = context.stream();
         let request = context.request(&stream, Expected::Any, context.commit_id(), context.events(2))?;
         let answers = context
-            .together(CALLERS, |_| {
-                let (context, request) = (context.clone(), request.clone());
-                async move { context.store().append(request).await }
+            .together(CALLERS, |caller| {
+                let (store, request) = (clients[caller % 2].clone(), request.clone());
+                async move { store.append(request).await }
             })
             .await?;
         let receipts = answers.into_iter().collect::<Result<Vec<_>, Error>>()?;
@@ -175,6 +193,7 @@ async fn identical_appends_are_made_once(context: Context) -> Result<Outcome, Br
         }
         ensure_eq!(revisions(&context.read(&stream).await?), [1, 2].map(Revision), "revisions of the stream");
     }
+    clients[1].close().await?;
     Ok(Outcome::Held)
 }
 
@@ -195,44 +214,97 @@ async fn clients_see_each_other(context: Context) -> Result<Outcome, Broken> {
 }
 
 async fn decisions_under_contention_are_serial(context: Context) -> Result<Outcome, Broken> {
+    let clients = context.two_clients().await?;
     let (stream, each) = (context.stream(), context.rounds(5));
     let answers = context
-        .together(CALLERS, |_| {
-            let (context, stream) = (context.clone(), stream.clone());
+        .together(CALLERS, |caller| {
+            let (context, stream, store) = (context.clone(), stream.clone(), clients[caller % 2].clone());
             async move {
-                let mut conflicts = 0_u64;
                 for _ in 0..each {
-                    let mut head = context.read(&stream).await?.head.revision;
-                    while let Err(error) = context.append(&stream, Expected::At(head), 1).await {
+                    let mut head = context.read_from(&*store, &stream).await?.head.revision;
+                    while let Err(error) = decide(&context, &*store, &stream, head).await {
                         match (error.kind(), error.head()) {
                             (ErrorKind::Conflict, Some(found)) => head = found.revision,
                             _ => return Err(error),
                         }
-                        conflicts += 1;
                     }
                 }
-                Ok(conflicts)
+                Ok(())
             }
         })
         .await?;
     for answer in answers {
         answer?;
     }
-    let head = context.read(&stream).await?.head.revision;
-    ensure_eq!(head, Revision(CALLERS as u64 * each), "head after every decision was appended");
+    let page = context.read(&stream).await?;
+    ensure_eq!(page.head.revision, Revision(CALLERS as u64 * each), "head after every decision was appended");
+    for event in page.events() {
+        let stands_behind = Revision(event.revision().0 - 1);
+        let decided = &event.event.metadata;
+        ensure_eq!(**decided, *decided_on(stands_behind), "what the event at {} was decided on", event.revision());
+    }
+    clients[1].close().await?;
     Ok(Outcome::Held)
 }
 
+/// Appends an event that says on which revision it was decided.
+async fn decide(
+    context: &Context,
+    store: &dyn EventStore,
+    stream: &StreamId,
+    head: Revision,
+) -> Result<Appended, Error> {
+    let event = NewEvent { metadata: decided_on(head).into(), ..context.event() };
+    store.append(context.request(stream, Expected::At(head), context.commit_id(), vec![event])?).await
+}
+
+fn decided_on(head: Revision) -> Vec<u8> {
+    format!("decided on {head}").into_bytes()
+}
+
 async fn a_stalled_writer_conflicts(context: Context) -> Result<Outcome, Broken> {
-    let stream = context.stream();
-    context.append(&stream, Expected::NoStream, 1).await?;
-    let stalled = context.request(&stream, Expected::At(Revision(1)), context.commit_id(), context.events(3))?;
-    let id = stalled.commit.id;
-    context.append(&stream, Expected::At(Revision(1)), 1).await?;
-    ensure_kind!(context.store().append(stalled).await, Conflict, "the stalled append");
-    let page = context.read(&stream).await?;
-    ensure!(page.commits.iter().all(|commit| commit.id != id), "the stalled commit is in the stream");
-    ensure_eq!(revisions(&page), [1, 2].map(Revision), "revisions of the stream");
+    let other = context.another_client().await?;
+    for _ in 0..context.rounds(5) {
+        let stream = context.stream();
+        context.append(&stream, Expected::NoStream, 1).await?;
+        let request =
+            |count| context.request(&stream, Expected::At(Revision(1)), context.commit_id(), context.events(count));
+        let (stalled, quick, late) = (request(3)?, request(1)?, request(2)?);
+        let ids = [stalled.commit.id, quick.commit.id, late.commit.id];
+        // The first is under way, however far that is, while the second is made.
+        let mut first = context.store().append(stalled);
+        let begun = futures::poll!(&mut first);
+        let second = tokio::time::timeout(STALL_MAX, other.append(quick.clone())).await;
+        let first = match begun {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => first.await,
+        };
+        let second = match second {
+            Ok(answer) => answer,
+            // It may wait for the first, which nobody went on with: whose turn it is then is as open.
+            Err(_) => other.append(quick).await,
+        };
+        // One that begins when the head has moved on.
+        let third = context.store().append(late).await;
+        let answers = [first, second, third];
+        let won: Vec<_> = (0..3).filter(|&at| answers[at].is_ok()).collect();
+        ensure!(won.len() == 1 && won[0] < 2, "of a stalled, a quick and a late append these were made: {won:?}");
+        let page = context.read(&stream).await?;
+        let feed = context.feed_of_own_streams(page.events().count()).await?;
+        for (at, answer) in answers.into_iter().enumerate().filter(|(at, _)| *at != won[0]) {
+            ensure_kind!(answer, Conflict, "an append at a head that has moved on");
+            let nowhere = context.find(&stream, ids[at]).await?.is_none()
+                && page
+                    .commits
+                    .iter()
+                    .chain(feed.iter().flat_map(FeedPage::commits))
+                    .all(|commit| commit.id != ids[at]);
+            ensure!(nowhere, "a commit that conflicted is there");
+        }
+        let last = Revision(if won[0] == 0 { 4 } else { 2 });
+        ensure_eq!(revisions(&page).last(), Some(&last), "last revision of the stream");
+    }
+    other.close().await?;
     Ok(Outcome::Held)
 }
 
@@ -263,7 +335,7 @@ impl Sink for Kept {
         let answered = operation.returned_at != history::record::Returned::Never;
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // The line before the call is only needed when no answer follows, and a task always gets one, unknown or not.
-        if answered || matches!(operation.call, history::record::Call::Append(_)) {
+        if answered || matches!(operation.call, Call::Append(_)) {
             kept.push(operation);
         }
     }
@@ -289,29 +361,31 @@ fn arena(context: &Context, count: usize) -> Vec<StreamId> {
 async fn histories_of_threads_are_serial(context: Context) -> Result<Outcome, Broken> {
     for round in 0..context.rounds(3) {
         let fresh = context.fresh().await?;
+        let handles = [fresh.store.clone(), context.open(&fresh.settings).await?];
         let (streams, kept) = (arena(&context, 3), Arc::new(Kept::default()));
         let seed = crate::seed::Seed(context.seed().0 ^ round).next_u64();
         let quiet = Arc::new(AtomicBool::new(false));
         let tails: Vec<_> = (0..2)
-            .map(|number| tokio::spawn(tail(fresh.store.clone(), number, seed ^ number, quiet.clone())))
+            .map(|number| tokio::spawn(tail(handles[number as usize].clone(), number, seed ^ number, quiet.clone())))
             .collect();
         context
             .together(CALLERS, |client| {
-                let (store, kept, streams) = (fresh.store.clone(), kept.clone(), streams.clone());
+                let (store, kept, streams) = (handles[client % 2].clone(), kept.clone(), streams.clone());
                 async move {
-                    let plan = Plan { client: client as u64, streams, calls: 40, seed: seed ^ (client as u64) << 32 };
+                    let client = client as u64;
+                    let plan = Plan { client, streams, calls: 40, seed: seed ^ client << 32, shared: seed };
                     race::run(&*store, plan, &*kept).await;
                 }
             })
             .await?;
         let history = History { operations: Vec::new(), ..History::default() };
         judge(&context, &fresh, streams, history, &kept, seed, (quiet, tails)).await?;
+        handles[1].close().await?;
     }
     Ok(Outcome::Held)
 }
 
-type Tails =
-    (Arc<AtomicBool>, Vec<tokio::task::JoinHandle<evstore_api::Result<Vec<history::record::SubscriptionRun>>>>);
+type Tails = (Arc<AtomicBool>, Vec<tokio::task::JoinHandle<Result<Vec<history::record::SubscriptionRun>, Broken>>>);
 
 /// Ends a race: barriers, what is there, what the subscribers got; then the whole history is checked.
 async fn judge(
@@ -323,7 +397,7 @@ async fn judge(
     seed: u64,
     (quiet, tails): Tails,
 ) -> Result<(), Broken> {
-    let plan = Plan { client: u64::from(u32::MAX), streams: streams.clone(), calls: 0, seed: !seed };
+    let plan = Plan { client: BARRIER, streams: streams.clone(), calls: 0, seed: !seed, shared: seed };
     race::barrier(&*fresh.store, plan, kept).await?;
     history.operations.extend(kept.take());
     history.final_streams = race::final_streams(&*fresh.admin, &streams).await?;
@@ -347,27 +421,58 @@ async fn judge(
     Err(Broken::shown_by(format!("{message} (seed {seed})"), lines.take(60).collect()))
 }
 
+/// Numbers of the clients that end a race; no process has so many.
+const BARRIER: u64 = u32::MAX as u64;
+const REPEATER: u64 = BARRIER - 1;
+
 /// Why a check of several processes can't be run, if so.
-fn without_processes(context: &Context) -> Option<Outcome> {
+pub(super) fn without_processes(context: &Context) -> Option<Outcome> {
     match (context.capabilities().processes, context.worker()) {
         (Processes::One, _) => Some(Outcome::Refused("the store is open in one process at a time".into())),
-        (_, None) => Some(Outcome::NotRun("there is no command to start another process with".into())),
+        (_, None) => Some(without_worker()),
         (Processes::ManyLocal | Processes::Many, Some(_)) => None,
     }
 }
 
+fn without_worker() -> Outcome {
+    Outcome::NotRun("there is no command to start another process with".into())
+}
+
 async fn histories_of_processes_are_serial(context: Context) -> Result<Outcome, Broken> {
-    match without_processes(&context) {
-        Some(outcome) => Ok(outcome),
-        None => race_of_processes(context, Fate::Ends).await,
+    if let Some(outcome) = without_processes(&context) {
+        return Ok(outcome);
     }
+    let Some(command) = context.worker().cloned() else { return Ok(without_worker()) };
+    for round in 0..context.rounds(2) {
+        race_of_processes(&context, &command, Race { round, processes: PROCESSES, fate: Fate::Ends }).await?;
+    }
+    Ok(Outcome::Held)
 }
 
 async fn killed_processes_lose_nothing_acknowledged(context: Context) -> Result<Outcome, Broken> {
-    match without_processes(&context) {
-        Some(outcome) => Ok(outcome),
-        None => race_of_processes(context, Fate::Killed).await,
+    if context.capabilities().durability == Durability::Memory {
+        return Ok(Outcome::Refused("what was acknowledged is gone with the process that keeps it".into()));
     }
+    let Some(command) = context.worker().cloned() else { return Ok(without_worker()) };
+    let (processes, kept_open) = match context.capabilities().processes {
+        Processes::One => (1, 0),
+        Processes::ManyLocal | Processes::Many => (PROCESSES, context.rounds(1)),
+    };
+    let rounds = kept_open + context.rounds(1);
+    let mut unanswered = 0;
+    for round in 0.. {
+        let fate = Fate::Killed(if round < kept_open { Handles::Kept } else { Handles::Reopened });
+        unanswered += race_of_processes(&context, &command, Race { round, processes, fate }).await?;
+        if round + 1 >= rounds && unanswered > 0 {
+            break;
+        }
+        ensure!(round < rounds + ROUNDS_MORE, "no process was killed in the middle of an append in {round} rounds");
+    }
+    context.remark(format!(
+        "tried by killing processes; whether commits survive what else {:?} says is for the tests of its engine",
+        context.capabilities().durability
+    ));
+    Ok(Outcome::Held)
 }
 
 /// What becomes of the processes of a race.
@@ -376,66 +481,88 @@ enum Fate {
     /// Each does all of its calls.
     Ends,
     /// Each is killed at a random moment.
-    Killed,
+    Killed(Handles),
 }
 
-/// Processes of one race.
+/// Who has the store open while processes are killed.
+#[derive(Clone, Copy, PartialEq)]
+enum Handles {
+    /// The process that judges, with handles that it opened before.
+    Kept,
+    /// Nobody but them: it is opened anew, and finds what they left.
+    Reopened,
+}
+
+/// One race.
+#[derive(Clone, Copy)]
+struct Race {
+    round: u64,
+    processes: u64,
+    fate: Fate,
+}
+
+/// Processes of one race, where several may have a store open.
 const PROCESSES: u64 = 3;
 /// Clients in each.
 const CLIENTS: u64 = 3;
+/// Rounds more, when no process of the others was killed in the middle of an append.
+const ROUNDS_MORE: u64 = 8;
 
-async fn race_of_processes(context: Context, fate: Fate) -> Result<Outcome, Broken> {
-    let Some(command) = context.worker().cloned() else {
-        return Ok(Outcome::NotRun("there is no command to start another process with".into()));
-    };
-    let unstarted = |error: std::io::Error| Broken::new(format!("a process could not be started or read: {error}"));
-    for round in 0..context.rounds(2) {
-        let fresh = context.fresh().await?;
-        let (streams, kept) = (arena(&context, 4), Kept::default());
-        let mut random = crate::seed::Seed(context.seed().0 ^ round);
-        let seed = random.next_u64();
-        let quiet = Arc::new(AtomicBool::new(false));
-        let tails = vec![tokio::spawn(tail(fresh.store.clone(), 0, seed, quiet.clone()))];
-        let calls = if fate == Fate::Killed { u64::MAX } else { 40 };
-        let job = Job::new(&context.target().provider, &fresh.settings, &streams, seed);
-        let mut reading = Vec::new();
-        for process in 0..PROCESSES {
-            let job = job.clone().with_clients(process * CLIENTS, CLIENTS, calls);
-            let mut child = job.start(&command).await.map_err(unstarted)?;
-            let life = (fate == Fate::Killed).then(|| Duration::from_millis(150 + random.below(500)));
-            reading.push(tokio::spawn(async move {
-                let mut text = Vec::new();
-                let mut out = child.stdout.take().ok_or(std::io::ErrorKind::BrokenPipe)?;
-                let read = out.read_to_end(&mut text);
-                match life {
-                    None => drop(read.await?),
-                    // What it wrote until it was killed is read to the end.
-                    Some(life) => {
-                        let killed = async {
-                            tokio::time::sleep(life).await;
-                            child.kill().await
-                        };
-                        let (read, killed) = futures::join!(read, killed);
-                        killed?;
-                        read?;
-                    }
-                }
-                let status = child.wait().await?;
-                Ok::<_, std::io::Error>((text, status))
-            }));
-        }
-        let mut history = History::default();
-        for process in reading {
-            let ended = process.await.map_err(|panic| Broken::new(format!("a reader panicked: {panic}")))?;
-            let (text, status) = ended.map_err(unstarted)?;
-            ensure!(fate == Fate::Killed || status.success(), "a process failed: {status}");
-            let part =
-                lines::read(&*text).map_err(|error| Broken::new(format!("a process wrote nonsense: {error}")))?;
-            history.operations.extend(part.operations);
-        }
-        context.note(format!("{} calls of {PROCESSES} processes, seed {seed}", history.operations.len()));
-        ensure!(!history.operations.is_empty(), "the processes made no call at all");
-        judge(&context, &fresh, streams, history, &kept, seed, (quiet, tails)).await?;
+/// True for an append that was acknowledged.
+pub(super) fn is_acknowledged(operation: &Operation) -> bool {
+    matches!(&operation.call, Call::Append(Append { outcome: AppendOutcome::Ok(_), .. }))
+}
+
+/// Races once; gives how many appends had no answer when their process was killed.
+async fn race_of_processes(context: &Context, command: &WorkerCommand, race: Race) -> Result<usize, Broken> {
+    let mut fresh = context.fresh().await?;
+    let (streams, kept) = (arena(context, 4), Kept::default());
+    let mut random = crate::seed::Seed(context.seed().0 ^ race.round);
+    let seed = random.next_u64();
+    let quiet = Arc::new(AtomicBool::new(false));
+    let start_tail = |store: &Arc<dyn EventStore>| tokio::spawn(tail(store.clone(), 0, seed, quiet.clone()));
+    let reopens = race.fate == Fate::Killed(Handles::Reopened);
+    let mut tails = Vec::new();
+    if reopens {
+        fresh.close().await?;
+    } else {
+        tails.push(start_tail(&fresh.store));
     }
-    Ok(Outcome::Held)
+    let calls = if race.fate == Fate::Ends { 40 } else { u64::MAX };
+    let job = Job::new(&context.target().provider, &fresh.settings, &streams, seed);
+    let mut reading = Vec::new();
+    for process in 0..race.processes {
+        let mut running = job.clone().with_clients(process * CLIENTS, CLIENTS, calls).start(command).await?;
+        let life = Duration::from_millis(20 + random.below(300));
+        reading.push(tokio::spawn(async move {
+            if race.fate == Fate::Ends {
+                return running.ended().await;
+            }
+            let begun = running.read_until(is_acknowledged).await?;
+            ensure!(begun, "a process ended before anything that it appended was acknowledged");
+            running.killed_after(life).await
+        }));
+    }
+    let mut history = History::default();
+    for process in reading {
+        let part = process.await.map_err(|panic| Broken::new(format!("a reader panicked: {panic}")))??;
+        history.operations.extend(part.operations);
+    }
+    context.note(format!("{} calls of {} processes, seed {seed}", history.operations.len(), race.processes));
+    ensure!(history.operations.iter().any(is_acknowledged), "nothing that the processes appended was acknowledged");
+    let unanswered = |operation: &&Operation| {
+        matches!(&operation.call, Call::Append(Append { outcome: AppendOutcome::Ambiguous, .. }))
+    };
+    let unanswered = history.operations.iter().filter(unanswered).count();
+    if reopens {
+        fresh = context.reopened(&fresh.settings).await?;
+        tails.push(start_tail(&fresh.store));
+    }
+    let plan = Plan { client: REPEATER, streams: streams.clone(), calls: 0, seed, shared: seed };
+    race::repeat_twins(&*fresh.store, plan, &history.operations, &kept).await;
+    judge(context, &fresh, streams, history, &kept, seed, (quiet, tails)).await?;
+    if reopens {
+        fresh.close().await?;
+    }
+    Ok(unanswered)
 }

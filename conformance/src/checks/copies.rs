@@ -92,6 +92,12 @@ pub(crate) const CHECKS: &[Check] = &[
         older_state_is_passed_over
     ),
     check!(
+        "copies.a-snapshot-waits-for-its-commits",
+        "a copied snapshot that is ahead of its stream is refused with its request, and taken once its commits are there",
+        [157, 214],
+        a_snapshot_waits_for_its_commits
+    ),
+    check!(
         "copies.removed-ranges-keep-their-place",
         "positions without content are copied as such, and what follows keeps its own",
         [210, 214, 216],
@@ -627,13 +633,8 @@ async fn a_copy_opens_with_its_store(context: Context) -> Result<Outcome, Broken
     Ok(Outcome::Held)
 }
 
-async fn older_state_is_passed_over(context: Context) -> Result<Outcome, Broken> {
-    copying!(context);
-    let commits = three_commits(&context).await?;
-    let (target, epoch) = importing(&context).await?;
-    let items = commits.iter().cloned().map(Replica::Commit).collect();
-    replicate(&context, &target, epoch, Origin::Move, items).await?;
-    let snapshot = |commit: &Commit, data: &'static [u8]| Snapshot {
+fn snapshot_of(commit: &Commit, data: &'static [u8]) -> Snapshot {
+    Snapshot {
         stream: commit.stream.clone(),
         revision: commit.last_revision(),
         number: commit.number,
@@ -642,7 +643,40 @@ async fn older_state_is_passed_over(context: Context) -> Result<Outcome, Broken>
         content_type: ContentType::bytes(),
         data: Bytes::from_static(data),
         taken_at: Timestamp(5),
-    };
+    }
+}
+
+async fn a_snapshot_waits_for_its_commits(context: Context) -> Result<Outcome, Broken> {
+    copying!(context);
+    let commits = three_commits(&context).await?;
+    let (target, epoch) = importing(&context).await?;
+    let empty = picture(&context, &target).await?;
+    let snapshot = snapshot_of(&commits[2], b"state");
+    let copied = |commits: &[Commit]| commits.iter().cloned().map(Replica::Commit).collect::<Vec<_>>();
+    for (commits, what) in [(&commits[..0], "without its stream"), (&commits[..2], "behind its last commit")] {
+        let mut items = copied(commits);
+        items.push(Replica::Snapshot(snapshot.clone()));
+        let result = replicate(&context, &target, epoch, Origin::Move, items).await;
+        ensure_kind!(result, Conflict, "a copied snapshot {what}");
+        ensure_alike(&picture(&context, &target).await?, &empty, "a store that refused a snapshot")?;
+    }
+    replicate(&context, &target, epoch, Origin::Move, copied(&commits)).await?;
+    let items = vec![Replica::Snapshot(snapshot.clone())];
+    ensure_eq!(
+        replicate(&context, &target, epoch, Origin::Move, items).await?.written,
+        1,
+        "snapshots that were written"
+    );
+    ensure_eq!(picture(&context, &target).await?.snapshots, [snapshot], "the snapshots that were copied");
+    Ok(Outcome::Held)
+}
+
+async fn older_state_is_passed_over(context: Context) -> Result<Outcome, Broken> {
+    copying!(context);
+    let commits = three_commits(&context).await?;
+    let (target, epoch) = importing(&context).await?;
+    let items = commits.iter().cloned().map(Replica::Commit).collect();
+    replicate(&context, &target, epoch, Origin::Move, items).await?;
     let record = |number, value: Option<&'static [u8]>| Record {
         key: record_key(&context),
         number: RecordNumber(number),
@@ -650,7 +684,7 @@ async fn older_state_is_passed_over(context: Context) -> Result<Outcome, Broken>
         value: value.map(Bytes::from_static),
         updated_at: Timestamp(7),
     };
-    let (old, new) = (snapshot(&commits[0], b"old"), snapshot(&commits[2], b"new"));
+    let (old, new) = (snapshot_of(&commits[0], b"old"), snapshot_of(&commits[2], b"new"));
     let (older, newer) = (record(2, Some(b"older")), record(5, Some(b"newer")));
     let both = |one: &Snapshot, other: &Record| vec![Replica::Snapshot(one.clone()), Replica::Record(other.clone())];
     for (items, counts) in [(both(&new, &newer), (2, 0)), (both(&old, &older), (0, 2)), (both(&new, &newer), (0, 2))] {

@@ -258,7 +258,7 @@ pub(super) async fn slots(context: &Context, admin: &dyn StoreAdmin, stream: &St
     let (mut commits, mut next) = (Vec::new(), Some(CommitNumber(1)));
     while let Some(from) = next {
         let deadline = context.deadline();
-        let (limit, max_bytes) = (crate::context::PAGE, crate::context::PAGE_BYTES);
+        let (limit, max_bytes) = (crate::context::page_of(admin.capabilities()), crate::context::PAGE_BYTES);
         let page = admin.read_commits(ReadCommits { stream: stream.clone(), from, limit, max_bytes, deadline }).await?;
         commits.extend(page.commits);
         next = page.next;
@@ -406,6 +406,16 @@ async fn follow(
             Reader::Pages(limit) | Reader::Restarting(limit) => (limit, from.clone()),
         };
         let page = store.read_feed(ReadFeed { limit, ..context.feed_request(next, FeedFilter::none()) }).await?;
+        // A commit that comes in parts is whole in every replay: only here is it seen.
+        for commit in page.commits() {
+            let (found, number) = (commit.events.len(), commit.number);
+            ensure!(
+                commit.is_whole(),
+                "a reader got {found} of {} events of commit {number} of {}",
+                commit.count,
+                commit.stream
+            );
+        }
         given.extend(page.events().map(Seen::of));
         if page.end && was_quiet {
             return Ok(given);

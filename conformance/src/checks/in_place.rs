@@ -3,7 +3,7 @@
 //! They look at the beginning of the feed and at the streams in it, bounded by the effort of the run; `verify` reads all.
 
 use crate::check::{Broken, Check, Outcome, check, ensure, ensure_eq};
-use crate::context::{Context, PAGE, PAGE_BYTES};
+use crate::context::{Context, PAGE_BYTES, page_of};
 use evstore_api::capabilities::{FeedOrder, Positions};
 use evstore_api::{
     Commit, Content, Direction, FeedFilter, FeedItem, FeedPage, FeedStart, ListStreams, NamespaceFilter, Position,
@@ -75,7 +75,12 @@ async fn beginning(context: &Context, limit: u32) -> Result<Vec<FeedPage>, Broke
 /// The streams at the beginning of the feed, each with its commits there.
 async fn streams(context: &Context) -> Result<Vec<(StreamId, Vec<Commit>)>, Broken> {
     let mut streams: BTreeMap<StreamId, Vec<Commit>> = BTreeMap::new();
-    for commit in beginning(context, PAGE).await?.into_iter().flat_map(|page| page.items).filter_map(commit_of) {
+    for commit in beginning(context, page_of(context.capabilities()))
+        .await?
+        .into_iter()
+        .flat_map(|page| page.items)
+        .filter_map(commit_of)
+    {
         streams.entry(commit.stream.clone()).or_default().push(commit);
     }
     Ok(streams.into_iter().take(context.rounds(STREAMS) as usize).collect())
@@ -94,7 +99,7 @@ async fn the_feed_accounts_for_every_position(context: Context) -> Result<Outcom
     }
     let contiguous = context.capabilities().positions == Positions::Contiguous;
     let mut last = Position(0);
-    for item in beginning(&context, PAGE).await?.iter().flat_map(|page| &page.items) {
+    for item in beginning(&context, page_of(context.capabilities())).await?.iter().flat_map(|page| &page.items) {
         let (first, end) = match item {
             FeedItem::Removed { first, last } => (*first, *last),
             FeedItem::Commit(commit) => match (commit.first_position, commit.last_position()) {
@@ -113,7 +118,7 @@ async fn any_place_resumes_with_the_rest(context: Context) -> Result<Outcome, Br
     if context.capabilities().order == FeedOrder::BestEffort {
         return Ok(Outcome::Refused("the feed's order is best effort".into()));
     }
-    let whole = beginning(&context, PAGE).await?;
+    let whole = beginning(&context, page_of(context.capabilities())).await?;
     let places = |pages: &[FeedPage]| -> Vec<_> {
         pages.iter().flat_map(FeedPage::events).map(|event| (event.stream().clone(), event.revision())).collect()
     };
@@ -149,7 +154,7 @@ async fn backward_is_forward_reversed(context: Context) -> Result<Outcome, Broke
             stream: stream.clone(),
             from,
             direction,
-            limit: PAGE,
+            limit: page_of(context.capabilities()),
             max_bytes: PAGE_BYTES,
             deadline: context.deadline(),
         };
@@ -191,7 +196,7 @@ async fn lists_are_complete_and_ordered(context: Context) -> Result<Outcome, Bro
                 category: None,
                 prefix: String::new(),
                 after,
-                limit: PAGE,
+                limit: page_of(context.capabilities()),
                 deadline: context.deadline(),
             })
             .await?;

@@ -1,17 +1,23 @@
 //! Who may write: the store's record, its fence, and the seal of a stream. Properties 205, 206, 209, 219 and 221.
 
+use super::concurrency::{is_acknowledged, without_processes};
 use super::feed::{append_to, slots};
 use super::lifecycle::{every_deletion, every_read, every_write, record_key};
 use super::records::{put_request, read_from};
 use crate::check::{Broken, Check, Outcome, check, ensure, ensure_eq, ensure_kind};
 use crate::context::{Context, Fresh, revisions};
+use crate::history::record::{Append, AppendOutcome, Call, Operation};
+use crate::race::now;
 use crate::seed::Seed;
+use crate::worker::Job;
 use evstore_api::capabilities::{Fence, Support};
 use evstore_api::{
     CommitKind, CommitNumber, Epoch, Error, ErrorKind, Expected, Format, Incarnation, Lineage, Meta, MetaSwapped,
     OpenStream, Origin, Position, ReadHead, RecordExpected, RecordKey, RecordKind, RecordName, Replica, Replicate,
     Revision, SealStream, StoreName, StoreState, StreamId, StreamState, SwapMeta, Timestamp,
 };
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 pub(crate) const CHECKS: &[Check] = &[
     check!(
@@ -55,6 +61,12 @@ pub(crate) const CHECKS: &[Check] = &[
         "once the fence is answered, every acknowledged append is there, none is acknowledged, and none appears later",
         [206, 219],
         no_append_lands_behind_the_fence
+    ),
+    check!(
+        "ownership.no-process-appends-behind-the-fence",
+        "once the fence is answered in one process, no other process has an append acknowledged, and none appears later",
+        [206, 219],
+        no_process_appends_behind_the_fence
     ),
     check!(
         "ownership.records-name-their-epoch",
@@ -365,6 +377,64 @@ async fn heads(context: &Context, fresh: &Fresh, streams: &[StreamId]) -> Result
         heads.push(fresh.store.head(request).await?.number);
     }
     Ok(heads)
+}
+
+async fn no_process_appends_behind_the_fence(context: Context) -> Result<Outcome, Broken> {
+    if let Some(outcome) = without_store_fence(&context).or_else(|| without_processes(&context)) {
+        return Ok(outcome);
+    }
+    let Some(command) = context.worker().cloned() else {
+        return Ok(Outcome::NotRun("there is no command to start another process with".into()));
+    };
+    for round in 0..context.rounds(2) {
+        let fresh = context.fresh().await?;
+        let streams = [context.stream(), context.stream(), context.stream()];
+        let mut random = Seed(context.seed().0 ^ round);
+        let job = Job::new(&context.target().provider, &fresh.settings, &streams, random.next_u64());
+        let mut running = Vec::new();
+        for process in 0..2 {
+            let mut process = job.clone().with_clients(process * 2, 2, u64::MAX).start(&command).await?;
+            let begun = process.read_until(is_acknowledged).await?;
+            ensure!(begun, "a process ended before anything that it appended was acknowledged");
+            running.push(process);
+        }
+        // In nanoseconds of the clock that the processes share; never before the fence is answered.
+        let answered = AtomicU64::new(u64::MAX);
+        let is_behind = |operation: &Operation| operation.invoked_at.0 > answered.load(Ordering::SeqCst);
+        let is_answered = |operation: &Operation| {
+            let appends = matches!(&operation.call, Call::Append(append) if append.outcome != AppendOutcome::Ambiguous);
+            appends && is_behind(operation)
+        };
+        let fence = async {
+            tokio::time::sleep(Duration::from_millis(random.below(100))).await;
+            fresh.enter(&context, StoreState::Fenced { to: elsewhere() }).await?;
+            answered.store(now().0, Ordering::SeqCst);
+            heads(&context, &fresh, &streams).await
+        };
+        // They are read meanwhile: one whose lines nobody takes does not append.
+        let [one, two] = &mut running[..] else { return Err(Broken::new("two processes were started")) };
+        let (at_fence, one, two) = futures::join!(fence, one.read_until(is_answered), two.read_until(is_answered));
+        let at_fence = at_fence?;
+        ensure!(one? && two?, "a process had no answer to an append behind the fence");
+        let mut operations = Vec::new();
+        for process in running {
+            operations.extend(process.killed_after(Duration::from_millis(20)).await?.operations);
+        }
+        for operation in operations.iter().filter(|operation| is_acknowledged(operation)) {
+            let Call::Append(Append { outcome: AppendOutcome::Ok(receipt), .. }) = &operation.call else { continue };
+            let stream = streams.iter().position(|stream| stream.to_string() == operation.stream).unwrap_or_default();
+            let head = at_fence[stream];
+            ensure!(
+                receipt.number <= head.0 && (receipt.repeated || !is_behind(operation)),
+                "slot {} of {} was acknowledged to another process, and the head was {head} once the fence was answered",
+                receipt.number,
+                operation.stream
+            );
+        }
+        let later = heads(&context, &fresh, &streams).await?;
+        ensure_eq!(later, at_fence, "last slots once the processes have ended, beside those at the fence");
+    }
+    Ok(Outcome::Held)
 }
 
 async fn records_name_their_epoch(context: Context) -> Result<Outcome, Broken> {

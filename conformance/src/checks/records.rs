@@ -260,12 +260,14 @@ async fn a_stale_writer_loses_after_deletion(context: Context) -> Result<Outcome
 
 async fn one_of_many_changes_wins(context: Context) -> Result<Outcome, Broken> {
     let key = key(&context, RecordKind::Checkpoint, "raced")?;
+    let clients = context.two_clients().await?;
     for round in 0..context.rounds(10) {
         let expected = RecordExpected::At(RecordNumber(round));
         let answers = context
             .together(CALLERS, |caller| {
-                let (context, key) = (context.clone(), key.clone());
-                async move { put(&context, &key, expected, Some(&format!("{round}:{caller}"))).await }
+                let request = put_request(&context, &key, expected, Some(&format!("{round}:{caller}")));
+                let store = clients[caller % 2].clone();
+                async move { store.put_record(request).await }
             })
             .await?;
         let winners: Vec<_> = (0..CALLERS).filter(|&caller| answers[caller].is_ok()).collect();
@@ -276,6 +278,7 @@ async fn one_of_many_changes_wins(context: Context) -> Result<Outcome, Broken> {
         let wanted = Some((round + 1, text(&format!("{round}:{}", winners[0]))));
         ensure_eq!(state(read(&context, &key).await?), wanted, "the record after a race");
     }
+    clients[1].close().await?;
     Ok(Outcome::Held)
 }
 

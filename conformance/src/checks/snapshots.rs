@@ -41,6 +41,13 @@ pub(crate) const CHECKS: &[Check] = &[
         need_a_stream_and_a_revision
     ),
     check!(
+        "snapshots.ahead-of-their-stream-are-refused",
+        "a snapshot of a revision or a commit number that its stream has not reached is refused with the head, and the one before \
+         it stays",
+        [157],
+        ahead_of_their_stream_are_refused
+    ),
+    check!(
         "snapshots.up-to-the-limit",
         "the largest declared snapshot is kept byte by byte, one byte more is refused and the one before it stays",
         [159],
@@ -215,6 +222,30 @@ async fn need_a_stream_and_a_revision(context: Context) -> Result<Outcome, Broke
     context.settle_lists().await;
     let listed = super::listing::list(&context, &**context.store(), &context.own_streams()).await?;
     ensure_eq!(listed.len(), 1, "streams after a refused snapshot of a missing one");
+    Ok(Outcome::Held)
+}
+
+async fn ahead_of_their_stream_are_refused(context: Context) -> Result<Outcome, Broken> {
+    let stream = context.stream();
+    let first = context.append(&stream, Expected::Any, 2).await?;
+    let last = context.append(&stream, Expected::Any, 2).await?;
+    let kept = after(&stream, &first, "kept");
+    context.put_snapshot(kept.clone()).await?;
+    let at_head = after(&stream, &last, "at the head");
+    // As from a stream that has lost its last commit, or from a writer that counted wrong.
+    let ahead = [
+        ("revision", Snapshot { revision: last.last.next(), ..at_head.clone() }),
+        ("commit number", Snapshot { number: last.number.next(), ..at_head.clone() }),
+        ("commit", Snapshot { revision: last.last.next(), number: last.number.next(), ..at_head.clone() }),
+    ];
+    for (what, snapshot) in ahead {
+        let error = ensure_kind!(context.put_snapshot(snapshot).await, Conflict, "a snapshot of a {what} to come");
+        let head = error.head().map(|head| (head.revision, head.number));
+        ensure_eq!(head, Some((last.last, last.number)), "head that a snapshot of a {what} to come conflicts with");
+        ensure_eq!(context.snapshot(&stream).await?.as_ref(), Some(&kept), "snapshot after one of a {what} to come");
+    }
+    context.put_snapshot(at_head.clone()).await?;
+    ensure_eq!(context.snapshot(&stream).await?, Some(at_head), "snapshot of the head");
     Ok(Outcome::Held)
 }
 

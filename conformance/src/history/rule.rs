@@ -32,6 +32,7 @@ rules! {
     LogShape "S0.shape" "Revisions and commit numbers of a stream count up from 1 without a hole.";
     DuplicateId "S0.duplicate" "No commit and no event is in a stream twice.";
     Phantom "S0.phantom" "Every commit in a stream was asked for.";
+    RemovedUnasked "S0.removed" "Nothing is truncated, deleted or moved that nobody asked for.";
     Corrupt "S0.corrupt" "A commit is stored with the events that were given.";
     TornCommit "S0.torn" "A commit's events are stored together, in order, all or none.";
     LostAck "S1.lost" "An acknowledged commit stays in its stream.";

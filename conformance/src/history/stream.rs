@@ -10,8 +10,8 @@ use std::collections::HashSet;
 use super::eventual;
 use super::log::{Gap, Log, Logs, Placed, Shape, says_written};
 use super::record::{
-    Append, AppendOutcome, Call, Consistency, Event, FinalBody, FinalCommit, Moment, Operation, Read, ReadOutcome,
-    Receipt, Returned, Seen,
+    Append, AppendOutcome, Call, Consistency, Event, FeedItem, FinalBody, FinalCommit, Moment, Operation, Read,
+    ReadOutcome, Receipt, Returned, Seen,
 };
 use super::rule::Rule;
 use super::spread::Spread;
@@ -22,6 +22,18 @@ use super::violation::{Violation, Violations};
 pub struct StreamClaims {
     /// What an eventual read promises to the client that makes it.
     pub sessions: Sessions,
+    /// Whether anybody may have removed something.
+    pub removal: Removal,
+}
+
+/// Whether anybody truncated, deleted or moved a stream while the history was recorded. Those calls are not recorded, so only
+/// who made the history knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// Nobody: whatever is removed, and every marker, is a loss.
+    Never,
+    /// Somebody: what is removed is not missed.
+    Asked,
 }
 
 /// What an eventual read promises to the client that makes it.
@@ -48,7 +60,15 @@ pub fn check_streams(logs: &Logs<'_>, claims: &StreamClaims) -> StreamVerdict {
     let mut staleness = Vec::new();
     for log in logs.streams.values() {
         check_stream(log, &mut violations);
+        match claims.removal {
+            Removal::Never => check_kept(log, &mut violations),
+            Removal::Asked => {}
+        }
         eventual::check(log, claims.sessions, &mut violations, &mut staleness);
+    }
+    match claims.removal {
+        Removal::Never => check_kept_in_feed(logs, &mut violations),
+        Removal::Asked => {}
     }
     StreamVerdict { violations, staleness: Spread::of(staleness) }
 }
@@ -111,6 +131,32 @@ fn check_number(log: &Log<'_>, commit: &FinalCommit, expected: u64, violations: 
     if commit.number != expected {
         let says = format!("commit number {} stands where {expected} belongs", commit.number);
         violations.add(Violation::new(Rule::LogShape, log.stream, says).with_fact(described(commit)));
+    }
+}
+
+/// Nobody removed anything: every commit still has its events, and nothing else takes a number.
+fn check_kept(log: &Log<'_>, violations: &mut Violations) {
+    let Some(log_final) = log.finals.first() else { return };
+    for commit in &log_final.commits {
+        if !matches!(commit.body, FinalBody::Events { .. }) {
+            let says = "the stream says that something was removed, and nobody asked for that";
+            violations.add(Violation::new(Rule::RemovedUnasked, log.stream, says).with_fact(described(commit)));
+        }
+    }
+}
+
+/// Nor does any reader of the feed get a removed range or a marker.
+fn check_kept_in_feed(logs: &Logs<'_>, violations: &mut Violations) {
+    let replayed = logs.history.final_feed.iter().flat_map(|feed| &feed.entries);
+    let delivered = logs.history.runs.iter().flat_map(|run| &run.deliveries).map(|delivery| &delivery.entry);
+    for entry in replayed.chain(delivered) {
+        let (stream, what) = match &entry.item {
+            FeedItem::Event { .. } => continue,
+            FeedItem::Marker { stream, number } => (stream.as_str(), format!("marker {number}")),
+            FeedItem::Removed { last } => ("", format!("nothing any more up to position {last}")),
+        };
+        let says = format!("the feed has {what} at position {}, and nobody removed anything", entry.position);
+        violations.add(Violation::new(Rule::RemovedUnasked, stream, says));
     }
 }
 

@@ -1,15 +1,18 @@
 //! Stores that are right for one caller and wrong for several.
 
 use super::Mutant;
-use super::defect::{Defect, mutant};
+use super::defect::{Defect, find, forgotten, mutant, with_events};
+use crate::seed::Seed;
 use async_trait::async_trait;
+use evstore_api::capabilities::Processes;
 use evstore_api::{
-    Append, Appended, CommitId, Error, ErrorKind, EventStore, Expected, FindCommit, Head, ReadHead, Result, Revision,
-    StreamId,
+    Append, Appended, Capabilities, CommitId, CommitsPage, Deadline, Error, ErrorKind, EventStore, Expected,
+    FeedFilter, FeedItem, FeedPage, FeedStart, FindCommit, Head, Meta, MetaSwapped, ReadCommits, ReadFeed, ReadHead,
+    Result, Revision, StoreAdmin, StreamId, SwapMeta,
 };
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -46,6 +49,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "the commit id is looked up in a step before the one that writes",
         &["concurrency.identical-appends-are-made-once"],
     ),
+    mutant::<CheckedPerHandle>(
+        "concurrency.expectation-checked-per-handle",
+        "appends of one handle take turns, and the expectation is checked in a step before the one that writes",
+        &["concurrency.one-append-wins-each-revision", "concurrency.histories-of-threads-are-serial"],
+    ),
+    mutant::<LookupPerHandle>(
+        "concurrency.commit-id-looked-up-per-handle",
+        "appends of one handle take turns, and the commit id is looked up in a step before the one that writes",
+        &["concurrency.identical-appends-are-made-once"],
+    ),
     mutant::<CachedHeads>(
         "concurrency.heads-from-a-cache",
         "a head is answered as it was when it was read first",
@@ -74,6 +87,36 @@ pub(super) const OF_PROCESSES: &[Mutant] = &[
         "processes.acknowledged-before-written",
         "an append is acknowledged when it is queued, and written with the next",
         &["concurrency.killed-processes-lose-nothing-acknowledged"],
+    ),
+    mutant::<Alone<Behind>>(
+        "processes.acknowledged-before-written-by-one",
+        "an append is acknowledged when it is queued and written with the next, in a store that one process has open at a time",
+        &["concurrency.killed-processes-lose-nothing-acknowledged"],
+    ),
+    mutant::<Alone<OpenDropsLast>>(
+        "processes.open-drops-the-last-commit",
+        "a store that is opened takes its last commit for one that was not finished, and drops it",
+        &["concurrency.killed-processes-lose-nothing-acknowledged"],
+    ),
+    mutant::<LookupPerHandle>(
+        "processes.commit-id-looked-up-apart",
+        "appends of one process take turns, and the commit id is looked up in a step before the one that writes",
+        &["concurrency.histories-of-processes-are-serial"],
+    ),
+    mutant::<RepeatsUnknown>(
+        "processes.a-repeat-after-a-crash-is-made-again",
+        "a process knows the commit ids that it has seen itself",
+        &["concurrency.killed-processes-lose-nothing-acknowledged"],
+    ),
+    mutant::<TwoTransactions>(
+        "processes.a-commit-in-two-transactions",
+        "the events of a commit behind the first are written in a transaction of their own",
+        &["concurrency.killed-processes-lose-nothing-acknowledged", "concurrency.histories-of-processes-are-serial"],
+    ),
+    mutant::<FenceInMemory>(
+        "processes.fence-trusted-from-memory",
+        "a fence is kept in the memory of the process that set it",
+        &["ownership.no-process-appends-behind-the-fence"],
     ),
 ];
 
@@ -196,6 +239,65 @@ impl Defect for LookupApart {
     }
 }
 
+/// One lock for each handle. A handle is known by the store that it has inside.
+#[derive(Debug, Default)]
+struct PerHandle {
+    locks: Mutex<HashMap<usize, Arc<tokio::sync::Mutex<()>>>>,
+    pauses: AtomicU64,
+}
+
+impl PerHandle {
+    fn lock_of(&self, store: &dyn EventStore) -> Arc<tokio::sync::Mutex<()>> {
+        let handle = std::ptr::from_ref(store).cast::<()>().addr();
+        lock(&self.locks).entry(handle).or_default().clone()
+    }
+
+    /// Differs from process to process and from call to call, so that two handles are not always in the same step.
+    async fn pause(&self) {
+        let drawn = self.pauses.fetch_add(1, Ordering::Relaxed) << 32 | u64::from(std::process::id());
+        tokio::time::sleep(Duration::from_micros(Seed(drawn).below(8_000))).await;
+    }
+}
+
+#[derive(Debug, Default)]
+struct CheckedPerHandle(PerHandle);
+
+#[async_trait]
+impl Defect for CheckedPerHandle {
+    async fn append(&self, store: &dyn EventStore, mut request: Append) -> Result<Appended> {
+        let turn = self.0.lock_of(store);
+        let _turn = turn.lock().await;
+        let head = head_of(store, &request).await?;
+        if !request.expected.holds(head.revision) {
+            return store.append(request).await;
+        }
+        self.0.pause().await;
+        request.expected = Expected::Any;
+        store.append(request).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct LookupPerHandle(PerHandle);
+
+#[async_trait]
+impl Defect for LookupPerHandle {
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        let turn = self.0.lock_of(store);
+        let _turn = turn.lock().await;
+        if find(store, &request).await?.is_some() {
+            return store.append(request).await;
+        }
+        self.0.pause().await;
+        // Made by another handle in between: the inner store would notice, and this one does not.
+        if find(store, &request).await?.is_some() {
+            let commit = request.commit.id;
+            return Ok(Appended { commit, ..store.append(forgotten(request)).await? });
+        }
+        store.append(request).await
+    }
+}
+
 #[derive(Debug, Default)]
 struct CachedHeads {
     heads: Mutex<HashMap<StreamId, Head>>,
@@ -289,5 +391,125 @@ impl Defect for Behind {
     async fn close(&self, store: &dyn EventStore) -> Result<()> {
         self.flush(store, &mut *self.queued.lock().await).await?;
         store.close().await
+    }
+}
+
+/// A store with a defect that one process has open at a time.
+#[derive(Debug, Default)]
+struct Alone<D>(D);
+
+#[async_trait]
+impl<D: Defect> Defect for Alone<D> {
+    fn capabilities(&self, inner: &Capabilities) -> Capabilities {
+        Capabilities { processes: Processes::One, ..self.0.capabilities(inner) }
+    }
+
+    async fn opened(&self, store: &dyn EventStore) -> Result<()> {
+        self.0.opened(store).await
+    }
+
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        self.0.append(store, request).await
+    }
+
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        self.0.read_feed(store, request).await
+    }
+
+    async fn read_commits(&self, admin: &dyn StoreAdmin, request: ReadCommits) -> Result<CommitsPage> {
+        self.0.read_commits(admin, request).await
+    }
+
+    async fn close(&self, store: &dyn EventStore) -> Result<()> {
+        self.0.close(store).await
+    }
+}
+
+/// The commit that was the last of the feed when the store was opened.
+#[derive(Debug, Default)]
+struct OpenDropsLast(Mutex<HashSet<CommitId>>);
+
+#[async_trait]
+impl Defect for OpenDropsLast {
+    async fn opened(&self, store: &dyn EventStore) -> Result<()> {
+        let (mut from, mut last) = (FeedStart::First, None);
+        loop {
+            let (filter, limit, max_bytes) = (FeedFilter::none(), 500, u64::MAX);
+            let deadline = Deadline::within(Duration::from_secs(20));
+            let page = store.read_feed(ReadFeed { from, filter, limit, max_bytes, deadline }).await?;
+            last = page.commits().last().map(|commit| commit.id).or(last);
+            if page.end {
+                break;
+            }
+            from = FeedStart::After(page.next);
+        }
+        lock(&self.0).extend(last);
+        Ok(())
+    }
+
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let mut page = store.read_feed(request).await?;
+        page.items.retain(|item| match item {
+            FeedItem::Commit(commit) => !lock(&self.0).contains(&commit.id),
+            FeedItem::Removed { .. } => true,
+        });
+        Ok(page)
+    }
+
+    async fn read_commits(&self, admin: &dyn StoreAdmin, request: ReadCommits) -> Result<CommitsPage> {
+        let mut page = admin.read_commits(request).await?;
+        page.commits.retain(|commit| !lock(&self.0).contains(&commit.id));
+        Ok(page)
+    }
+}
+
+#[derive(Debug, Default)]
+struct RepeatsUnknown(Mutex<HashSet<CommitId>>);
+
+#[async_trait]
+impl Defect for RepeatsUnknown {
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        let commit = request.commit.id;
+        if lock(&self.0).insert(commit) && find(store, &request).await?.is_some() {
+            return Ok(Appended { commit, ..store.append(forgotten(request)).await? });
+        }
+        store.append(request).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct TwoTransactions;
+
+#[async_trait]
+impl Defect for TwoTransactions {
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        let there = find(store, &request).await?.is_some();
+        if there || request.commit.events.count() == 1 {
+            return store.append(request).await;
+        }
+        let mut rest = with_events(forgotten(request.clone()), |events| drop(events.remove(0)))?;
+        let first = with_events(request, |events| events.truncate(1))?;
+        let receipt = store.append(first).await?;
+        rest.expected = Expected::At(receipt.last);
+        let rest = store.append(rest).await?;
+        Ok(Appended { last: rest.last, ..receipt })
+    }
+}
+
+/// The record as this process last changed it.
+#[derive(Debug, Default)]
+struct FenceInMemory(Mutex<Option<Meta>>);
+
+#[async_trait]
+impl Defect for FenceInMemory {
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        let state = lock(&self.0).as_ref().map(|meta| meta.state.clone());
+        state.map_or(Ok(()), |state| state.check_append())?;
+        store.append(request).await
+    }
+
+    async fn swap_meta(&self, _: &dyn StoreAdmin, request: SwapMeta) -> Result<MetaSwapped> {
+        *lock(&self.0) = Some(request.new);
+        Ok(MetaSwapped::Done)
     }
 }

@@ -63,6 +63,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a copied checkpoint counts as one change more",
         &["copies.older-state-is-passed-over", "copies.a-copy-is-the-same"],
     ),
+    mutant::<DropsEarlySnapshots>(
+        "copies.drop-early-snapshots",
+        "a copied snapshot that is ahead of its stream is dropped in silence",
+        &["copies.a-snapshot-waits-for-its-commits"],
+    ),
     mutant::<DropsRanges>(
         "copies.drop-ranges",
         "positions without content are not copied",
@@ -245,6 +250,23 @@ impl Defect for CountsOn {
             }
         }
         admin.replicate(request).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct DropsEarlySnapshots;
+
+#[async_trait]
+impl Defect for DropsEarlySnapshots {
+    async fn replicate(&self, admin: &dyn StoreAdmin, request: Replicate) -> Result<Replicated> {
+        match admin.replicate(request.clone()).await {
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                let mut items = request.items;
+                items.retain(|item| !matches!(item, Replica::Snapshot(_)));
+                admin.replicate(Replicate { items, ..request }).await
+            }
+            answer => answer,
+        }
     }
 }
 

@@ -20,6 +20,11 @@ pub(super) trait Defect: Default + Debug + Send + Sync + 'static {
         inner.clone()
     }
 
+    /// A handle of the store was opened.
+    async fn opened(&self, _: &dyn EventStore) -> Result<()> {
+        Ok(())
+    }
+
     async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
         store.append(request).await
     }
@@ -168,6 +173,7 @@ impl<D: Defect> Opening<D> {
 impl<D: Defect> Opener for Opening<D> {
     async fn open(&self, settings: &Settings) -> Result<Arc<dyn EventStore>> {
         let (inner, defect) = (self.inner.open(settings).await?, self.defect(settings));
+        defect.opened(&*inner).await?;
         Ok(Arc::new(Store { capabilities: defect.capabilities(inner.capabilities()), inner, defect }))
     }
 

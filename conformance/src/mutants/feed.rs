@@ -4,12 +4,13 @@ use super::Mutant;
 use super::defect::{Defect, lock, mutant};
 use async_trait::async_trait;
 use evstore_api::{
-    Append, Appended, Cursor, Deadline, EventStore, FeedFilter, FeedHead, FeedItem, FeedPage, FeedStart, FindCommit,
-    Lag, Position, ReadFeed, Result, WaitFeed, Waited,
+    Append, Appended, Commit, CommitId, Cursor, Deadline, EventStore, FeedFilter, FeedHead, FeedItem, FeedPage,
+    FeedStart, FindCommit, Lag, Position, ReadFeed, Result, WaitFeed, Waited,
 };
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(super) const MUTANTS: &[Mutant] = &[
     mutant::<SkipsAhead>(
@@ -62,6 +63,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "feed.cuts-commits",
         "a page has exactly as many events as its limit, and the rest of a commit comes with the next",
         &["feed.pages-hold-whole-commits", "feed.the-order-holds-under-load"],
+    ),
+    mutant::<InParts>(
+        "feed.commits-appear-in-parts",
+        "a reader that comes in the moment of an append gets the first event of its commit, and the rest with the next page",
+        &["feed.a-tailing-reader-skips-nothing", "concurrency.histories-of-threads-are-serial"],
     ),
     mutant::<RepeatsAtTheEnd>(
         "feed.repeats-at-the-end",
@@ -243,6 +249,41 @@ impl Defect for CutsCommits {
             page.items.truncate(kept);
             page.end = false;
             break;
+        }
+        Ok(page)
+    }
+}
+
+/// When each commit was appended.
+#[derive(Debug, Default)]
+struct InParts(Mutex<HashMap<CommitId, Instant>>);
+
+#[async_trait]
+impl Defect for InParts {
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        lock(&self.0).insert(request.commit.id, Instant::now());
+        let receipt = store.append(request).await;
+        // A reader gets the time to come in that moment.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        receipt
+    }
+
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let mut page = store.read_feed(request).await?;
+        let fresh = |commit: &Commit| {
+            lock(&self.0).get(&commit.id).is_some_and(|since| since.elapsed() < Duration::from_millis(5))
+        };
+        let incarnation = page.next.incarnation();
+        let found = page.items.iter().position(|item| match item {
+            FeedItem::Commit(commit) => commit.events.len() > 1 && commit.is_whole() && fresh(commit),
+            FeedItem::Removed { .. } => false,
+        });
+        let Some(at) = found else { return Ok(page) };
+        page.items.truncate(at + 1);
+        if let Some(FeedItem::Commit(commit)) = page.items.last_mut() {
+            commit.events.truncate(1);
+            page.next = Cursor::total(incarnation, commit.first_position.unwrap_or_default());
+            page.end = false;
         }
         Ok(page)
     }

@@ -10,6 +10,7 @@ use evstore_api::{
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 pub(super) const MUTANTS: &[Mutant] = &[
     mutant::<ExclusiveStart>(
@@ -67,6 +68,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a reader's next page moves on with what was appended since",
         &["streams.a-slow-reader-sees-a-prefix"],
     ),
+    mutant::<HeadReadApart>(
+        "streams.head-read-apart",
+        "the head of a page is read in a step after the one that read its events",
+        &["concurrency.histories-of-threads-are-serial", "streams.a-slow-reader-sees-a-prefix"],
+    ),
     mutant::<ForgetsFirst>(
         "streams.forgets-the-first",
         "a head says that a stream begins at revision 1 after its beginning was truncated",
@@ -113,6 +119,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &["filters.markers-pass-with-their-stream"],
     ),
 ];
+
+#[derive(Debug, Default)]
+struct HeadReadApart;
+
+#[async_trait]
+impl Defect for HeadReadApart {
+    async fn read_stream(&self, store: &dyn EventStore, request: ReadStream) -> Result<StreamPage> {
+        let (stream, deadline) = (request.stream.clone(), request.deadline);
+        let mut page = store.read_stream(request).await?;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        page.head = head(store, &stream, deadline).await?;
+        Ok(page)
+    }
+}
 
 #[derive(Debug, Default)]
 struct ExclusiveStart;

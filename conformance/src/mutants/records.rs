@@ -9,7 +9,7 @@ use evstore_api::{
     RecordName, RecordPut, RecordsPage, Result,
 };
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -50,6 +50,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant::<LooksThenWrites>(
         "records.looks-then-writes",
         "what a change expects is looked at in a step of its own",
+        &["records.one-of-many-changes-wins"],
+    ),
+    mutant::<LooksPerHandle>(
+        "records.looks-then-writes-per-handle",
+        "changes of one handle take turns, and what a change expects is looked at in a step of its own",
         &["records.one-of-many-changes-wins"],
     ),
     mutant::<BareConflict>(
@@ -181,6 +186,20 @@ impl Defect for LooksThenWrites {
         tokio::time::sleep(Duration::from_micros(500)).await;
         let expected = if holds { RecordExpected::Any } else { request.expected };
         store.put_record(PutRecord { expected, ..request }).await
+    }
+}
+
+/// One lock for each handle, which is known by the store that it has inside.
+#[derive(Debug, Default)]
+struct LooksPerHandle(Mutex<HashMap<usize, Arc<tokio::sync::Mutex<()>>>>);
+
+#[async_trait]
+impl Defect for LooksPerHandle {
+    async fn put_record(&self, store: &dyn EventStore, request: PutRecord) -> Result<RecordPut> {
+        let handle = std::ptr::from_ref(store).cast::<()>().addr();
+        let turn = lock(&self.0).entry(handle).or_default().clone();
+        let _turn = turn.lock().await;
+        LooksThenWrites.put_record(store, request).await
     }
 }
 

@@ -37,6 +37,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a snapshot of a missing stream or of no revision is answered as kept",
         &["snapshots.need-a-stream-and-a-revision"],
     ),
+    mutant::<Ahead>(
+        "snapshots.ahead-of-their-stream",
+        "a snapshot of what its stream has not reached is kept",
+        &["snapshots.ahead-of-their-stream-are-refused"],
+    ),
     mutant::<Cuts>(
         "snapshots.are-cut",
         "a snapshot that is too large is kept as far as it fits",
@@ -122,6 +127,29 @@ impl Defect for Anything {
             }
             answer => answer,
         }
+    }
+}
+
+/// Snapshots that were ahead of their streams.
+#[derive(Debug, Default)]
+struct Ahead(Mutex<HashMap<StreamId, Snapshot>>);
+
+#[async_trait]
+impl Defect for Ahead {
+    async fn put_snapshot(&self, store: &dyn EventStore, request: PutSnapshot) -> Result<SnapshotPut> {
+        let snapshot = request.snapshot.clone();
+        match store.put_snapshot(request).await {
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                lock(&self.0).insert(snapshot.stream.clone(), snapshot);
+                Ok(SnapshotPut::Stored { usage: Usage::default() })
+            }
+            answer => answer,
+        }
+    }
+
+    async fn read_snapshot(&self, store: &dyn EventStore, request: ReadSnapshot) -> Result<Option<Snapshot>> {
+        let ahead = lock(&self.0).get(&request.stream).cloned();
+        Ok(ahead.or(store.read_snapshot(request).await?))
     }
 }
 

@@ -5,11 +5,11 @@ use super::Mutant;
 use super::defect::{Defect, lock, mutant};
 use async_trait::async_trait;
 use evstore_api::{
-    Append, Appended, CommitNumber, CommitsPage, ContentDigest, Cursor, Deadline, Delete, Deleted, EventStore,
-    FeedHead, FeedItem, FeedPage, FindCommit, Head, Lag, ListRecords, ListStreams, MetaSwapped, PutRecord, PutSnapshot,
-    ReadCommits, ReadFeed, ReadHead, ReadRecord, ReadSnapshot, ReadStream, Record, RecordNumber, RecordPut,
-    RecordsPage, Replicate, Replicated, Result, Revision, Snapshot, SnapshotPut, StoreAdmin, StreamId, StreamPage,
-    StreamsPage, SwapMeta, Timestamp, Usage, WaitFeed, Waited,
+    Append, Appended, Commit, CommitNumber, CommitsPage, Content, ContentDigest, Cursor, Deadline, Delete, Deleted,
+    EventStore, FeedHead, FeedItem, FeedPage, FindCommit, Head, Lag, ListRecords, ListStreams, MetaSwapped, PutRecord,
+    PutSnapshot, ReadCommits, ReadFeed, ReadHead, ReadRecord, ReadSnapshot, ReadStream, Record, RecordNumber,
+    RecordPut, RecordsPage, Replicate, Replicated, Result, Revision, Snapshot, SnapshotPut, StoreAdmin, StreamId,
+    StreamPage, StreamsPage, SwapMeta, Timestamp, Usage, WaitFeed, Waited,
 };
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock};
@@ -44,6 +44,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "feed.stuck-unnoticed",
         "the feed ends after the third commit and says that it is not behind",
         &["health.a-stuck-feed-is-told-from-an-idle-one", "feed.lag-is-reported"],
+    ),
+    mutant::<BecomeStubs>(
+        "history.payloads-become-stubs",
+        "every fifth commit of a stream loses its events once others stand behind it, and nobody asked for that",
+        &["concurrency.histories-of-threads-are-serial"],
     ),
     mutant::<IdleGrowsOld>(
         "feed.idle-grows-old",
@@ -242,6 +247,40 @@ impl Defect for StuckFeed {
             FeedItem::Commit(commit) => commit.first_position.is_none_or(|first| first.0 <= 3),
             FeedItem::Removed { .. } => true,
         });
+        Ok(page)
+    }
+}
+
+#[derive(Debug, Default)]
+struct BecomeStubs;
+
+fn is_stub(commit: &Commit) -> bool {
+    commit.number.0.is_multiple_of(5) && !commit.kind.is_marker()
+}
+
+#[async_trait]
+impl Defect for BecomeStubs {
+    async fn read_commits(&self, admin: &dyn StoreAdmin, request: ReadCommits) -> Result<CommitsPage> {
+        let mut page = admin.read_commits(request).await?;
+        for commit in page.commits.iter_mut().filter(|commit| is_stub(commit)) {
+            commit.events.clear();
+            commit.content = Content::Stripped;
+        }
+        Ok(page)
+    }
+
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        // Only a reader of large pages is behind everybody else.
+        let late = request.limit > 100;
+        let mut page = store.read_feed(request).await?;
+        for item in page.items.iter_mut().filter(|_| late) {
+            if let FeedItem::Commit(commit) = item
+                && let (true, Some(first), Some(last)) =
+                    (is_stub(commit), commit.first_position, commit.last_position())
+            {
+                *item = FeedItem::Removed { first, last };
+            }
+        }
         Ok(page)
     }
 }

@@ -442,7 +442,7 @@ pub const PROPERTIES: &[Property] = &[
         157,
         'L',
         K,
-        "a snapshot ahead of its stream is noticed",
+        "a snapshot ahead of its stream is refused, and noticed when one is loaded",
         &[
             "store/tests/typed_snapshots.rs::a_snapshot_ahead_of_the_stream_falls_back_to_replay",
             "store/tests/typed_snapshots.rs::a_snapshot_of_another_commit_falls_back_to_replay",
@@ -641,6 +641,7 @@ pub const PROPERTIES: &[Property] = &[
         &[
             "conformance/tests/mutants.rs::mutant_is_noticed",
             "conformance/tests/mutants.rs::every_check_is_named_by_a_mutant",
+            "store/tests/repository_mutants.rs::every_mutant_is_noticed_by_the_checks_that_it_names",
         ],
     ),
     elsewhere(

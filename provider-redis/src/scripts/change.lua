@@ -2,7 +2,7 @@
 --
 -- KEYS: as the guards and changes number them
 -- ARGV: how many guards; each guard: key, field, `=` or `-` (absent), value; then changes:
---   `set` key field value | `unset` key field | `place` key score member | `unplace` key member | `strip` key before
+--   `set` key field value | `unset` key field | `place` key score member | `unplace` key member | `strip` key before, with the record as the first key
 -- Back: 1 where they were made, 0 where a guard did not hold
 local at = 2
 for _ = 1, tonumber(ARGV[1]) do
@@ -28,10 +28,9 @@ while ARGV[at] do
   elseif change == 'strip' then
     local head = redis.call('HGET', key, 'h')
     local number, revision, _, from, rest = string.match(head, '^(%d+) (%d+) (%d+) (%d+) (.*)$')
-    local stubs, retained, first =
-      to_strip(key, tonumber(ARGV[at + 2]), tonumber(number), tonumber(revision), tonumber(from))
-    strip(key, stubs)
-    redis.call('HSET', key, 'h', string.format('%s %s %.0f %.0f %s', number, revision, retained, first, rest))
+    local kept, retained = slot_of(key, tonumber(ARGV[at + 2]), tonumber(from), tonumber(number), tonumber(revision))
+    redis.call('HSET', key, 'h', string.format('%s %s %.0f %.0f %s', number, revision, retained, kept, rest))
+    cut_before(KEYS[1], key, tonumber(from), kept)
     at = at + 3
   else
     error('there is no such change: ' .. change)

@@ -1,6 +1,8 @@
 -- What the scripts know of a stored commit: `1 number first count position time stub-bytes checksum`, a line break, the
 -- stub, the events. A commit is stripped by cutting its events off.
-local HEADER = '^1 %d+ (%d+) (%d+) %d+ %-?%d+ (%d+) %x+\n()'
+local HEADER = '^1 %d+ %d+ %d+ %d+ %-?%d+ (%d+) %x+\n()'
+-- Commits that one script cuts at most: it holds up everybody else meanwhile.
+local CUT_MAX = 512
 
 local function frame(slot, first, count, position, time, stub, events)
   local header = string.format('1 %s %.0f %s %.0f %s %d', slot, first, count, position, time, #stub)
@@ -8,26 +10,37 @@ local function frame(slot, first, count, position, time, stub, events)
 end
 
 local function without_events(value)
-  local _, _, stub, body = string.match(value, HEADER)
+  local stub, body = string.match(value, HEADER)
   return body and string.sub(value, 1, body - 1 + stub) or value
 end
 
--- What is to be cut where all commits that lie wholly before a revision are stripped, and what is kept first then.
-local function to_strip(key, before, number, revision, from)
-  local stubs = {}
-  for slot = from, number do
-    local field = string.format('%.0f', slot)
-    local value = redis.call('HGET', key, field) or ''
-    local first, count, stub, body = string.match(value, HEADER)
-    if not body then error('a commit is missing or damaged: ' .. field) end
-    if tonumber(count) > 0 and #value > body - 1 + stub then
-      if first + count - 1 >= before then return stubs, tonumber(first), slot end
-      stubs[#stubs + 1] = {field, string.sub(value, 1, body - 1 + stub)}
-    end
+-- The first slot whose last revision is not below one, and its first revision; what comes next where there is none.
+local function slot_of(key, wanted, from, number, revision)
+  local low, high, found = from, number + 1, revision + 1
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local field = string.format('%.0f', middle)
+    local first, count = string.match(redis.call('HGET', key, field) or '', '^1 %d+ (%d+) (%d+) ')
+    if not first then error('a commit is missing or damaged: ' .. field) end
+    if first + count - 1 >= wanted then high, found = middle, tonumber(first) else low = middle + 1 end
   end
-  return stubs, revision + 1, number + 1
+  return low, found
 end
 
-local function strip(key, stubs)
-  for _, stub in ipairs(stubs) do redis.call('HSET', key, stub[1], stub[2]) end
+local function cut(key, first, last)
+  for slot = first, last do
+    local field = string.format('%.0f', slot)
+    local value = redis.call('HGET', key, field)
+    local stub = value and without_events(value)
+    if stub and #stub < #value then redis.call('HSET', key, field, stub) end
+  end
+end
+
+-- Cuts the slots before the first one that is kept, or notes down that they are still to be cut, where they are many: readers
+-- leave out what stands before it either way.
+local function cut_before(meta, key, from, kept)
+  if redis.call('HEXISTS', key, 'c') == 1 then return end
+  if kept - from <= CUT_MAX then return cut(key, from, kept - 1) end
+  redis.call('HSET', key, 'c', string.format('%.0f', from))
+  redis.call('HINCRBY', meta, 'cutting', 1)
 end

@@ -19,15 +19,7 @@ else
   local wanted = (ARGV[1] == 'first' and retained) or (ARGV[1] == 'last' and revision) or tonumber(ARGV[1])
   if forward then wanted = math.max(wanted, retained) else wanted = math.min(wanted, revision) end
   if wanted < retained or wanted > revision then return page end
-  -- The first slot whose last revision is not below the one wanted.
-  local low, high = from, number
-  while low < high do
-    local middle = math.floor((low + high) / 2)
-    local value = redis.call('HGET', KEYS[2], string.format('%.0f', middle))
-    local first, count = string.match(value, '^1 %d+ (%d+) (%d+) ')
-    if first + count - 1 >= wanted then high = middle else low = middle + 1 end
-  end
-  slot = low
+  slot = slot_of(KEYS[2], wanted, from, number, revision)
 end
 
 local step, last = 1, number

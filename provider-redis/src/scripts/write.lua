@@ -30,20 +30,20 @@ if meta[1] ~= ARGV[1] or found[2] or not (open and expected and fits and numbers
   local commit = found[2] and redis.call('HGET', KEYS[2], found[2])
   return {0, redis.call('HGET', KEYS[1], 'record'), meta[2], found[1], commit and without_events(commit)}
 end
-local stubs = {}
 if ARGV[6] == 'd' then before = revision + 1 end
-if before then stubs, retained, from = to_strip(KEYS[2], before, number, revision, from) end
+local kept = from
+if before then kept, retained = slot_of(KEYS[2], before, from, number, revision) end
 
 number = number + 1
 local slot = string.format('%.0f', number)
 local value = frame(slot, revision + 1, ARGV[7], position + 1, time, ARGV[9], ARGV[10])
 local last = position + taken
-strip(KEYS[2], stubs)
 if ARGV[6] == 'd' then redis.call('HDEL', KEYS[2], 's') end
 redis.call('HSET', KEYS[2], slot, value, ARGV[2], slot, 'h',
-  string.format('%s %.0f %.0f %.0f %s %s - %s', slot, revision + count, retained, from, time, ARGV[6], ARGV[3]))
+  string.format('%s %.0f %.0f %.0f %s %s - %s', slot, revision + count, retained, kept, time, ARGV[6], ARGV[3]))
 redis.call('ZADD', KEYS[3], string.format('%.0f', position + 1),
   string.format('%.0f %s %d ', last, slot, #value) .. ARGV[12])
 redis.call('HSET', KEYS[1], 'position', string.format('%.0f', last))
+if before then cut_before(KEYS[1], KEYS[2], from, kept) end
 if number == 1 then redis.call('ZADD', KEYS[4], 0, ARGV[12]) end
 return {1, number, revision + 1, position + 1, time, retained}

@@ -1,6 +1,9 @@
 //! Servers of a test's own: started on free ports in temporary folders, killed and waited for on drop.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+pub mod proxy;
 
 use evstore_api::{
     Append, Appended, CommitId, Deadline, EventStore, EventType, Events, Expected, FindCommit, NewCommit, NewEvent,
@@ -12,6 +15,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 /// How long a server has to come up, to agree with others, or to be promoted.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -20,37 +24,52 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Server {
     pub port: u16,
     arguments: Vec<String>,
-    folder: tempfile::TempDir,
+    folder: PathBuf,
+    /// Removed with it, where it is its own.
+    _own: Option<TempDir>,
     child: Option<Child>,
 }
 
 impl Server {
     /// Starts one with these arguments beside its port and its folder.
     pub async fn start(arguments: &[&str]) -> Self {
+        let own = tempfile::tempdir().unwrap();
+        let mut server = Self::new(own.path().to_owned(), arguments);
+        server._own = Some(own);
+        server.restart().await;
+        server
+    }
+
+    /// Starts one in a folder that stays when it is dropped.
+    pub async fn start_in(folder: PathBuf, arguments: &[&str]) -> Self {
+        let mut server = Self::new(folder, arguments);
+        server.restart().await;
+        server
+    }
+
+    fn new(folder: PathBuf, arguments: &[&str]) -> Self {
         let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         // The bus of a cluster listens 10,000 above.
         let port = if port > 55_000 { port - 20_000 } else { port };
         let mut all: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         all.extend(["--save", "", "--repl-diskless-sync-delay", "0"].map(str::to_owned));
-        let folder = tempfile::tempdir().unwrap();
-        let mut server = Self { port, arguments: all, folder, child: None };
-        server.restart().await;
-        server
+        Self { port, arguments: all, folder, _own: None, child: None }
     }
 
     /// Starts a sentinel over a primary.
     pub async fn sentinel(primary: u16) -> Self {
         let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        let folder = tempfile::tempdir().unwrap();
-        let config = folder.path().join("sentinel.conf");
+        let own = tempfile::tempdir().unwrap();
+        let folder = own.path().to_owned();
+        let config = folder.join("sentinel.conf");
         let lines = format!(
             "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor main 127.0.0.1 {primary} 1\n\
              sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n",
-            folder.path().display()
+            folder.display()
         );
         std::fs::write(&config, lines).unwrap();
         let child = Command::new(binary()).arg(&config).arg("--sentinel").stdout(Stdio::null()).spawn().unwrap();
-        let server = Self { port, arguments: Vec::new(), folder, child: Some(child) };
+        let server = Self { port, arguments: Vec::new(), folder, _own: Some(own), child: Some(child) };
         server.wait().await;
         server
     }
@@ -59,7 +78,7 @@ impl Server {
     pub async fn restart(&mut self) {
         self.kill();
         let mut command = Command::new(binary());
-        command.arg("--port").arg(self.port.to_string()).args(["--bind", "127.0.0.1", "--dir"]).arg(self.folder.path());
+        command.arg("--port").arg(self.port.to_string()).args(["--bind", "127.0.0.1", "--dir"]).arg(&self.folder);
         self.child = Some(command.args(&self.arguments).stdout(Stdio::null()).spawn().unwrap());
         self.wait().await;
     }
@@ -67,7 +86,6 @@ impl Server {
     /// Kills it as a crash would.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            self.signal_child(&child, "-CONT");
             let _killed = child.kill();
             child.wait().unwrap();
         }
@@ -75,10 +93,7 @@ impl Server {
 
     /// Stops it without ending it, or lets it go on.
     pub fn signal(&self, signal: &str) {
-        self.signal_child(self.child.as_ref().unwrap(), signal);
-    }
-
-    fn signal_child(&self, child: &Child, signal: &str) {
+        let child = self.child.as_ref().unwrap();
         Command::new("kill").arg(signal).arg(child.id().to_string()).status().unwrap();
     }
 
@@ -134,7 +149,7 @@ pub fn text(value: &Value) -> String {
 }
 
 fn binary() -> PathBuf {
-    std::env::var_os("EVSTORE_TEST_REDIS_SERVER").expect("EVSTORE_TEST_REDIS_SERVER is the path of a server").into()
+    std::env::var_os("EVSTORE_TEST_REDIS_SERVER").map_or_else(|| "redis-server".into(), PathBuf::from)
 }
 
 /// A deadline that is far away.

@@ -22,8 +22,11 @@ const RETRIES: &str = "evstore_retries";
 /// Tells the recorder what the metrics are, once it is installed.
 ///
 /// `evstore_calls`, `evstore_seconds`, `evstore_bytes`, `evstore_requests`, `evstore_units` and `evstore_retries`: each by `store` and
-/// `operation`; calls also by `outcome`, bytes and units by `direction`, retries by `reason`.
+/// `operation`; calls also by `outcome`, bytes and units by `direction`, retries by `reason`. And of projections
+/// `evstore_projection_lag`, `evstore_projection_events`, `evstore_projection_failures` and `evstore_projection_parked`, each
+/// by `projection`.
 pub fn describe() {
+    crate::projection::describe_metrics();
     describe_counter!(CALLS, Unit::Count, "Calls, by outcome: ok or the kind of the error.");
     describe_histogram!(SECONDS, Unit::Seconds, "Time from a call to its answer, repeats included.");
     describe_counter!(BYTES, Unit::Bytes, "Data and metadata of calls that succeeded, by direction: sent, received.");

@@ -3,7 +3,8 @@
 
 use super::layered::Layer;
 use super::request::Request;
-use evstore_api::{EventStore, Result, StoreName, StreamId};
+use crate::logged::category;
+use evstore_api::{EventStore, Result, StoreName};
 use tracing::field::{Empty, display};
 use tracing::{Instrument as _, Span, debug_span};
 
@@ -42,9 +43,4 @@ impl Layer for Trace {
         span.record("outcome", answer.as_ref().map_or_else(|error| error.kind().name(), |_| "ok"));
         answer
     }
-}
-
-/// What stands before the key. A name without a key is one itself.
-fn category(stream: &StreamId) -> Option<&str> {
-    stream.name.as_str().split_once('-').map(|(category, _)| category)
 }

