@@ -126,18 +126,17 @@ impl Output {
         self.flush()
     }
 
-    /// Begins a list: `name` is its key in a JSON document, `facts` stand before it there.
-    ///
-    /// # Errors
-    /// When stdout can't be written.
-    pub fn list(&mut self, name: &str, facts: Map<String, Value>, columns: &[&'static str]) -> Result<List<'_>> {
+    /// Begins a list: `name` is its key in a JSON document, `facts` stand before it there. Nothing is printed before the
+    /// first item or the end, so that a failure before them leaves no half document.
+    pub fn list(&mut self, name: &str, facts: Map<String, Value>, columns: &[&'static str]) -> List<'_> {
+        let mut head = String::new();
         if self.format == Format::Json {
-            let mut head = Value::Object(facts).to_string();
+            head = Value::Object(facts).to_string();
             head.pop();
             let comma = if head.len() > 1 { "," } else { "" };
-            self.raw(&format!("{head}{comma}{}:[", Value::from(name)))?;
+            head.push_str(&format!("{comma}{}:[", Value::from(name)));
         }
-        Ok(List { output: self, columns: columns.to_vec(), rows: Vec::new(), items: 0 })
+        List { output: self, columns: columns.to_vec(), head, rows: Vec::new(), items: 0 }
     }
 
     /// Prints bytes as they are, for what has a form of its own: an export.
@@ -250,6 +249,8 @@ pub fn failure(format: Format, failure: &Failure) {
 pub struct List<'a> {
     output: &'a mut Output,
     columns: Vec<&'static str>,
+    /// What a document begins with, until it is printed.
+    head: String,
     rows: Vec<Vec<Cell>>,
     items: u64,
 }
@@ -264,8 +265,9 @@ impl List<'_> {
         match self.output.format {
             Format::Jsonl => self.output.line(json),
             Format::Json => {
-                let comma = if self.items > 1 { ",\n" } else { "\n" };
-                self.output.raw(comma)?;
+                let before = if self.items > 1 { ",".to_owned() } else { std::mem::take(&mut self.head) };
+                self.output.raw(&before)?;
+                self.output.raw("\n")?;
                 self.output.raw(json)
             }
             Format::Table => {
@@ -295,7 +297,8 @@ impl List<'_> {
                 let tail = Value::Object(facts).to_string();
                 let comma = if tail.len() > 2 { "," } else { "" };
                 let newline = if self.items > 0 { "\n" } else { "" };
-                self.output.line(&format!("{newline}]{comma}{}", &tail[1..]))?;
+                let head = &self.head;
+                self.output.line(&format!("{head}{newline}]{comma}{}", &tail[1..]))?;
             }
             Format::Table if self.items == 0 && !none.is_empty() => self.output.note(none),
             Format::Table | Format::Jsonl => {}

@@ -173,6 +173,26 @@ fn the_feed_goes_on_after_a_cursor() {
 }
 
 #[test]
+fn a_list_that_fails_before_its_first_item_prints_no_half_document() {
+    let folder = Folder::new();
+    folder.ok("append a-1 --type t");
+    let output = folder.run("feed --after 9007199254740993 -o json");
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "");
+    assert_eq!(document(std::str::from_utf8(&output.stderr).unwrap())["kind"], "invalid");
+}
+
+#[test]
+fn a_store_that_is_not_reached_exits_with_5() {
+    let folder = Folder::new();
+    folder.write("file", "");
+    let mut append = folder.command("append a-1 --type t -o json");
+    let output = append.env("EVSTORE_STORES__A__PATH", folder.path("file/a.db")).output().unwrap();
+    let error = document(std::str::from_utf8(&output.stderr).unwrap());
+    assert_eq!((output.status.code(), &error["written"]), (Some(5), &json!("no")), "{error}");
+}
+
+#[test]
 fn a_limit_within_a_commit_skips_nothing() {
     let folder = Folder::new();
     folder.write(

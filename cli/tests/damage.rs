@@ -67,7 +67,7 @@ fn every_damaged_place_is_told_with_stream_revision_and_position() {
     let report = verify(&folder, "");
     let place = |stream: &str, revision, position| (stream.to_owned(), [revision, revision, position, position]);
     assert_eq!(places(&report), [place("a-1", 3, 7), place("b-1", 9, 26), place("c-1", 20, 60)], "{report}");
-    assert_eq!((&report["differences"], &report["streams"]), (&json!(3), &json!(3)));
+    assert_eq!((&report["differences"], &report["streams"], &report["events"]), (&json!(3), &json!(3), &json!(57)));
     // A sample of the streams would leave damage out.
     assert_eq!(places(&verify(&folder, " --sample 0")), places(&report));
     // It only reads.

@@ -78,7 +78,7 @@ async fn list(session: &mut Session) -> Result {
     let store = session.open_store().await?;
     let mut records = Records::all(&*store, RecordKind::Checkpoint);
     let columns = ["consumer", "position", "updated at"];
-    let mut list = session.output().list("checkpoints", view::object([]), &columns)?;
+    let mut list = session.output().list("checkpoints", view::object([]), &columns);
     while let Some(page) = records.next(&*store).await? {
         for record in &page {
             list.item(&Value::Object(facts(record)).to_string(), || {

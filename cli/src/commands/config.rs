@@ -49,7 +49,7 @@ fn file_json(config: &Config) -> Value {
 fn show(config: &Config, origin: bool, session: &mut Session) -> Result {
     let all = session.registry().shown(config);
     let columns: &[&'static str] = if origin { &["key", "value", "origin"] } else { &["key", "value"] };
-    let mut list = session.output().list("values", view::object([("file", file_json(config))]), columns)?;
+    let mut list = session.output().list("values", view::object([("file", file_json(config))]), columns);
     for shown in &all {
         let mut json = json!({ "key": shown.key, "value": shown.value });
         if origin {

@@ -100,7 +100,7 @@ fn checks(args: &Args) -> impl Iterator<Item = &'static Check> {
 }
 
 fn list(args: &Args, session: &mut Session) -> Result {
-    let mut list = session.output().list("checks", view::object([]), &["check", "promise", "properties"])?;
+    let mut list = session.output().list("checks", view::object([]), &["check", "promise", "properties"]);
     for check in checks(args) {
         let json = json!({ "check": check.name, "promise": check.promise, "properties": check.properties });
         list.item(&json.to_string(), || {
@@ -204,7 +204,7 @@ fn print(reports: &[Report], mutant: Option<&str>, session: &mut Session) -> Res
         Format::Table => {}
     }
     for report in reports {
-        let mut list = output.list("findings", view::object([]), &["verdict", "check", "promise", "took"])?;
+        let mut list = output.list("findings", view::object([]), &["verdict", "check", "promise", "took"]);
         for finding in &report.findings {
             list.item("", || {
                 let took = format!("{} ms", finding.took.as_millis());

@@ -212,6 +212,10 @@ async fn check_store(findings: &mut Findings, session: &mut Session) {
             let _ = admin.close().await;
             is_made
         }
+        // A server that can't be reached is one problem, not one for each thing that could be asked of it.
+        Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Throttled) => {
+            return findings.failed("open", &error);
+        }
         Err(error) => {
             findings.failed("open as an operator", &error);
             // What an application may open, an operator's credentials need not.
@@ -394,7 +398,7 @@ async fn check_scratch(findings: &mut Findings, provider: &Provider, settings: &
 
 fn report(findings: &[Finding], session: &mut Session) -> Result {
     let columns = ["", "store", "about", "found", "what to do"];
-    let mut list = session.output().list("findings", view::object([]), &columns)?;
+    let mut list = session.output().list("findings", view::object([]), &columns);
     for finding in findings {
         let store = finding.store.as_ref().map(ToString::to_string);
         let mut json = json!({

@@ -82,7 +82,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
     };
     let mut left = args.limit.unwrap_or(u64::MAX);
     let nothing = if left == 0 { place(&request.from, &*store).await? } else { None };
-    let mut list = session.output().list("events", view::object([]), &view::FEED_COLUMNS)?;
+    let mut list = session.output().list("events", view::object([]), &view::FEED_COLUMNS);
     let next = loop {
         if left == 0 {
             break nothing;

@@ -43,7 +43,7 @@ async fn all(session: &mut Session) -> Result {
         rows.push((provider, promises));
     }
     let columns = ["provider", "what it is", "durability", "order", "positions", "idempotency", "processes", "fence"];
-    let mut list = session.output().list("providers", view::object([]), &columns)?;
+    let mut list = session.output().list("providers", view::object([]), &columns);
     for (provider, promises) in &rows {
         let json = provider_json(provider, promises.as_deref());
         list.item(&Value::Object(json).to_string(), || {
@@ -68,7 +68,7 @@ async fn one(name: &str, session: &mut Session) -> Result {
         return output.facts(&Value::Object(provider_json(&provider, promises.as_deref())), &[]);
     }
     output.line(&format!("{}: {}\n", provider.name, provider.sentence))?;
-    let mut keys = output.list("keys", Map::new(), &["key", "kind", "default", "what it does"])?;
+    let mut keys = output.list("keys", Map::new(), &["key", "kind", "default", "what it does"]);
     for key in provider.keys {
         keys.item("", || vec![key.name.into(), kind(key.kind).into(), default(key).into(), key.sentence.into()])?;
     }
@@ -77,7 +77,7 @@ async fn one(name: &str, session: &mut Session) -> Result {
     match promises {
         None => output.note("its promises are known once a store of this kind is configured"),
         Some(promises) => {
-            let mut list = output.list("promises", Map::new(), &["promise", "value"])?;
+            let mut list = output.list("promises", Map::new(), &["promise", "value"]);
             for (name, value) in promises {
                 list.item("", || vec![name.into(), value.into()])?;
             }

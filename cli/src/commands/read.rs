@@ -52,8 +52,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
     readable(&stream, &page.head)?;
     let head = view::head_json(&stream, &page.head);
     let retained = page.head.first_retained;
-    let mut list =
-        session.output().list("events", view::object([("head", Value::Object(head))]), &view::EVENT_COLUMNS)?;
+    let mut list = session.output().list("events", view::object([("head", Value::Object(head))]), &view::EVENT_COLUMNS);
     let next = loop {
         for event in page.events() {
             list.item(&view::event_json(event), || view::event_cells(event))?;

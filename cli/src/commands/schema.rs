@@ -94,7 +94,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
 }
 
 fn print_plan(session: &mut Session, plan: &SchemaPlan, verb: &'static str, none: &str) -> Result {
-    let mut list = session.output().list("changes", view::object([]), &["#", verb])?;
+    let mut list = session.output().list("changes", view::object([]), &["#", verb]);
     for (change, number) in plan.changes.iter().zip(1..) {
         let json = json!({ "summary": change.summary, "statement": change.statement });
         list.item(&json.to_string(), || vec![format!("{number}").into(), change.summary.as_str().into()])?;

@@ -69,7 +69,7 @@ async fn list(category: Option<Category>, prefix: String, session: &mut Session)
     let store = session.open_store().await?;
     let mut streams = Streams::of(&*store, session.namespaces(), category, prefix);
     let columns = ["stream", "revision", "schema", "bytes", "taken at"];
-    let mut list = session.output().list("snapshots", view::object([]), &columns)?;
+    let mut list = session.output().list("snapshots", view::object([]), &columns);
     while let Some(page) = streams.next(&*store).await? {
         let reads = page.iter().map(|listed| read(&*store, &listed.stream));
         let mut found = stream::iter(reads).buffered(READS_MAX);

@@ -101,7 +101,7 @@ async fn list(args: List, session: &mut Session) -> Result {
         streams = streams.at_most(limit);
     }
     let columns = ["stream", "state", "revision", "first retained", "commits", "recorded at"];
-    let mut list = session.output().list("streams", view::object([]), &columns)?;
+    let mut list = session.output().list("streams", view::object([]), &columns);
     while let Some(page) = streams.next(&*store).await? {
         for listed in &page {
             let json = Value::Object(view::head_json(&listed.stream, &listed.head)).to_string();

@@ -190,7 +190,7 @@ impl Tour<'_> {
         };
         let page = store.read_stream(request).await?;
         if self.session.output().format() == Format::Table {
-            let mut list = self.session.output().list("events", Map::new(), &view::EVENT_COLUMNS)?;
+            let mut list = self.session.output().list("events", Map::new(), &view::EVENT_COLUMNS);
             for event in page.events() {
                 list.item("", || view::event_cells(event))?;
             }

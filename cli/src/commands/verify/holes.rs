@@ -13,11 +13,11 @@ impl Holes {
         self.0.insert(first.0, last.0);
     }
 
-    /// Takes out what a stream has.
-    pub fn cover(&mut self, first: Position, last: Position) {
+    /// Takes out what a stream has; says whether there was something to take out.
+    pub fn cover(&mut self, first: Position, last: Position) -> bool {
         let met: Vec<(u64, u64)> =
             self.0.range(..=last.0).rev().take_while(|(_, end)| **end >= first.0).map(|(a, b)| (*a, *b)).collect();
-        for (begin, end) in met {
+        for &(begin, end) in &met {
             self.0.remove(&begin);
             if begin < first.0 {
                 self.0.insert(begin, first.0 - 1);
@@ -26,6 +26,7 @@ impl Holes {
                 self.0.insert(last.0 + 1, end);
             }
         }
+        !met.is_empty()
     }
 
     /// The one range between two positions, neither included; none where there are several, or there is none.
