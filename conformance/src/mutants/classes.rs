@@ -124,7 +124,7 @@ impl<W: When> Defect for Sequenced<W> {
 
     async fn delete(&self, admin: &dyn StoreAdmin, request: Delete) -> Result<Deleted> {
         let mut deleted = admin.delete(request).await?;
-        deleted.marker.position = None;
+        deleted.position = None;
         Ok(deleted)
     }
 
@@ -337,7 +337,7 @@ impl<G: Giving> Defect for Partitioned<G> {
 
     async fn delete(&self, admin: &dyn StoreAdmin, request: Delete) -> Result<Deleted> {
         let mut deleted = admin.delete(request).await?;
-        deleted.marker.position = None;
+        deleted.position = None;
         Ok(deleted)
     }
 
