@@ -6,6 +6,7 @@
 
 mod append;
 mod backward;
+mod classes;
 mod concurrency;
 mod copies;
 mod defect;
@@ -59,6 +60,7 @@ impl fmt::Debug for Mutant {
 const ALL: &[&[Mutant]] = &[
     append::MUTANTS,
     backward::MUTANTS,
+    classes::MUTANTS,
     concurrency::MUTANTS,
     idempotency::MUTANTS,
     listing::MUTANTS,
@@ -83,6 +85,11 @@ pub const DOES_NOTHING: &str = whole::DOES_NOTHING;
 /// Every mutant. Names are unique.
 pub fn mutants() -> impl Iterator<Item = &'static Mutant> {
     ALL.iter().copied().flatten()
+}
+
+/// Whole stores of other classes than the one that is wrapped, with nothing wrong: every check has to hold on them.
+pub fn honest_classes() -> impl Iterator<Item = &'static Mutant> {
+    classes::HONEST.iter()
 }
 
 /// Mutants that only checks with several processes notice, on a store that several processes can open.

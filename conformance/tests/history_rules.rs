@@ -378,7 +378,16 @@ fn a_feed_without_positions_is_complete_and_ordered_by_stream() {
     history.runs[0].deliveries.swap(0, 3);
     assert!(check(&history, &opaque).breaks(Rule::FeedStreamOrder));
     history.runs[0].deliveries.swap(0, 3);
-    history.runs[0].deliveries.pop();
+
+    // A second run from a later place, of which only is known that it is not the beginning.
+    let rest = history.runs[0].deliveries.split_off(3);
+    history.runs[0].ended = RunEnd::Cut;
+    let again =
+        SubscriptionRun { run: 1, after: 1, ended: RunEnd::Drained, deliveries: rest, ..history.runs[0].clone() };
+    history.runs.push(again);
+    let verdict = check(&history, &opaque);
+    assert!(verdict.held(), "{verdict}");
+    history.runs[1].deliveries.remove(0);
     assert!(check(&history, &opaque).breaks(Rule::FeedComplete));
 }
 

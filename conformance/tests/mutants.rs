@@ -3,7 +3,7 @@
 
 use evstore_api::{Settings, StoreName};
 use evstore_conformance::check::Verdict;
-use evstore_conformance::mutants::{DOES_NOTHING, Mutant, mutants};
+use evstore_conformance::mutants::{DOES_NOTHING, Mutant, honest_classes, mutants};
 use evstore_conformance::{Check, Report, Runner, Target, catalog};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::process::ExitCode;
@@ -38,6 +38,10 @@ fn main() -> ExitCode {
             Trial::test(mutant.name, move || mutant_is_noticed(&runtime, mutant)).with_kind("mutant")
         })
         .collect();
+    trials.extend(honest_classes().map(|class| {
+        let runtime = runtime.clone();
+        Trial::test(class.name, move || a_class_breaks_no_check(&runtime, class)).with_kind("honest")
+    }));
     trials.push(Trial::test("names_are_unique", names_are_unique));
     trials.push(Trial::test("every_check_is_named_by_a_mutant", every_check_is_named_by_a_mutant));
     let shared = runtime.clone();
@@ -106,6 +110,12 @@ fn a_store_that_does_nothing_breaks_every_check_that_wants_something(runtime: &R
         .map(|finding| format!("{} says {}", finding.check.name, finding.verdict.name()))
         .collect();
     if fooled.is_empty() { Ok(()) } else { Err(format!("content with nothing\n{}", fooled.join("\n")).into()) }
+}
+
+/// A check holds for every honest store, of whatever class.
+fn a_class_breaks_no_check(runtime: &Runtime, class: &Mutant) -> Result<(), Failed> {
+    let report = run(runtime, Some(class), &[])?;
+    if report.broken().next().is_none() { Ok(()) } else { Err(report.text().into()) }
 }
 
 fn a_healthy_store_breaks_no_check(runtime: &Runtime) -> Result<(), Failed> {

@@ -4,11 +4,12 @@ use crate::check::{Broken, Check, Outcome, check, ensure, ensure_eq, ensure_kind
 use crate::context::{Context, Fresh, event_type};
 use crate::seed::Seed;
 use evstore_api::capabilities::{FeedOrder, Positioned, Positions, RealTime, Support};
+use evstore_api::cursor::Place;
 use evstore_api::{
-    AdvanceFeed, Appended, Commit, CommitNumber, Cursor, Deadline, Delete, Error, ErrorKind, EventId, EventRef,
-    EventStore, Expected, FeedFilter, FeedItem, FeedPage, FeedStart, FindCommit, Incarnation, Lag, Lineage, NewEvent,
-    Origin, Position, ReadCommits, ReadFeed, Replica, Replicate, Revision, StoreAdmin, StoreState, StreamId, Timestamp,
-    Truncate, WaitFeed, Waited,
+    AdvanceFeed, Appended, Commit, CommitId, CommitNumber, Cursor, Deadline, Delete, Error, ErrorKind, EventId,
+    EventRef, EventStore, Expected, FeedFilter, FeedItem, FeedPage, FeedStart, FindCommit, Incarnation, Lag, Lineage,
+    NewEvent, Origin, Position, ReadCommits, ReadFeed, Replica, Replicate, Revision, Settings, StoreAdmin, StoreState,
+    StreamId, Timestamp, Truncate, WaitFeed, Waited,
 };
 use std::cmp::Ordering as Compared;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -130,6 +131,12 @@ pub(crate) const CHECKS: &[Check] = &[
         "every position up to the head is an event, a marker or part of a removed range, and every page says where it began",
         [101, 102],
         every_position_is_accounted_for
+    ),
+    check!(
+        "feed.is-as-fast-as-declared",
+        "an acknowledged commit comes into the feed within the declared time by itself, and the lag says how late it is",
+        [103, 194],
+        is_as_fast_as_declared
     ),
     check!(
         "feed.lag-is-reported",
@@ -319,8 +326,66 @@ async fn the_order_holds_under_load(context: Context) -> Result<Outcome, Broken>
         ensure_in_stream_order(&commits)?;
         ensure_positions_rise(&context, &commits)?;
         ensure_real_time(&context, &commits, &timed)?;
+        if context.capabilities().order == FeedOrder::PerPartition {
+            ensure_partitions_agree(&context, &fresh, &commits).await?;
+        }
     }
     Ok(Outcome::Held)
+}
+
+/// Within each partition every reader gets the same order, in small pages and in large ones.
+async fn ensure_partitions_agree(context: &Context, fresh: &Fresh, replayed: &[&Commit]) -> Result<(), Broken> {
+    let other = context.open(&fresh.settings).await?;
+    let (one, another) = (partitions(context, &*fresh.store).await?, partitions(context, &*other).await?);
+    other.close().await?;
+    ensure!(
+        one.len() * 2 >= replayed.len(),
+        "of {} commits in pages of one, {} move the mark of one partition",
+        replayed.len(),
+        one.len()
+    );
+    // Two readers may go through the partitions in another order, and each of these in one only.
+    let arranged = |commits: Vec<CommitId>| {
+        let mut orders: BTreeMap<u32, Vec<CommitId>> = BTreeMap::new();
+        for commit in commits {
+            if let Some((_, partition)) = one.iter().find(|(known, _)| *known == commit) {
+                orders.entry(*partition).or_default().push(commit);
+            }
+        }
+        orders
+    };
+    let wanted = arranged(one.iter().map(|(commit, _)| *commit).collect());
+    let again = arranged(another.iter().map(|(commit, _)| *commit).collect());
+    for (partition, commits) in &again {
+        let first = wanted.get(partition).map(|wanted| wanted.iter().filter(|one| commits.contains(one)).collect());
+        ensure_eq!(Some(commits.iter().collect::<Vec<_>>()), first, "commits of partition {partition} for two readers");
+    }
+    let large = arranged(replayed.iter().map(|commit| commit.id).collect());
+    ensure_eq!(large, wanted, "commits of each partition in large pages, beside those in pages of one");
+    Ok(())
+}
+
+/// The commits of a feed in pages of one, each with the partition whose mark its page moved.
+async fn partitions(context: &Context, store: &dyn EventStore) -> Result<Vec<(CommitId, u32)>, Broken> {
+    let (mut from, mut marks, mut found) = (FeedStart::First, Vec::new(), Vec::new());
+    loop {
+        let request = ReadFeed { limit: 1, ..context.feed_request(from, FeedFilter::none()) };
+        let page = store.read_feed(request).await?;
+        let Place::Parts(parts) = page.next.place() else {
+            return Err(Broken::new("the feed is in partitions, and a cursor is of one order"));
+        };
+        let moved: Vec<_> =
+            parts.iter().filter(|part| !marks.contains(*part)).map(|(partition, _)| *partition).collect();
+        // The first page may name every partition.
+        if let ([partition], Some(commit)) = (&moved[..], page.commits().next()) {
+            found.push((commit.id, *partition));
+        }
+        marks.clone_from(parts);
+        if page.end {
+            return Ok(found);
+        }
+        from = FeedStart::After(page.next);
+    }
 }
 
 fn ensure_in_stream_order(commits: &[&Commit]) -> Result<(), Broken> {
@@ -387,11 +452,14 @@ enum Reader {
     Pages(u32),
     /// The same, and keeps no more than the printed cursor between two pages, as one that restarts each time.
     Restarting(u32),
+    /// The same, and opens the store anew for each page, as one whose process ends after each.
+    Reopening(u32),
 }
 
 /// Follows the feed from its beginning, always after the last place given, until it is quiet.
 async fn follow(
     context: Context,
+    settings: Settings,
     store: Arc<dyn EventStore>,
     reader: Reader,
     quiet: Arc<AtomicBool>,
@@ -403,9 +471,14 @@ async fn follow(
         // Read before the page: what was appended before it was set is in a page that comes after.
         let was_quiet = quiet.load(Ordering::SeqCst);
         let (limit, next) = match reader {
-            Reader::Pages(limit) | Reader::Restarting(limit) => (limit, from.clone()),
+            Reader::Pages(limit) | Reader::Restarting(limit) | Reader::Reopening(limit) => (limit, from.clone()),
         };
-        let page = store.read_feed(ReadFeed { limit, ..context.feed_request(next, FeedFilter::none()) }).await?;
+        let reopened = match reader {
+            Reader::Reopening(_) => Some(context.open(&settings).await?),
+            Reader::Pages(_) | Reader::Restarting(_) => None,
+        };
+        let reads = reopened.as_ref().unwrap_or(&store);
+        let page = reads.read_feed(ReadFeed { limit, ..context.feed_request(next, FeedFilter::none()) }).await?;
         // A commit that comes in parts is whole in every replay: only here is it seen.
         for commit in page.commits() {
             let (found, number) = (commit.events.len(), commit.number);
@@ -417,6 +490,9 @@ async fn follow(
             );
         }
         given.extend(page.events().map(Seen::of));
+        if let Some(reopened) = reopened {
+            reopened.close().await?;
+        }
         if page.end && was_quiet {
             return Ok(given);
         }
@@ -428,7 +504,7 @@ async fn follow(
         }
         from = FeedStart::After(match reader {
             Reader::Pages(_) => page.next,
-            Reader::Restarting(_) => page.next.to_string().parse()?,
+            Reader::Restarting(_) | Reader::Reopening(_) => page.next.to_string().parse()?,
         });
     }
 }
@@ -438,13 +514,18 @@ async fn a_tailing_reader_skips_nothing(context: Context) -> Result<Outcome, Bro
         let fresh = context.fresh().await?;
         let other = context.open(&fresh.settings).await?;
         let quiet = Arc::new(AtomicBool::new(false));
-        let readers = [Reader::Pages(1), Reader::Pages(3), Reader::Restarting(2), Reader::Pages(100)];
+        let readers =
+            [Reader::Pages(1), Reader::Pages(3), Reader::Restarting(2), Reader::Pages(100), Reader::Reopening(10)];
         // Readers are there before the first event: a hole before it must not be passed over either.
         let readers: Vec<_> = readers
             .into_iter()
-            .zip([&fresh.store, &other, &other, &fresh.store])
-            .map(|(reader, store)| tokio::spawn(follow(context.clone(), store.clone(), reader, quiet.clone())))
+            .zip([&fresh.store, &other, &other, &fresh.store, &other])
+            .map(|(reader, store)| {
+                let (context, settings) = (context.clone(), fresh.settings.clone());
+                tokio::spawn(follow(context, settings, store.clone(), reader, quiet.clone()))
+            })
             .collect();
+        hole_at_the_beginning(&context, &*fresh.store).await?;
         let landed = storm(&context, [fresh.store.clone(), other.clone()], context.seed().0 ^ (round << 32)).await?;
         catch_up(&context, &*fresh.admin).await?;
         quiet.store(true, Ordering::SeqCst);
@@ -462,6 +543,21 @@ async fn a_tailing_reader_skips_nothing(context: Context) -> Result<Outcome, Bro
         other.close().await?;
     }
     Ok(Outcome::Held)
+}
+
+/// What the very first appends of a store were: refused, dropped in the middle, and then one that is made.
+async fn hole_at_the_beginning(context: &Context, store: &dyn EventStore) -> Result<(), Broken> {
+    let stream = context.stream();
+    for _ in 0..3 {
+        let refused = context.request(&stream, Expected::At(Revision(7)), context.commit_id(), context.events(2))?;
+        ensure_kind!(store.append(refused).await, Conflict, "an append to a new stream that expects revision 7");
+    }
+    let dropped = context.request(&stream, Expected::Any, context.commit_id(), context.events(2))?;
+    let mut dropped = store.append(dropped);
+    let _ = futures::poll!(&mut dropped);
+    drop(dropped);
+    append_to(context, store, &context.stream(), 1).await?;
+    Ok(())
 }
 
 /// Writers that append, conflict, repeat and are cut off in the middle; what they were acknowledged in the end.
@@ -567,7 +663,7 @@ async fn cursors_print_parse_and_compare(context: Context) -> Result<Outcome, Br
         ensure_eq!(parsed, place, "a cursor that was printed and read back");
         let again = fresh.store.read_feed(context.feed_request(FeedStart::After(parsed), FeedFilter::none())).await?;
         let wanted = fresh.store.read_feed(context.feed_request(FeedStart::After(place), FeedFilter::none())).await?;
-        ensure_eq!(seen([&again]), seen([&wanted]), "what is read after a cursor that was read back");
+        ensure_same(&context, &seen([&again]), &seen([&wanted]), "what is read after a cursor that was read back")?;
     }
     Ok(Outcome::Held)
 }
@@ -701,7 +797,8 @@ async fn foreign_cursors_are_refused(context: Context) -> Result<Outcome, Broken
         ensure_kind!(waited, CursorRefused, "a wait after a cursor {what}");
     }
     let text = here.to_string();
-    for malformed in ["", "7", &text[1..], &text[..text.len() / 2], &format!("{text} "), &format!("{text}{text}")] {
+    // Cut within its incarnation: a cursor of fewer partitions is one, too.
+    for malformed in ["", "7", &text[1..], &text[..20], &format!("{text} "), &format!("{text}{text}")] {
         ensure_kind!(malformed.parse::<Cursor>(), CursorRefused, "a cursor that reads {malformed:?}");
     }
     Ok(Outcome::Held)
@@ -931,7 +1028,9 @@ async fn readers_at_any_speed_see_the_same(context: Context) -> Result<Outcome, 
     let (fresh, ..) = filled(&context).await?;
     let other = context.open(&fresh.settings).await?;
     let quiet = Arc::new(AtomicBool::new(false));
-    let read = |store: &Arc<dyn EventStore>, reader| follow(context.clone(), store.clone(), reader, quiet.clone());
+    let read = |store: &Arc<dyn EventStore>, reader| {
+        follow(context.clone(), fresh.settings.clone(), store.clone(), reader, quiet.clone())
+    };
     let writes = async {
         for _ in 0..10 {
             append_to(&context, &*fresh.store, &context.stream(), 2).await?;
@@ -1054,6 +1153,104 @@ async fn ensure_accounted(context: &Context, fresh: &Fresh) -> Result<(), Broken
         }
         ensure_eq!(at, head, "the last position that is accounted for, beside the head");
     }
+    Ok(())
+}
+
+/// Commits whose way into the feed is measured.
+const MEASURED: usize = 200;
+/// How much longer than declared half of them, and nearly all of them, may take: the machine may be busy with others.
+const HALF_MORE: Duration = Duration::from_secs(1);
+const MOST_MORE: Duration = Duration::from_secs(10);
+
+async fn is_as_fast_as_declared(context: Context) -> Result<Outcome, Broken> {
+    let fresh = context.fresh().await?;
+    let within = match context.capabilities().positioned {
+        Positioned::ByAppend => {
+            is_there_at_once(&context, &fresh).await?;
+            return Ok(Outcome::Held);
+        }
+        Positioned::BySequencer { within } => within,
+        Positioned::Never { settling } => settling,
+    };
+    let most = within * 4 + MOST_MORE;
+    let writes = async {
+        let mut receipts = Vec::new();
+        for _ in 0..MEASURED {
+            let receipt = append_to(&context, &*fresh.store, &context.stream(), 1).await?;
+            receipts.push((receipt.commit, Instant::now()));
+        }
+        Ok::<_, Error>((receipts, Deadline::within(most)))
+    };
+    let other = context.open(&fresh.settings).await?;
+    let mut writes = std::pin::pin!(writes);
+    let (mut written, mut arrived, mut from) = (None, HashMap::new(), FeedStart::First);
+    let mut behind_since: Option<Instant> = None;
+    loop {
+        // Nobody asks for the feed to be brought up: it has to come by itself.
+        let page = other.read_feed(context.feed_request(from, FeedFilter::none())).await?;
+        let now = Instant::now();
+        arrived.extend(page.commits().map(|commit| (commit.id, now)));
+        let lag = other.feed_head(context.deadline()).await?.lag;
+        behind_since = if lag.commits > 0 { behind_since.or(Some(now)) } else { None };
+        let long = behind_since.is_some_and(|since| since.elapsed() > within + Duration::from_secs(1));
+        ensure!(!long || lag.age > Duration::ZERO, "a feed is {} commits behind, of no age", lag.commits);
+        ensure!(lag.commits > 0 || lag.age == Duration::ZERO, "a feed that is not behind is {:?} old", lag.age);
+        if arrived.len() >= MEASURED {
+            break;
+        }
+        if let Some((_, deadline)) = &written {
+            let deadline: &Deadline = deadline;
+            ensure!(
+                !deadline.has_passed(),
+                "{} of {MEASURED} commits are in the feed {most:?} after the last of them, and {within:?} is declared",
+                arrived.len()
+            );
+        }
+        from = FeedStart::After(page.next.clone());
+        let deadline = Deadline::within(Duration::from_millis(5));
+        let waits = other.wait_feed(WaitFeed { after: page.next, deadline });
+        if written.is_none() {
+            let waits = std::pin::pin!(waits);
+            match futures::future::select(&mut writes, waits).await {
+                futures::future::Either::Left((done, _)) => written = Some(done?),
+                futures::future::Either::Right((waited, _)) => drop(waited?),
+            }
+        } else {
+            waits.await?;
+        }
+    }
+    let receipts = match written {
+        Some((receipts, _)) => receipts,
+        None => writes.await?.0,
+    };
+    other.close().await?;
+    let mut lags: Vec<Duration> = receipts
+        .iter()
+        .filter_map(|(commit, since)| arrived.get(commit).map(|at| at.saturating_duration_since(*since)))
+        .collect();
+    lags.sort_unstable();
+    ensure_eq!(lags.len(), MEASURED, "acknowledged commits that came into the feed");
+    let (half, nearly) = (lags[MEASURED / 2], lags[MEASURED * 99 / 100]);
+    context.remark(format!("in the feed within {half:?} (half), {nearly:?} (99 of 100); {within:?} is declared"));
+    ensure!(half <= within + HALF_MORE, "half of the commits took more than {half:?}, and {within:?} is declared");
+    ensure!(nearly <= most, "one of a hundred commits took more than {nearly:?}, and {within:?} is declared");
+    Ok(Outcome::Held)
+}
+
+/// Where the append orders it: the first page after the receipt has the commit.
+async fn is_there_at_once(context: &Context, fresh: &Fresh) -> Result<(), Broken> {
+    let other = context.open(&fresh.settings).await?;
+    let mut from = FeedStart::First;
+    for _ in 0..MEASURED {
+        let receipt = append_to(context, &*fresh.store, &context.stream(), 1).await?;
+        let page = other.read_feed(context.feed_request(from, FeedFilter::none())).await?;
+        let found: Vec<_> = page.commits().map(|commit| commit.id).collect();
+        ensure_eq!(found, [receipt.commit], "commits of the first page after a receipt");
+        let lag = other.feed_head(context.deadline()).await?.lag;
+        ensure_eq!(lag, Lag { commits: 0, age: Duration::ZERO }, "the lag of a feed that the append orders");
+        from = FeedStart::After(page.next);
+    }
+    other.close().await?;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Rules F1 to F9: the feed, as every subscriber saw it over its restarts, against the final logs and a final replay.
 //! What the store claims beyond the minimum is a [`FeedClaims`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::log::{Kept, Log, Logs, Shape};
 use super::record::{
@@ -34,7 +34,7 @@ pub enum FeedOrder {
     Total,
     /// Those of one stream, or of one partition of streams.
     PerStream,
-    /// Not at all: F3 is not asked for either.
+    /// Those of one stream, and events may arrive late.
     BestEffort,
 }
 
@@ -210,11 +210,13 @@ impl<'h> Check<'_, 'h> {
             if run.incarnation == feed.incarnation {
                 self.against_replay(run);
                 self.not_too_early(run);
-                match self.claims.are_placed() {
-                    true => self.nothing_skipped(run, &earliest),
-                    false => self.nothing_missing(run),
+                if self.claims.are_placed() {
+                    self.nothing_skipped(run, &earliest);
                 }
             }
+        }
+        if !self.claims.are_placed() {
+            self.nothing_missing(runs, feed);
         }
         self.agreement_between(runs, feed);
     }
@@ -227,10 +229,8 @@ impl<'h> Check<'_, 'h> {
             if self.claims.are_placed() {
                 self.step_position(&mut steps, entry);
             }
-            match self.claims.order {
-                FeedOrder::Total | FeedOrder::PerStream => self.step_revision(&mut steps, entry),
-                FeedOrder::BestEffort => {}
-            }
+            // Whatever the order over all streams: that within a stream always holds.
+            self.step_revision(&mut steps, entry);
             if self.is_current(reader) {
                 self.known_event(reader, entry);
             }
@@ -478,16 +478,27 @@ impl<'h> Check<'_, 'h> {
         }
     }
 
-    /// Without positions: a drained run from the beginning got every event.
-    fn nothing_missing(&mut self, run: &'h SubscriptionRun) {
-        if run.after > 0 || run.ended == RunEnd::Cut {
-            return;
+    /// Without positions: a subscriber that began at the beginning and was drained in the end got every event, in one of its
+    /// runs. Each begins where an earlier one was, so that whatever a run leaves out at its beginning nobody else gives.
+    fn nothing_missing(&mut self, runs: &'h [SubscriptionRun], feed: &FinalFeed) {
+        let mut subscribers: BTreeMap<u64, Vec<&SubscriptionRun>> = BTreeMap::new();
+        for run in runs.iter().filter(|run| run.incarnation == feed.incarnation) {
+            subscribers.entry(run.subscriber).or_default().push(run);
         }
-        let delivered: HashSet<(&str, u64)> =
-            run.deliveries.iter().filter_map(|delivery| event_key(&delivery.entry)).collect();
-        for entry in &self.replay.entries {
-            if event_key(entry).is_some_and(|key| !delivered.contains(&key)) {
-                self.violations.add(skipped(run, entry, None, None));
+        for mut runs in subscribers.into_values() {
+            runs.sort_by_key(|run| run.run);
+            let drained = runs.iter().copied().rfind(|run| run.ended == RunEnd::Drained);
+            let (Some(first), Some(drained)) = (runs.first(), drained) else { continue };
+            if first.after > 0 || first.run > 0 {
+                continue;
+            }
+            let deliveries = runs.iter().flat_map(|run| &run.deliveries);
+            let delivered: HashSet<(&str, u64)> =
+                deliveries.filter_map(|delivery| event_key(&delivery.entry)).collect();
+            for entry in &self.replay.entries {
+                if event_key(entry).is_some_and(|key| !delivered.contains(&key)) {
+                    self.violations.add(skipped(drained, entry, None, None));
+                }
             }
         }
     }

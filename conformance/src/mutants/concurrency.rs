@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use evstore_api::capabilities::Processes;
 use evstore_api::{
     Append, Appended, Capabilities, CommitId, CommitsPage, Deadline, Error, ErrorKind, EventStore, Expected,
-    FeedFilter, FeedItem, FeedPage, FeedStart, FindCommit, Head, Meta, MetaSwapped, ReadCommits, ReadFeed, ReadHead,
-    Result, Revision, StoreAdmin, StreamId, SwapMeta,
+    FeedFilter, FeedItem, FeedPage, FeedStart, FindCommit, Head, ListStreams, Meta, MetaSwapped, ReadCommits, ReadFeed,
+    ReadHead, Result, Revision, StoreAdmin, StreamId, StreamsPage, SwapMeta,
 };
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,6 +58,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "concurrency.commit-id-looked-up-per-handle",
         "appends of one handle take turns, and the commit id is looked up in a step before the one that writes",
         &["concurrency.identical-appends-are-made-once"],
+    ),
+    mutant::<HeadsDrift>(
+        "listing.heads-drift-with-conflicts",
+        "an append that conflicts counts in the list of streams all the same",
+        &["concurrency.histories-of-threads-are-serial"],
     ),
     mutant::<CachedHeads>(
         "concurrency.heads-from-a-cache",
@@ -295,6 +300,30 @@ impl Defect for LookupPerHandle {
             return Ok(Appended { commit, ..store.append(forgotten(request)).await? });
         }
         store.append(request).await
+    }
+}
+
+/// How many appends to each stream conflicted.
+#[derive(Debug, Default)]
+struct HeadsDrift(Mutex<HashMap<StreamId, u64>>);
+
+#[async_trait]
+impl Defect for HeadsDrift {
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        let stream = request.stream.clone();
+        let result = store.append(request).await;
+        if matches!(&result, Err(error) if error.kind() == ErrorKind::Conflict) {
+            *lock(&self.0).entry(stream).or_default() += 1;
+        }
+        result
+    }
+
+    async fn list_streams(&self, store: &dyn EventStore, request: ListStreams) -> Result<StreamsPage> {
+        let mut page = store.list_streams(request).await?;
+        for one in &mut page.streams {
+            one.head.revision.0 += lock(&self.0).get(&one.stream).copied().unwrap_or_default();
+        }
+        Ok(page)
     }
 }
 

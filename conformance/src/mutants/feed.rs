@@ -8,8 +8,8 @@ use evstore_api::{
     FeedStart, FindCommit, Lag, Position, ReadFeed, Result, WaitFeed, Waited,
 };
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -68,6 +68,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "feed.commits-appear-in-parts",
         "a reader that comes in the moment of an append gets the first event of its commit, and the rest with the next page",
         &["feed.a-tailing-reader-skips-nothing", "concurrency.histories-of-threads-are-serial"],
+    ),
+    mutant::<NewHandlesPass>(
+        "feed.new-handles-trust-the-head",
+        "a handle waits for the commits that were begun since it was opened, and passes over those that were on their way then",
+        &["feed.a-tailing-reader-skips-nothing"],
+    ),
+    mutant::<WaitsForFirst>(
+        "feed.waits-for-the-first-position",
+        "the feed of a store whose first append was refused waits for it for ever",
+        &["feed.a-tailing-reader-skips-nothing"],
     ),
     mutant::<RepeatsAtTheEnd>(
         "feed.repeats-at-the-end",
@@ -286,6 +296,88 @@ impl Defect for InParts {
             page.end = false;
         }
         Ok(page)
+    }
+}
+
+/// Commits on their way, and when each handle was opened. A handle is known by the store that it has inside.
+#[derive(Debug, Default)]
+struct NewHandlesPass {
+    under_way: Mutex<HashMap<CommitId, Instant>>,
+    opened: Mutex<HashMap<usize, Instant>>,
+    turns: tokio::sync::Mutex<()>,
+}
+
+fn handle_of(store: &dyn EventStore) -> usize {
+    std::ptr::from_ref(store).cast::<()>().addr()
+}
+
+#[async_trait]
+impl Defect for NewHandlesPass {
+    async fn opened(&self, store: &dyn EventStore) -> Result<()> {
+        lock(&self.opened).insert(handle_of(store), Instant::now());
+        Ok(())
+    }
+
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        let id = request.commit.id;
+        if super::defect::find(store, &request).await?.is_some() {
+            return store.append(request).await;
+        }
+        lock(&self.under_way).insert(id, Instant::now());
+        // The writer of a stream waits for the one before, as it would for a lock on its rows.
+        let turn = self.turns.lock().await;
+        let result = store.append(request).await;
+        drop(turn);
+        if result.is_ok() {
+            tokio::time::sleep(Duration::from_millis(4)).await;
+        }
+        lock(&self.under_way).remove(&id);
+        result
+    }
+
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let under_way = lock(&self.under_way).clone();
+        let opened = lock(&self.opened).get(&handle_of(store)).copied();
+        let mut page = store.read_feed(request).await?;
+        let began = |item: &FeedItem| match item {
+            FeedItem::Commit(commit) => under_way.get(&commit.id).copied(),
+            FeedItem::Removed { .. } => None,
+        };
+        let waits = |item: &FeedItem| began(item).is_some_and(|began| opened.is_none_or(|opened| began >= opened));
+        if let Some(at) = page.items.iter().position(waits) {
+            page.items.truncate(at);
+            let last = page.items.last().and_then(|item| match item {
+                FeedItem::Commit(commit) => commit.last_position(),
+                FeedItem::Removed { last, .. } => Some(*last),
+            });
+            let place = last.or(page.before).unwrap_or_default();
+            page.next = Cursor::total(page.next.incarnation(), place);
+            page.end = true;
+        }
+        page.items.retain(|item| began(item).is_none());
+        Ok(page)
+    }
+}
+
+/// Whether the first append of the store was refused.
+#[derive(Debug, Default)]
+struct WaitsForFirst(OnceLock<bool>);
+
+#[async_trait]
+impl Defect for WaitsForFirst {
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        let result = store.append(request).await;
+        self.0.get_or_init(|| result.is_err());
+        result
+    }
+
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let page = store.read_feed(request).await?;
+        if self.0.get() != Some(&true) {
+            return Ok(page);
+        }
+        let next = Cursor::total(page.next.incarnation(), Position(0));
+        Ok(FeedPage { items: Vec::new(), next, end: true, ..page })
     }
 }
 

@@ -1,0 +1,433 @@
+//! Honest stores of the classes that a store in memory is not, made by wrapping one: positions that a sequencer gives a little
+//! later, and feeds in partitions without positions. A check has to hold on them, and a defect may stand on top of them.
+
+use super::Mutant;
+use super::defect::{Defect, lock, mutant};
+use async_trait::async_trait;
+use evstore_api::capabilities::{Capabilities, FeedOrder, Positioned, Positions, RealTime, Support};
+use evstore_api::cursor::Place;
+use evstore_api::{
+    AdvanceFeed, Append, Appended, Commit, CommitsPage, Cursor, Deadline, Delete, Deleted, Error, ErrorKind,
+    EventStore, FeedAdvanced, FeedFilter, FeedHead, FeedItem, FeedPage, FeedStart, FindCommit, Lag, Position,
+    ReadCommits, ReadFeed, ReadStream, Replicate, Replicated, Result, StoreAdmin, StreamId, StreamPage, Truncate,
+    Truncated, WaitFeed, Waited,
+};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Whole stores with nothing wrong.
+pub(super) const HONEST: &[Mutant] = &[
+    mutant::<Sequenced<Late>>("class.by-sequencer", "a sequencer gives positions a little later", &[]),
+    mutant::<Partitioned<InOrder>>("class.per-partition", "the feed is in partitions, without positions", &[]),
+];
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    mutant::<Sequenced<WhenAsked>>(
+        "feed.late-behind-its-word",
+        "a feed moves on when an operator asks for it, and says that it does by itself",
+        &["feed.is-as-fast-as-declared"],
+    ),
+    mutant::<Partitioned<Reordering>>(
+        "feed.partitions-reorder",
+        "large pages give the commits of a partition in another order than small ones",
+        &["feed.the-order-holds-under-load"],
+    ),
+    mutant::<Partitioned<SkippingOne>>(
+        "feed.restarts-skip-one",
+        "a reader that goes on from some places misses the next commit of their partition",
+        &["concurrency.histories-of-threads-are-serial", "feed.resumes-from-every-place"],
+    ),
+];
+
+const WITHIN: Duration = Duration::from_millis(20);
+
+/// When a sequencer gives a position.
+pub(super) trait When: Default + std::fmt::Debug + Send + Sync + 'static {
+    const BY_ITSELF: bool;
+}
+
+#[derive(Debug, Default)]
+struct Late;
+
+impl When for Late {
+    const BY_ITSELF: bool = true;
+}
+
+#[derive(Debug, Default)]
+struct WhenAsked;
+
+impl When for WhenAsked {
+    const BY_ITSELF: bool = false;
+}
+
+/// Up to where the feed is given positions, and when each position became known to be taken.
+#[derive(Debug, Default)]
+struct Sequenced<W> {
+    state: Mutex<Sequence>,
+    _when: W,
+}
+
+#[derive(Debug, Default)]
+struct Sequence {
+    mark: Position,
+    taken: VecDeque<(Position, Instant)>,
+}
+
+impl<W: When> Sequenced<W> {
+    /// The last position that the feed has now.
+    async fn mark(&self, store: &dyn EventStore, deadline: Deadline) -> Result<(Position, FeedHead)> {
+        let head = store.feed_head(deadline).await?;
+        let end = head.position.unwrap_or_default();
+        let mut state = lock(&self.state);
+        if state.taken.back().map_or(state.mark, |(last, _)| *last) < end {
+            state.taken.push_back((end, Instant::now()));
+        }
+        while W::BY_ITSELF && state.taken.front().is_some_and(|(_, since)| since.elapsed() >= WITHIN / 2) {
+            state.mark = state.taken.pop_front().map_or(state.mark, |(position, _)| position);
+        }
+        Ok((state.mark, head))
+    }
+
+    fn seen(&self, receipt: Appended) -> Appended {
+        let mark = lock(&self.state).mark;
+        Appended { position: receipt.position.filter(|position| *position <= mark), ..receipt }
+    }
+}
+
+fn last_position(item: &FeedItem) -> Position {
+    match item {
+        FeedItem::Commit(commit) => commit.last_position().unwrap_or_default(),
+        FeedItem::Removed { last, .. } => *last,
+    }
+}
+
+#[async_trait]
+impl<W: When> Defect for Sequenced<W> {
+    fn capabilities(&self, inner: &Capabilities) -> Capabilities {
+        Capabilities { positioned: Positioned::BySequencer { within: WITHIN }, ..inner.clone() }
+    }
+
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        let deadline = request.deadline;
+        let receipt = store.append(request).await?;
+        self.mark(store, deadline).await?;
+        Ok(if receipt.repeated { self.seen(receipt) } else { Appended { position: None, ..receipt } })
+    }
+
+    async fn truncate(&self, admin: &dyn StoreAdmin, request: Truncate) -> Result<Truncated> {
+        let mut truncated = admin.truncate(request).await?;
+        truncated.marker.position = None;
+        Ok(truncated)
+    }
+
+    async fn delete(&self, admin: &dyn StoreAdmin, request: Delete) -> Result<Deleted> {
+        let mut deleted = admin.delete(request).await?;
+        deleted.position = None;
+        Ok(deleted)
+    }
+
+    async fn find_commit(&self, store: &dyn EventStore, request: FindCommit) -> Result<Option<Appended>> {
+        let deadline = request.deadline;
+        self.mark(store, deadline).await?;
+        Ok(store.find_commit(request).await?.map(|receipt| self.seen(receipt)))
+    }
+
+    async fn read_stream(&self, store: &dyn EventStore, request: ReadStream) -> Result<StreamPage> {
+        let (mark, _) = self.mark(store, request.deadline).await?;
+        let mut page = store.read_stream(request).await?;
+        for commit in &mut page.commits {
+            commit.first_position = commit.first_position.filter(|position| *position <= mark);
+        }
+        Ok(page)
+    }
+
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let (mark, head) = self.mark(store, request.deadline).await?;
+        let mut page = store.read_feed(request).await?;
+        let kept = page.items.iter().take_while(|item| last_position(item) <= mark).count();
+        let cut = kept < page.items.len();
+        page.items.truncate(kept);
+        if page.next.position() > Some(mark) || cut {
+            let before = page.before.unwrap_or_default();
+            let incarnation = head.cursor.incarnation();
+            page.next = Cursor::total(incarnation, mark.max(before.min(page.next.position().unwrap_or_default())));
+            page.end = true;
+        }
+        Ok(page)
+    }
+
+    async fn feed_head(&self, store: &dyn EventStore, deadline: Deadline) -> Result<FeedHead> {
+        let (mark, head) = self.mark(store, deadline).await?;
+        let behind = head.position.unwrap_or_default().0 - mark.0;
+        let age = lock(&self.state).taken.front().map_or(Duration::ZERO, |(_, since)| since.elapsed());
+        let lag = Lag { commits: behind, age: if behind == 0 { Duration::ZERO } else { age } };
+        let cursor = Cursor::total(head.cursor.incarnation(), mark);
+        Ok(FeedHead { cursor, position: Some(mark), lag, ..head })
+    }
+
+    async fn wait_feed(&self, store: &dyn EventStore, request: WaitFeed) -> Result<Waited> {
+        loop {
+            // Whether the cursor is this store's is for the store to say.
+            let now = Deadline::within(Duration::ZERO);
+            store.wait_feed(WaitFeed { after: request.after.clone(), deadline: now }).await?;
+            let (mark, _) = self.mark(store, Deadline::within(Duration::from_secs(20))).await?;
+            if Some(mark) > request.after.position() {
+                return Ok(Waited::More);
+            }
+            if request.deadline.has_passed() {
+                return Ok(Waited::DeadlinePassed);
+            }
+            tokio::time::sleep(request.deadline.remaining().min(Duration::from_millis(1))).await;
+        }
+    }
+
+    async fn advance_feed(&self, admin: &dyn StoreAdmin, request: AdvanceFeed) -> Result<FeedAdvanced> {
+        let advanced = admin.advance_feed(request).await?;
+        let mut state = lock(&self.state);
+        state.mark = advanced.head.position.unwrap_or_default();
+        let mark = state.mark;
+        state.taken.retain(|(position, _)| *position > mark);
+        Ok(advanced)
+    }
+}
+
+/// How a partitioned feed gives what it has.
+pub(super) trait Giving: Default + std::fmt::Debug + Send + Sync + 'static {
+    /// Changes the commits of one partition that stand behind a reader's place.
+    fn arrange(&self, _partition: u32, _after: Position, _limit: u32, _commits: &mut VecDeque<(Position, FeedItem)>) {}
+}
+
+#[derive(Debug, Default)]
+struct InOrder;
+
+impl Giving for InOrder {}
+
+#[derive(Debug, Default)]
+struct Reordering;
+
+impl Giving for Reordering {
+    fn arrange(&self, _: u32, _: Position, limit: u32, commits: &mut VecDeque<(Position, FeedItem)>) {
+        if limit <= 100 {
+            return;
+        }
+        let stream = |item: &FeedItem| match item {
+            FeedItem::Commit(commit) => Some(commit.stream.clone()),
+            FeedItem::Removed { .. } => None,
+        };
+        for at in (1..commits.len()).step_by(2) {
+            if stream(&commits[at - 1].1) != stream(&commits[at].1) {
+                commits.swap(at - 1, at);
+            }
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct SkippingOne;
+
+impl Giving for SkippingOne {
+    fn arrange(&self, _: u32, after: Position, limit: u32, commits: &mut VecDeque<(Position, FeedItem)>) {
+        // Only small pages, and only from some places: a replay has everything.
+        if after.0 % 5 == 1 && limit <= 12 && commits.len() > 1 {
+            commits.pop_front();
+        }
+    }
+}
+
+const PARTITIONS: u32 = 4;
+
+/// A feed in partitions: the marks of a cursor are positions of the store inside, which nobody sees.
+#[derive(Debug, Default)]
+struct Partitioned<G> {
+    giving: G,
+    turns: AtomicUsize,
+}
+
+fn partition(stream: &StreamId) -> u32 {
+    stream.to_string().bytes().fold(7_u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into())) % PARTITIONS
+}
+
+fn bare(commit: &mut Commit) {
+    commit.first_position = None;
+}
+
+impl<G: Giving> Partitioned<G> {
+    /// The marks of a place in the feed.
+    async fn marks(
+        &self,
+        store: &dyn EventStore,
+        from: &FeedStart,
+        deadline: Deadline,
+    ) -> Result<BTreeMap<u32, Position>> {
+        let incarnation = store.feed_head(deadline).await?.cursor.incarnation();
+        let cursor = match from {
+            FeedStart::First => return Ok(BTreeMap::new()),
+            FeedStart::After(cursor) => cursor,
+            FeedStart::AfterPosition(_) => {
+                return Err(Error::new(ErrorKind::Unsupported, "positions are opaque"));
+            }
+        };
+        let refused = || Error::new(ErrorKind::CursorRefused, "cursor is not of this store");
+        let Place::Parts(parts) = cursor.place() else { return Err(refused()) };
+        if cursor.incarnation() != incarnation {
+            return Err(refused());
+        }
+        let mark = |(partition, mark): &(u32, Vec<u8>)| {
+            let mark: [u8; 8] = mark.as_slice().try_into().map_err(|_| refused())?;
+            Ok((*partition, Position(u64::from_be_bytes(mark))))
+        };
+        parts.iter().map(mark).collect()
+    }
+
+    fn cursor(&self, store_head: &FeedHead, marks: &BTreeMap<u32, Position>) -> Result<Cursor> {
+        let parts = marks.iter().map(|(partition, mark)| (*partition, mark.0.to_be_bytes().to_vec())).collect();
+        Cursor::parts(store_head.cursor.incarnation(), parts)
+    }
+
+    /// Everything that the store inside has, by partition.
+    async fn everything(
+        &self,
+        store: &dyn EventStore,
+        deadline: Deadline,
+    ) -> Result<BTreeMap<u32, VecDeque<(Position, FeedItem)>>> {
+        let mut found: BTreeMap<u32, VecDeque<(Position, FeedItem)>> = BTreeMap::new();
+        let mut from = FeedStart::First;
+        loop {
+            let (filter, limit, max_bytes) = (FeedFilter::none(), store.capabilities().limits.page_items, u64::MAX);
+            let page = store.read_feed(ReadFeed { from, filter, limit, max_bytes, deadline }).await?;
+            for mut item in page.items {
+                let last = last_position(&item);
+                if let FeedItem::Commit(commit) = &mut item {
+                    bare(commit);
+                    found.entry(partition(&commit.stream)).or_default().push_back((last, item));
+                }
+            }
+            if page.end {
+                return Ok(found);
+            }
+            from = FeedStart::After(page.next);
+        }
+    }
+}
+
+#[async_trait]
+impl<G: Giving> Defect for Partitioned<G> {
+    fn capabilities(&self, inner: &Capabilities) -> Capabilities {
+        Capabilities {
+            order: FeedOrder::PerPartition,
+            real_time: RealTime::NotKept,
+            positions: Positions::Opaque,
+            positioned: Positioned::Never { settling: Duration::from_millis(1) },
+            replication: Support::Refused,
+            ..inner.clone()
+        }
+    }
+
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        Ok(Appended { position: None, ..store.append(request).await? })
+    }
+
+    async fn truncate(&self, admin: &dyn StoreAdmin, request: Truncate) -> Result<Truncated> {
+        let mut truncated = admin.truncate(request).await?;
+        truncated.marker.position = None;
+        Ok(truncated)
+    }
+
+    async fn delete(&self, admin: &dyn StoreAdmin, request: Delete) -> Result<Deleted> {
+        let mut deleted = admin.delete(request).await?;
+        deleted.position = None;
+        Ok(deleted)
+    }
+
+    async fn find_commit(&self, store: &dyn EventStore, request: FindCommit) -> Result<Option<Appended>> {
+        Ok(store.find_commit(request).await?.map(|receipt| Appended { position: None, ..receipt }))
+    }
+
+    async fn read_stream(&self, store: &dyn EventStore, request: ReadStream) -> Result<StreamPage> {
+        let mut page = store.read_stream(request).await?;
+        page.commits.iter_mut().for_each(bare);
+        Ok(page)
+    }
+
+    async fn read_commits(&self, admin: &dyn StoreAdmin, request: ReadCommits) -> Result<CommitsPage> {
+        let mut page = admin.read_commits(request).await?;
+        page.commits.iter_mut().for_each(bare);
+        Ok(page)
+    }
+
+    async fn replicate(&self, _: &dyn StoreAdmin, _: Replicate) -> Result<Replicated> {
+        Err(Error::new(ErrorKind::Unsupported, "the store takes no copies"))
+    }
+
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let mut marks = self.marks(store, &request.from, request.deadline).await?;
+        // What is asked wrongly is refused by the store inside.
+        let probe = ReadFeed { from: FeedStart::First, max_bytes: 1, ..request.clone() };
+        let usage = store.read_feed(probe).await?.usage;
+        let head = store.feed_head(request.deadline).await?;
+        let mut all = self.everything(store, request.deadline).await?;
+        let (mut items, mut events, mut bytes, mut full) = (Vec::new(), 0_u64, 0_u64, false);
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed) as u32;
+        for partition in (0..PARTITIONS).map(|at| (at + turn) % PARTITIONS) {
+            let after = marks.get(&partition).copied().unwrap_or_default();
+            let Some(commits) = all.get_mut(&partition) else { continue };
+            commits.retain(|(last, _)| *last > after);
+            self.giving.arrange(partition, after, request.limit, commits);
+            while let Some((last, item)) = commits.pop_front() {
+                let FeedItem::Commit(commit) = item else { continue };
+                if let Some(passes) = request.filter.apply(commit) {
+                    let size = passes.events.len() as u64;
+                    let weight: u64 =
+                        passes.events.iter().map(|event| (event.data.len() + event.metadata.len()) as u64).sum();
+                    let fits = events + size <= u64::from(request.limit) && bytes + weight <= request.max_bytes;
+                    if !items.is_empty() && !fits {
+                        full = true;
+                        break;
+                    }
+                    (events, bytes) = (events + size, bytes + weight);
+                    items.push(FeedItem::Commit(passes));
+                }
+                marks.insert(partition, last.max(after));
+            }
+            if full {
+                break;
+            }
+        }
+        let next = self.cursor(&head, &marks)?;
+        Ok(FeedPage { items, before: None, next, end: !full, usage })
+    }
+
+    async fn feed_head(&self, store: &dyn EventStore, deadline: Deadline) -> Result<FeedHead> {
+        let head = store.feed_head(deadline).await?;
+        let last = |(partition, commits): (u32, VecDeque<(Position, FeedItem)>)| {
+            commits.back().map(|(position, _)| (partition, *position))
+        };
+        let marks = self.everything(store, deadline).await?.into_iter().filter_map(last).collect();
+        Ok(FeedHead { cursor: self.cursor(&head, &marks)?, position: None, ..head })
+    }
+
+    async fn wait_feed(&self, store: &dyn EventStore, request: WaitFeed) -> Result<Waited> {
+        let long = Deadline::within(Duration::from_secs(20));
+        let marks = self.marks(store, &FeedStart::After(request.after), long).await?;
+        loop {
+            let end = store.feed_head(long).await?.cursor;
+            let all = self.everything(store, long).await?;
+            let behind = |partition: &u32| marks.get(partition).copied().unwrap_or_default();
+            if all.iter().any(|(partition, commits)| commits.iter().any(|(last, _)| *last > behind(partition))) {
+                return Ok(Waited::More);
+            }
+            if store.wait_feed(WaitFeed { after: end, deadline: request.deadline }).await? == Waited::DeadlinePassed {
+                return Ok(Waited::DeadlinePassed);
+            }
+        }
+    }
+
+    async fn advance_feed(&self, admin: &dyn StoreAdmin, request: AdvanceFeed) -> Result<FeedAdvanced> {
+        let advanced = admin.advance_feed(request).await?;
+        // The marks of an operator's head are for looking at: readers take theirs from the feed.
+        let cursor = Cursor::parts(advanced.head.cursor.incarnation(), Vec::new())?;
+        Ok(FeedAdvanced { head: FeedHead { cursor, position: None, ..advanced.head } })
+    }
+}
