@@ -114,7 +114,7 @@ fn a_dry_run_refuses_what_would_be_refused_and_changes_nothing() {
         let asks = ["stream", "checkpoint delete", "snapshot"].iter().any(|asking| command.starts_with(asking));
         let yes = if asks { " -y" } else { "" };
         for flags in ["--dry-run", yes] {
-            let code = folder.run(&format!("{command} -o json {flags}").replace("  ", " ").trim_end()).status.code();
+            let code = folder.run(format!("{command} -o json {flags}").replace("  ", " ").trim_end()).status.code();
             let error = folder.error(format!("{command} -o json {flags}").replace("  ", " ").trim_end(), code.unwrap());
             assert_eq!(error["kind"], kind, "{command} {flags}");
         }
@@ -337,7 +337,7 @@ fn doctor_looks_at_every_store_and_names_what_was_left_behind() {
     };
     assert_eq!((&of("a", "schema")["level"], &of("a", "feed")["facts"]["position"]), (&json!("ok"), &json!(1)));
     assert_eq!(of("a", "feed")["facts"]["lag_commits"], 0);
-    assert_eq!(of("a", "disk")["mending"].as_str().is_some(), true);
+    assert!(of("a", "disk")["mending"].as_str().is_some());
     let left = of("b", "scratch stores");
     assert!(left["level"] == "warning" && left["found"].as_str().unwrap().contains("abc1"), "{left}");
     assert!(of("b", "schema")["found"].as_str().unwrap().contains("the first append makes it"));
