@@ -1,5 +1,7 @@
 //! A store whose file was changed behind its back: verify goes on past damage, tells every place, and mends nothing.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
 mod evstore;
 
 use evstore::{Folder, document};

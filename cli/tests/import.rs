@@ -1,5 +1,7 @@
 //! Logs and exports: in, out, again, cut off, damaged.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
 mod evstore;
 
 use evstore::{Folder, PERMITS, document, lines};
