@@ -488,17 +488,6 @@ fn murmur_3(bytes: &[u8]) -> u32 {
     hash ^ hash >> 16
 }
 
-#[cfg(test)]
-mod tests {
-    use super::{colliding_keys, fnv_1a, murmur_3};
-
-    #[test]
-    fn hashes_are_those_that_are_meant_and_collide() {
-        assert_eq!((fnv_1a(b"a"), murmur_3(b"hello")), (0xe40c_292c, 0x248b_fa47));
-        assert_eq!(colliding_keys("some").len(), 10);
-    }
-}
-
 async fn every_name_is_its_own_stream(context: Context) -> Result<Outcome, Broken> {
     let category = context.category();
     let mut streams = Vec::new();
@@ -668,4 +657,15 @@ async fn numbers_end_below_2_to_the_53(context: Context) -> Result<Outcome, Brok
     let head = fresh.store.head(request).await?;
     ensure_eq!((head.revision, head.number), (Revision(3), CommitNumber(2)), "head after two refused appends");
     Ok(Outcome::Held)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{colliding_keys, fnv_1a, murmur_3};
+
+    #[test]
+    fn hashes_are_those_that_are_meant_and_collide() {
+        assert_eq!((fnv_1a(b"a"), murmur_3(b"hello")), (0xe40c_292c, 0x248b_fa47));
+        assert_eq!(colliding_keys("some").len(), 10);
+    }
 }
