@@ -15,6 +15,7 @@ mod in_place;
 mod lifecycle;
 mod listing;
 mod ownership;
+mod pages;
 mod payload;
 mod records;
 mod snapshots;
@@ -33,6 +34,7 @@ pub(crate) const ALL: &[&[Check]] = &[
     health::CHECKS,
     listing::CHECKS,
     records::CHECKS,
+    pages::CHECKS,
     deletion::CHECKS,
     snapshots::CHECKS,
     payload::CHECKS,

@@ -17,6 +17,7 @@ mod idempotency;
 mod lifecycle;
 mod listing;
 mod ownership;
+mod pages;
 mod payload;
 mod reads;
 mod records;
@@ -64,6 +65,7 @@ const ALL: &[&[Mutant]] = &[
     concurrency::MUTANTS,
     idempotency::MUTANTS,
     listing::MUTANTS,
+    pages::MUTANTS,
     payload::MUTANTS,
     feed::MUTANTS,
     records::MUTANTS,

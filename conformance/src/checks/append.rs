@@ -2,6 +2,7 @@
 
 use crate::check::{Broken, Check, Outcome, check, ensure, ensure_eq, ensure_kind};
 use crate::context::{Context, Fresh, event_type, revisions};
+use crate::seed::Seed;
 use evstore_api::capabilities::{Positioned, Support};
 use evstore_api::number::NUMBER_MAX;
 use evstore_api::{
@@ -9,6 +10,7 @@ use evstore_api::{
     MetaSwapped, NewEvent, Origin, Position, ReadHead, Replica, Replicate, Revision, StoreState, StreamId, StreamState,
     SwapMeta, Timestamp, format,
 };
+use std::collections::HashMap;
 
 pub(crate) const CHECKS: &[Check] = &[
     check!(
@@ -443,6 +445,49 @@ pub(super) fn hostile_keys() -> Vec<String> {
     keys
 }
 
+/// Keys whose names have the same hash by one of the hashes that stores are built with: two for each.
+fn colliding_keys(category: &str) -> Vec<String> {
+    // CRC-32, which every common beginning keeps; then h·31 + c and h·33 + c.
+    let mut keys: Vec<String> = ["plumless", "buckeroo", "Aa", "BB", "Ab", "BA"].map(str::to_owned).into();
+    // Of 32 bits, so that some of so many names meet.
+    for hash in [fnv_1a as fn(&[u8]) -> u32, murmur_3] {
+        let mut seen = HashMap::new();
+        // Drawn, not counted: names that differ in their last signs only do not meet.
+        let mut seed = Seed(0);
+        for _ in 0..400_000 {
+            let key = format!("h{:016x}", seed.next_u64());
+            if let Some(other) = seen.insert(hash(format!("{category}-{key}").as_bytes()), key.clone()) {
+                keys.extend([other, key]);
+                break;
+            }
+        }
+    }
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
+fn fnv_1a(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+}
+
+/// MurmurHash3, 32 bits, seed 0.
+fn murmur_3(bytes: &[u8]) -> u32 {
+    let mix = |word: u32| word.wrapping_mul(0xcc9e_2d51).rotate_left(15).wrapping_mul(0x1b87_3593);
+    let mut hash = 0_u32;
+    let words = bytes.chunks_exact(4);
+    let rest = words.remainder().iter().rev().fold(0_u32, |word, byte| word << 8 | u32::from(*byte));
+    for word in words {
+        let word = word.iter().rev().fold(0_u32, |word, byte| word << 8 | u32::from(*byte));
+        hash = (hash ^ mix(word)).rotate_left(13).wrapping_mul(5).wrapping_add(0xe654_6b64);
+    }
+    hash ^= mix(rest);
+    hash ^= bytes.len() as u32;
+    hash = (hash ^ hash >> 16).wrapping_mul(0x85eb_ca6b);
+    hash = (hash ^ hash >> 13).wrapping_mul(0xc2b2_ae35);
+    hash ^ hash >> 16
+}
+
 async fn every_name_is_its_own_stream(context: Context) -> Result<Outcome, Broken> {
     let category = context.category();
     let mut streams = Vec::new();
@@ -453,6 +498,9 @@ async fn every_name_is_its_own_stream(context: Context) -> Result<Outcome, Broke
     let room = context.capabilities().limits.stream_name_bytes as usize - category.as_str().len() - 1;
     let longest = format!("{}{}", "x".repeat(room % 4), "🦀".repeat(room / 4));
     streams.push(StreamId::new(format!("{category}-{longest}"))?);
+    for key in colliding_keys(category.as_str()) {
+        streams.push(StreamId::new(format!("{category}-{key}"))?);
+    }
     for stream in &streams {
         let event = NewEvent::new(event_type("Named"), stream.name.as_str().as_bytes().to_vec());
         let made = context.append_events(stream, Expected::NoStream, vec![event]).await;
@@ -609,4 +657,15 @@ async fn numbers_end_below_2_to_the_53(context: Context) -> Result<Outcome, Brok
     let head = fresh.store.head(request).await?;
     ensure_eq!((head.revision, head.number), (Revision(3), CommitNumber(2)), "head after two refused appends");
     Ok(Outcome::Held)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{colliding_keys, fnv_1a, murmur_3};
+
+    #[test]
+    fn hashes_are_those_that_are_meant_and_collide() {
+        assert_eq!((fnv_1a(b"a"), murmur_3(b"hello")), (0xe40c_292c, 0x248b_fa47));
+        assert_eq!(colliding_keys("some").len(), 10);
+    }
 }

@@ -3,6 +3,7 @@
 use crate::check::{Broken, Check, Outcome, check, ensure, ensure_eq};
 use crate::context::Context;
 use evstore_api::{Clock, Expected, NewEvent, StreamId, SystemClock, Timestamp};
+use std::time::Duration;
 
 pub(crate) const CHECKS: &[Check] = &[
     check!(
@@ -74,7 +75,19 @@ async fn recorded_times_never_fall(context: Context) -> Result<Outcome, Broken> 
     let times: Vec<_> = page.commits.iter().map(|commit| commit.recorded_at).collect();
     ensure!(times.is_sorted(), "recorded times of a stream fall: {times:?}");
     ensure_eq!(page.head.recorded_at, times.last().copied(), "time of the head");
+    ensure_as_precise(&context, &times)?;
     Ok(Outcome::Held)
+}
+
+/// Times that are kept to ten times less than is declared would all be multiples of that. Ten times a long one may be longer
+/// than the check, so that all of its times could be.
+fn ensure_as_precise(context: &Context, times: &[Timestamp]) -> Result<(), Broken> {
+    let declared = context.capabilities().time_precision;
+    let coarse = 10 * declared.as_micros() as i64;
+    let tells = times.len() >= 20 && declared <= Duration::from_millis(1);
+    let all = times.iter().all(|time| time.0 % coarse == 0);
+    ensure!(!(tells && all), "times are declared to {declared:?}, and all are multiples of {coarse} µs");
+    Ok(())
 }
 
 async fn recorded_times_agree_everywhere(context: Context) -> Result<Outcome, Broken> {

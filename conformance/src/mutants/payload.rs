@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use evstore_api::capabilities::Limit;
 use evstore_api::{
-    Append, Appended, Commit, Error, ErrorKind, EventStore, FeedItem, FeedPage, NewEvent, ReadFeed, ReadStream, Result,
-    StreamPage, Timestamp,
+    Append, Appended, Commit, Error, ErrorKind, EventStore, FeedItem, FeedPage, FindCommit, Head, NewEvent, ReadFeed,
+    ReadHead, ReadStream, Result, StreamPage, Timestamp,
 };
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -81,6 +81,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "time.truncated-by-reads",
         "reads give recorded times to the second",
         &["time.recorded-times-agree-everywhere", "append.a-receipt-says-where-the-commit-stands"],
+    ),
+    mutant::<RoundsEverywhere>(
+        "time.rounds-everywhere",
+        "times are declared to the microsecond and kept to the millisecond, in every answer",
+        &["time.recorded-times-never-fall"],
     ),
     mutant::<UnitIsMilliseconds>(
         "time.counts-milliseconds",
@@ -310,5 +315,50 @@ impl Defect for UnitIsMilliseconds {
     async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
         let receipt = store.append(request).await?;
         Ok(Appended { recorded_at: Timestamp(receipt.recorded_at.0 / 1000), ..receipt })
+    }
+}
+
+/// The same by every way, so that nothing differs.
+#[derive(Debug, Default)]
+struct RoundsEverywhere;
+
+fn round(time: Timestamp) -> Timestamp {
+    Timestamp(time.0 - time.0.rem_euclid(1_000))
+}
+
+fn round_head(head: Head) -> Head {
+    Head { recorded_at: head.recorded_at.map(round), ..head }
+}
+
+#[async_trait]
+impl Defect for RoundsEverywhere {
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        let receipt = store.append(request).await?;
+        Ok(Appended { recorded_at: round(receipt.recorded_at), ..receipt })
+    }
+
+    async fn find_commit(&self, store: &dyn EventStore, request: FindCommit) -> Result<Option<Appended>> {
+        let found = store.find_commit(request).await?;
+        Ok(found.map(|receipt| Appended { recorded_at: round(receipt.recorded_at), ..receipt }))
+    }
+
+    async fn head(&self, store: &dyn EventStore, request: ReadHead) -> Result<Head> {
+        Ok(round_head(store.head(request).await?))
+    }
+
+    async fn read_stream(&self, store: &dyn EventStore, request: ReadStream) -> Result<StreamPage> {
+        let mut page = store.read_stream(request).await?;
+        page.commits.iter_mut().for_each(|commit| commit.recorded_at = round(commit.recorded_at));
+        Ok(StreamPage { head: round_head(page.head), ..page })
+    }
+
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let mut page = store.read_feed(request).await?;
+        for item in &mut page.items {
+            if let FeedItem::Commit(commit) = item {
+                commit.recorded_at = round(commit.recorded_at);
+            }
+        }
+        Ok(page)
     }
 }

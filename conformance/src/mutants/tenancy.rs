@@ -36,6 +36,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a namespace and a name are put together without a sign between that neither can hold",
         &["tenancy.every-namespace-is-its-own"],
     ),
+    mutant::<Renames<4>>(
+        "tenancy.names-are-hashed",
+        "a stream is known by a hash of 32 bits of its name",
+        &["append.every-name-is-its-own-stream"],
+    ),
     mutant::<FeedOfAll>(
         "tenancy.the-feed-leaks",
         "the feed of a namespace has the streams of all",
@@ -58,13 +63,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
 #[derive(Debug, Default)]
 struct Renames<const HOW: usize>;
 
-const RENAMES: [fn(&StreamId) -> Result<StreamId>; 4] = [
+const RENAMES: [fn(&StreamId) -> Result<StreamId>; 5] = [
     |stream| StreamId::within(stream.namespace.as_str(), stream.name.as_str().to_ascii_lowercase()),
     |stream| StreamId::within(stream.namespace.as_str(), stream.name.as_str().trim()),
     |stream| StreamId::new(stream.name.as_str()),
     |stream| match stream.namespace.as_str() {
         "" => Ok(stream.clone()),
         namespace => StreamId::within("joined", format!("{namespace}:{}", stream.name)),
+    },
+    |stream| {
+        let name = stream.name.as_str().bytes();
+        let hash = name.fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        StreamId::within(stream.namespace.as_str(), format!("{hash:08x}"))
     },
 ];
 
