@@ -463,8 +463,8 @@ fn a_template_names_every_key_and_can_be_read() {
 fn templates_of_builtin_providers_can_be_read() {
     let registry = Registry::builtin();
     for provider in registry.providers() {
-        let config = Config::parse(&registry.template(provider.name).unwrap()).unwrap();
-        let problems = registry.problems(&config);
+        let folder = Folder::with("evstore.toml", &registry.template(provider.name).unwrap());
+        let problems = registry.problems(&folder.load(&[("URL", "a://b")]));
         assert!(problems.is_empty(), "{problems:?}");
     }
     let known: Vec<_> = registry.providers().map(|provider| provider.name).collect();

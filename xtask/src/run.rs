@@ -27,12 +27,14 @@ pub fn cargo(arguments: &[&str]) -> Command {
 /// # Errors
 /// When it can't be started or does not succeed.
 pub fn run(what: &str, command: &mut Command) -> Result<()> {
-    println!("\n== {what}: {command:?}");
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let line = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    println!("\n== {what}: {line}");
     let started = Instant::now();
-    let status = command.status().with_context(|| format!("{what}: {command:?} could not be started"))?;
+    let status = command.status().with_context(|| format!("{what}: {line} could not be started"))?;
     println!("== {what}: {} s", started.elapsed().as_secs());
     if !status.success() {
-        bail!("{what} failed ({status}): {command:?}");
+        bail!("{what} failed ({status}): {line}");
     }
     Ok(())
 }
