@@ -33,7 +33,7 @@ enum Command {
         /// The consumer.
         name: RecordName,
     },
-    /// Move a consumer: it goes on after this place. Stop it first, it would write its own place again.
+    /// Move a consumer: it goes on after this place, one that runs too, and forgets what it parked.
     Set {
         /// The consumer.
         name: RecordName,
