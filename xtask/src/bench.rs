@@ -33,13 +33,12 @@ impl Bench {
             Provider::Postgres => {
                 let server = postgres::Postgres::start(postgres::Release::Newest, &[])?;
                 let mut command = cargo(&["bench", "-p", "evstore-postgres", "--"]);
-                run("Postgres", command.env("EVSTORE_TEST_POSTGRES_URL", server.url()).args(self.arguments))
+                run("Postgres", command.envs(server.environment()).args(self.arguments))
             }
             Provider::Redis => {
                 let server = redis::Redis::start(redis::Release::Newest, redis::Setup::Always)?;
                 let mut command = cargo(&["bench", "-p", "evstore-redis", "--features", "engine-tests", "--"]);
-                redis::benchmark()?.tell(&mut command, "EVSTORE_TEST_REDIS_BENCHMARK");
-                run("Redis", command.env("EVSTORE_TEST_REDIS_URL", server.url()).args(self.arguments))
+                run("Redis", command.envs(server.environment()?).args(self.arguments))
             }
         }
     }

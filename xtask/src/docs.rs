@@ -18,7 +18,7 @@ const SHOWN: &[(&str, Setup)] = &[
     ("redis-appendfsync-everysec", Setup::Redis(redis::Release::Newest, redis::Setup::EverySecond, "")),
     ("redis-without-persistence", Setup::Redis(redis::Release::Newest, redis::Setup::Memory, "")),
     ("redis-sentinel-and-wait", Setup::Redis(redis::Release::Newest, redis::Setup::Sentinel, "")),
-    ("redis-cluster-of-4-partitions", Setup::Redis(redis::Release::Newest, redis::Setup::Cluster, "partitions=4")),
+    ("redis-cluster-of-4-partitions", Setup::Redis(redis::Release::Newest, redis::Setup::Partitions, "")),
 ];
 
 /// Writes every generated part anew.

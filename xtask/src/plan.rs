@@ -65,7 +65,7 @@ const OTHERS: &[Setup] = &[
     Setup::Redis(redis::Release::Distribution, redis::Setup::EverySecond, ""),
     Setup::Redis(redis::Release::Newest, redis::Setup::Memory, "partitions=3"),
     Setup::Redis(redis::Release::Distribution, redis::Setup::Sentinel, ""),
-    Setup::Redis(redis::Release::Newest, redis::Setup::Cluster, "partitions=4"),
+    Setup::Redis(redis::Release::Newest, redis::Setup::Partitions, ""),
 ];
 
 /// Those that need no engine.
@@ -81,13 +81,13 @@ const EVERY: &[Setup] = &[
     Setup::Redis(redis::Release::Newest, redis::Setup::Memory, ""),
     Setup::Redis(redis::Release::Newest, redis::Setup::Sentinel, ""),
     Setup::Redis(redis::Release::Newest, redis::Setup::Cluster, ""),
-    Setup::Redis(redis::Release::Newest, redis::Setup::Cluster, "partitions=4"),
+    Setup::Redis(redis::Release::Newest, redis::Setup::Partitions, ""),
     Setup::Redis(redis::Release::Distribution, redis::Setup::Always, ""),
     Setup::Redis(redis::Release::Distribution, redis::Setup::EverySecond, ""),
     Setup::Redis(redis::Release::Distribution, redis::Setup::Memory, ""),
     Setup::Redis(redis::Release::Distribution, redis::Setup::Sentinel, ""),
     Setup::Redis(redis::Release::Distribution, redis::Setup::Cluster, ""),
-    Setup::Redis(redis::Release::Distribution, redis::Setup::Cluster, "partitions=4"),
+    Setup::Redis(redis::Release::Distribution, redis::Setup::Partitions, ""),
 ];
 
 /// Where the tests of the Postgres provider find a server; one that is set is used, and none is started.

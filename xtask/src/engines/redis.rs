@@ -243,14 +243,6 @@ impl Program {
         command
     }
 
-    /// Tells a test or a benchmark where the program is, by this variable, and where it finds its libraries.
-    pub fn tell(&self, command: &mut Command, variable: &str) {
-        command.env(variable, &self.path);
-        if let Some(libraries) = &self.libraries {
-            command.env("LD_LIBRARY_PATH", libraries);
-        }
-    }
-
     /// Tries whether it runs at all.
     fn tried(self) -> Result<Self> {
         output(self.command().arg("--version")).with_context(|| format!("{} does not run", self.path.display()))?;
@@ -288,7 +280,7 @@ pub fn program(release: Release) -> Result<Program> {
 ///
 /// # Errors
 /// When the distribution does not have it.
-pub fn benchmark() -> Result<Program> {
+fn benchmark() -> Result<Program> {
     debian("redis-benchmark")
 }
 
