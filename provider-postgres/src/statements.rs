@@ -1,10 +1,11 @@
 //! Every statement but those of the schema, as text with the schema's name in place. Nothing else is ever put into a statement:
 //! values are bound.
 
+use sqlx::Postgres;
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Postgres, SqlSafeStr, SqlStr};
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 
 macro_rules! statements {
     ($($(#[$doc:meta])* $name:ident = $text:expr;)*) => {
@@ -40,7 +41,7 @@ pub enum Prepared {
 /// A statement of one store.
 #[derive(Clone)]
 pub struct Statement {
-    text: Arc<str>,
+    text: &'static str,
     prepared: Prepared,
 }
 
@@ -54,18 +55,32 @@ impl std::fmt::Debug for Statement {
 impl Statement {
     /// A statement whose text is ours but for the name of the schema.
     pub fn new(text: &str, schema: &str, prepared: Prepared) -> Self {
-        Self { text: text.replace("{schema}", &format!("\"{schema}\"")).into(), prepared }
+        Self { text: kept(text.replace("{schema}", &format!("\"{schema}\""))), prepared }
     }
 
     /// As sqlx takes it: the text is one of this file, and the schema's name is of letters, digits and underscores.
-    pub fn sql(&self) -> SqlStr {
-        AssertSqlSafe(self.text.clone()).into_sql_str()
+    pub fn sql(&self) -> &'static str {
+        self.text
     }
 
     /// With values to be bound.
-    pub fn query(&self) -> Query<'static, Postgres, PgArguments> {
+    pub fn query<'q>(&self) -> Query<'q, Postgres, PgArguments> {
         sqlx::query(self.sql()).persistent(self.prepared == Prepared::Kept)
     }
+}
+
+/// The text, once and for as long as the process runs: some 30 kB for each schema that it ever opens. A query borrows its text,
+/// and a borrow of a store's would end before the query does.
+fn kept(text: String) -> &'static str {
+    static KEPT: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = kept.get_or_insert_default();
+    if let Some(text) = kept.get(text.as_str()) {
+        return text;
+    }
+    let text: &'static str = text.leak();
+    kept.insert(text);
+    text
 }
 
 /// A commit's columns, in the order in which `codec::commit` reads them, its position last.

@@ -21,7 +21,7 @@ use evstore_api::{
 };
 use evstore_kit::refusal;
 use sqlx::postgres::{PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection, Postgres};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, Postgres};
 use std::ops::{AsyncFnOnce, Deref};
 use std::sync::Arc;
 use std::time::Duration;
@@ -121,15 +121,15 @@ impl Shared {
         if self.config.prepared == Prepared::Kept {
             return work(connection).await;
         }
-        sqlx::raw_sql("BEGIN ISOLATION LEVEL READ COMMITTED").execute(&mut *connection).await?;
+        connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
         match work(connection).await {
             Ok(worked) => {
-                sqlx::raw_sql("COMMIT").execute(connection).await?;
+                connection.execute("COMMIT").await?;
                 Ok(worked)
             }
             Err(error) => {
                 // Where this fails the connection is gone, and the server undoes what it has of it.
-                let _ = sqlx::raw_sql("ROLLBACK").execute(connection).await;
+                let _ = connection.execute("ROLLBACK").await;
                 Err(error)
             }
         }
