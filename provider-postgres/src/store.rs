@@ -35,6 +35,9 @@ const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(300);
 /// A connection that lay idle for so long is asked whether it lives before it is used.
 pub const ASK_AFTER: Duration = Duration::from_millis(500);
 
+/// How long one more try may take that tells why there is no connection.
+const ASK_MAX: Duration = Duration::from_secs(1);
+
 /// What a store's handles and its background task share.
 #[derive(Debug)]
 pub struct Shared {
@@ -89,7 +92,24 @@ impl Shared {
     /// `DeadlineExceeded`, `Unavailable`, `Denied`, `Throttled`, `Closed`; nothing was sent.
     pub async fn connection(&self, deadline: Deadline) -> Result<sqlx::pool::PoolConnection<Postgres>> {
         let acquired = tokio::time::timeout_at(deadline.0.into(), self.pool.acquire()).await;
-        acquired.map_err(|_| late())?.map_err(error::not_written)
+        match acquired.map_err(|_| late())? {
+            // The pool goes on trying where nobody listens, and says no more than that it took too long.
+            Err(sqlx::Error::PoolTimedOut) => Err(self.why_no_connection().await),
+            acquired => acquired.map_err(error::not_written),
+        }
+    }
+
+    /// Whether the pool is used up or the server can't be reached, by one more try.
+    async fn why_no_connection(&self) -> Error {
+        match tokio::time::timeout(ASK_MAX, self.pool.connect_options().connect()).await {
+            Ok(Ok(connection)) => {
+                // Where it fails, it is closed all the same.
+                let _ = connection.close().await;
+                error::not_written(sqlx::Error::PoolTimedOut)
+            }
+            Ok(Err(error)) => error::not_written(error),
+            Err(_) => error::not_written(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+        }
     }
 
     /// Runs a read on a connection of the pool.
