@@ -286,8 +286,10 @@ impl metrics::Recorder for Counts {
         metrics::Counter::from_arc(Arc::clone(self.0.lock().unwrap().entry(key).or_default()))
     }
 
-    fn register_gauge(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Gauge {
-        metrics::Gauge::noop()
+    fn register_gauge(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Gauge {
+        let labels: Vec<_> = key.labels().map(metrics::Label::value).collect();
+        let key = format!("{} {}", key.name(), labels.join(" "));
+        metrics::Gauge::from_arc(Arc::clone(self.0.lock().unwrap().entry(key).or_default()))
     }
 
     fn register_histogram(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Histogram {
@@ -310,9 +312,14 @@ fn calls_outcomes_bytes_and_repeats_are_counted() {
             wrapped.append(append(Expected::NoStream, LONG)).await.unwrap_err();
             wrapped.read_feed(read_feed(0)).await.unwrap_err();
             wrapped.read_feed(read_feed(10)).await.unwrap();
+            let lag = Lag { commits: 7, age: Duration::from_millis(1_500) };
+            *store.feed_lags.lock().unwrap() = Some(lag);
+            wrapped.feed_head(Deadline::within(LONG)).await.unwrap();
         });
     });
     for (key, count) in [
+        ("evstore_feed_lag_commits main", 7.0_f64.to_bits()),
+        ("evstore_feed_lag_seconds main", 1.5_f64.to_bits()),
         ("evstore_calls main append ok", 1),
         ("evstore_calls main append conflict", 1),
         ("evstore_calls main read_feed ok", 1),

@@ -3,7 +3,7 @@
 use super::layered::Layer;
 use super::request::Request;
 use evstore_api::{ErrorKind, EventStore, Result, StoreName, Usage};
-use metrics::{SharedString, Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics::{SharedString, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use std::time::Instant;
 
 /// Calls, by `store`, `operation` and `outcome` (`ok` or the name of an error's kind).
@@ -18,11 +18,17 @@ const REQUESTS: &str = "evstore_requests";
 const UNITS: &str = "evstore_units";
 /// Repeats, by `store`, `operation` and `reason` (the name of an error's kind).
 const RETRIES: &str = "evstore_retries";
+/// Commits that were acknowledged and were not in the feed yet when its end was last asked for, by `store`.
+const LAG_COMMITS: &str = "evstore_feed_lag_commits";
+/// Age of the oldest of them in seconds, by `store`.
+const LAG_SECONDS: &str = "evstore_feed_lag_seconds";
 
 /// Tells the recorder what the metrics are, once it is installed.
 ///
 /// `evstore_calls`, `evstore_seconds`, `evstore_bytes`, `evstore_requests`, `evstore_units` and `evstore_retries`: each by `store` and
-/// `operation`; calls also by `outcome`, bytes and units by `direction`, retries by `reason`. And of projections
+/// `operation`; calls also by `outcome`, bytes and units by `direction`, retries by `reason`. By `store` alone `evstore_feed_lag_commits` and
+/// `evstore_feed_lag_seconds`, as of the last time that the end of the feed was asked for, as projections do; what holds a feed
+/// back is said by `evstore doctor`. And of projections
 /// `evstore_projection_lag`, `evstore_projection_events`, `evstore_projection_failures` and `evstore_projection_parked`, each
 /// by `projection`.
 pub fn describe() {
@@ -32,6 +38,8 @@ pub fn describe() {
     describe_counter!(BYTES, Unit::Bytes, "Data and metadata of calls that succeeded, by direction: sent, received.");
     describe_counter!(REQUESTS, Unit::Count, "Round trips to the engine of calls that succeeded.");
     describe_counter!(UNITS, Unit::Count, "Units that the engine bills, rounded up, by direction: read, write.");
+    describe_gauge!(LAG_COMMITS, Unit::Count, "Commits that are not in the feed yet.");
+    describe_gauge!(LAG_SECONDS, Unit::Seconds, "Age of the oldest commit that is not in the feed yet.");
     describe_counter!(RETRIES, Unit::Count, "Repeats, by reason: the kind of the error before.");
 }
 
@@ -69,6 +77,10 @@ impl Layer for Measure {
         let outcome = match &answer {
             Ok(answer) => {
                 self.count_success(R::OPERATION, sent, R::received_bytes(answer), R::usage(answer));
+                if let Some(lag) = R::lag(answer) {
+                    gauge!(LAG_COMMITS, "store" => self.store.clone()).set(lag.commits as f64);
+                    gauge!(LAG_SECONDS, "store" => self.store.clone()).set(lag.age.as_secs_f64());
+                }
                 "ok"
             }
             Err(error) => error.kind().name(),

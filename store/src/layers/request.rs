@@ -3,7 +3,7 @@
 use super::check;
 use evstore_api::{
     Append, Appended, Capabilities, Commit, CommitId, Deadline, DeleteSnapshot, Error, ErrorKind, EventStore, Expected,
-    FeedHead, FeedPage, FindCommit, Head, ListRecords, ListStreams, PutRecord, PutSnapshot, ReadFeed, ReadHead,
+    FeedHead, FeedPage, FindCommit, Head, Lag, ListRecords, ListStreams, PutRecord, PutSnapshot, ReadFeed, ReadHead,
     ReadRecord, ReadSnapshot, ReadStream, Record, RecordPut, RecordsPage, Result, Snapshot, SnapshotPut, StreamId,
     StreamPage, StreamsPage, Usage, WaitFeed, Waited,
 };
@@ -51,6 +51,11 @@ pub trait Request: Clone + Send + Sync + 'static {
 
     /// The stream that it is about.
     fn stream(&self) -> Option<&StreamId> {
+        None
+    }
+
+    /// How far the answer says that the feed is behind.
+    fn lag(_: &Self::Answer) -> Option<Lag> {
         None
     }
 
@@ -268,6 +273,10 @@ impl Request for ReadFeedHead {
 
     fn usage(answer: &FeedHead) -> Usage {
         answer.usage
+    }
+
+    fn lag(answer: &FeedHead) -> Option<Lag> {
+        Some(answer.lag)
     }
 }
 

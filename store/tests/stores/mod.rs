@@ -58,6 +58,8 @@ pub struct Faulty {
     pub read_feed_takes: Mutex<std::time::Duration>,
     /// The end of the feed, where it is not the inner store's: an older copy of it was restored.
     pub feed_ends_at: Mutex<Option<Cursor>>,
+    /// How far the feed says that it is behind, where it is not the inner store's.
+    pub feed_lags: Mutex<Option<Lag>>,
     /// Every wait on the feed goes unanswered until its deadline: no notification ever arrives.
     pub deaf: bool,
     /// Receipts of appends have no position, as if a sequencer gave it later.
@@ -84,6 +86,7 @@ impl Faulty {
             on_feed_head: Mutex::default(),
             read_feed_takes: Mutex::default(),
             feed_ends_at: Mutex::default(),
+            feed_lags: Mutex::default(),
             deaf: false,
             unpositioned: false,
             other_snapshot: Mutex::default(),
@@ -177,6 +180,7 @@ impl EventStore for Faulty {
             head.position = end.position();
             head.cursor = end;
         }
+        head.lag = self.feed_lags.lock().unwrap().unwrap_or(head.lag);
         Ok(head)
     }
 
