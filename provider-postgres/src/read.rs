@@ -236,7 +236,7 @@ async fn feed_once(client: &Client, request: &ReadFeed) -> Result<(FeedPage, Pos
                 if stop == Some(Stop::Hole) {
                     if std::ptr::eq(statement, &client.statements.feed_moved) {
                         let error = corrupt("the feed does not account for a position");
-                        return Err(error.with("position", reading.next()).into());
+                        return Err(error.with("position", reading.before().next()).into());
                     }
                     // Rows have moved since they were numbered, if they are not lost.
                     statement = &client.statements.feed_moved;
@@ -339,12 +339,12 @@ impl Reading {
         for (first, last) in removed {
             self.take(first, last, FeedItem::Removed { first, last })?;
         }
-        if self.next() <= upto { ControlFlow::Break(Stop::Hole) } else { ControlFlow::Continue(()) }
+        if self.before() < upto { ControlFlow::Break(Stop::Hole) } else { ControlFlow::Continue(()) }
     }
 
-    /// The position that has to come next.
-    fn next(&self) -> Position {
-        self.accounted.unwrap_or(self.at).next()
+    /// The position before the one that has to come next.
+    fn before(&self) -> Position {
+        self.accounted.unwrap_or(self.at)
     }
 
     /// Hands a commit to the page, after the ranges before it.
@@ -374,9 +374,9 @@ impl Reading {
 
     /// Hands something to the page. Positions have to follow each other: a hole would be a lost commit.
     fn take(&mut self, first: Position, last: Position, item: FeedItem) -> ControlFlow<Stop> {
-        let next = self.next();
+        let next = self.before().0 + 1;
         // Only the first may begin before what was asked for.
-        let follows = if self.accounted.is_none() { first <= next } else { first == next };
+        let follows = if self.accounted.is_none() { first.0 <= next } else { first.0 == next };
         if !follows {
             return ControlFlow::Break(Stop::Hole);
         }
