@@ -242,7 +242,7 @@ async fn a_wait_may_be_longer_and_ends_without_an_error() {
 
 #[tokio::test]
 async fn what_exceeds_a_limit_is_refused_before_it_is_sent() {
-    let limits = [("event_bytes_max", "8"), ("commit_bytes_max", "100"), ("commit_events_max", "2")];
+    let limits = [("event_bytes_max", "8"), ("commit_bytes_max", "2KiB"), ("commit_events_max", "2")];
     let (memory, _) = memory_with(&limits).await;
     let store = Arc::new(Faulty::around(memory));
     let wrapped = wrap(&store, &[]);
@@ -302,7 +302,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 #[test]
 fn calls_outcomes_bytes_and_repeats_are_counted() {
     let counts = Counts::default();
-    metrics::with_local_recorder(&counts, || {
+    let calls = metrics::with_local_recorder(&counts, || {
         block_on(async {
             let store = on_append([Fault::LoseAnswer]).await;
             let wrapped = wrap(&store, &[]);
@@ -310,8 +310,12 @@ fn calls_outcomes_bytes_and_repeats_are_counted() {
             wrapped.append(append(Expected::NoStream, LONG)).await.unwrap_err();
             wrapped.read_feed(read_feed(0)).await.unwrap_err();
             wrapped.read_feed(read_feed(10)).await.unwrap();
-        });
+            store.calls()
+        })
     });
+    // What the store below counted: two appends of which one was repeated, and of two reads the one that was sent.
+    let of = |name: &str| calls.iter().filter(|call| **call == name).count();
+    assert_eq!((of("append"), of("read_feed")), (3, 1), "{calls:?}");
     for (key, count) in [
         ("evstore_calls main append ok", 1),
         ("evstore_calls main append conflict", 1),
