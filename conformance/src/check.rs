@@ -1,7 +1,7 @@
 //! What a check is, and what it can answer.
 
 use crate::context::Context;
-use evstore_api::Error;
+use evstore_api::{Error, ErrorKind};
 use std::fmt;
 use std::pin::Pin;
 
@@ -32,11 +32,30 @@ impl fmt::Debug for Check {
 pub enum Outcome {
     /// The promise holds.
     Held,
-    /// The store does not make this promise, and refuses as it should.
-    Refused(String),
+    /// The store does not make this promise, and refused when it was asked.
+    Refused(Refusal),
+    /// The promise says nothing of such a store, for this reason: nothing was asked.
+    NotApplicable(String),
     /// It could not be tried, for this reason.
     NotRun(String),
 }
+
+impl Outcome {
+    /// What a check says of a promise that a store refused by `answer`.
+    ///
+    /// # Errors
+    /// When the answer is no refusal: its kind is not `Unsupported`.
+    pub fn refused(answer: &Error, reason: impl Into<String>) -> Result<Self, Broken> {
+        match answer.kind() {
+            ErrorKind::Unsupported => Ok(Self::Refused(Refusal(reason.into()))),
+            kind => Err(Broken::new(format!("{}: the store answered {kind:?}, wanted Unsupported", reason.into()))),
+        }
+    }
+}
+
+/// Why a promise is refused. Only [`Outcome::refused`] makes one, of a store's own answer: what was never asked is not refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal(String);
 
 /// A promise that does not hold, and what shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,8 +92,10 @@ pub enum Verdict {
     Held,
     /// It does not.
     Broken(Broken),
-    /// Not promised, and refused as it should be.
+    /// Not promised, and refused when it was asked for.
     Refused(String),
+    /// Nothing was asked, since the promise says nothing of such a store, for this reason. Never shown as held.
+    NotApplicable(String),
     /// Not tried, for this reason. Never shown as held.
     NotRun(String),
 }
@@ -87,6 +108,7 @@ impl Verdict {
             Self::Held => "held",
             Self::Broken(_) => "BROKEN",
             Self::Refused(_) => "refused",
+            Self::NotApplicable(_) => "not applicable",
             Self::NotRun(_) => "not run",
         }
     }
@@ -96,7 +118,8 @@ impl From<Outcome> for Verdict {
     fn from(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Held => Self::Held,
-            Outcome::Refused(reason) => Self::Refused(reason),
+            Outcome::Refused(Refusal(reason)) => Self::Refused(reason),
+            Outcome::NotApplicable(reason) => Self::NotApplicable(reason),
             Outcome::NotRun(reason) => Self::NotRun(reason),
         }
     }
@@ -159,3 +182,18 @@ macro_rules! ensure_kind {
 }
 
 pub(crate) use {check, ensure, ensure_eq, ensure_kind};
+
+#[cfg(test)]
+mod tests {
+    use super::{Outcome, Verdict};
+    use evstore_api::{Error, ErrorKind};
+
+    #[test]
+    fn only_what_a_store_refused_is_refused() {
+        let refused = Outcome::refused(&Error::new(ErrorKind::Unsupported, "no"), "not promised").unwrap();
+        assert_eq!(Verdict::from(refused), Verdict::Refused("not promised".into()));
+        for kind in [ErrorKind::Invalid, ErrorKind::Conflict, ErrorKind::Unavailable] {
+            assert!(Outcome::refused(&Error::new(kind, "no"), "not promised").is_err(), "{kind:?}");
+        }
+    }
+}

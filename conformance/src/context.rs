@@ -17,8 +17,6 @@ use std::time::Duration;
 
 /// Longest time that one call of a check may take. Far above what any store needs: a check is no benchmark.
 const CALL_MAX: Duration = Duration::from_secs(30);
-/// Longest wait for what the feed of a store whose appends order it does not have yet.
-const IN_FEED_MAX: Duration = Duration::from_millis(500);
 /// Events in a page, where a check does not care.
 const PAGE: u32 = 500;
 /// Events in a page of a store that may allow fewer, where a check does not care.
@@ -192,10 +190,18 @@ impl Context {
         for (name, value) in changes.iter().filter(|(name, _)| known.iter().any(|key| key.name == *name)) {
             settings = settings.with(name, *value)?;
         }
-        let opener = &self.shared.target.provider.opener;
         let number = self.shared.names.fetch_add(1, Ordering::Relaxed);
-        let tag = format!("{}{}", self.shared.tag, letters(number));
-        let settings = opener.make_scratch(&settings, &tag).await?;
+        self.made(&settings, &letters(number)).await
+    }
+
+    /// A new, empty scratch store whose tag ends so: in digits, which those of [`fresh`](Self::fresh) never have there.
+    pub(crate) async fn fresh_tagged(&self, end: &str) -> Result<Fresh> {
+        self.made(&self.shared.target.settings, end).await
+    }
+
+    async fn made(&self, settings: &Settings, end: &str) -> Result<Fresh> {
+        let opener = &self.shared.target.provider.opener;
+        let settings = opener.make_scratch(settings, &format!("{}{end}", self.shared.tag)).await?;
         self.shared.fresh.lock().expect("no check panics while it holds this").push(settings.clone());
         self.reopened(&settings).await
     }
@@ -394,7 +400,8 @@ impl Context {
     }
 
     /// Everything that this check's own streams have in the feed, in feed order: pages one after the other until the end.
-    /// Waits for a sequencer, where one gives positions, until `count` events are there or the call's time is up.
+    /// Waits for a sequencer, where one gives positions, until `count` events are there or the call's time is up: else a page that
+    /// says too early that it is the last is found out by what is missing.
     ///
     /// # Errors
     /// As a read fails.
@@ -403,7 +410,8 @@ impl Context {
         self.feed_until(self.store().as_ref(), FeedStart::First, filter, count).await
     }
 
-    /// Pages of a feed from a place on, until `count` events are there and the end is reached, or the time is up.
+    /// Pages of a feed from a place on, up to the end. Where appends do not order it: until `count` events are there, or the time
+    /// is up.
     ///
     /// # Errors
     /// As a read fails.
@@ -414,11 +422,12 @@ impl Context {
         filter: FeedFilter,
         count: usize,
     ) -> Result<Vec<FeedPage>> {
-        let deadline = match self.capabilities().positioned {
-            // It is there before the receipt is given: what is waited for are appends that are still under way.
-            Positioned::ByAppend => Deadline::within(IN_FEED_MAX),
-            Positioned::BySequencer { .. } | Positioned::Never { .. } => self.deadline(),
+        let waits = match self.capabilities().positioned {
+            // It is there before the receipt is given: the first page that says that it is the last is taken at its word.
+            Positioned::ByAppend => false,
+            Positioned::BySequencer { .. } | Positioned::Never { .. } => true,
         };
+        let deadline = self.deadline();
         let (mut pages, mut found, mut from) = (Vec::new(), 0, from);
         loop {
             // Others run between two pages, and the check can be ended, also when a feed never does.
@@ -427,7 +436,7 @@ impl Context {
             found += page.events().count();
             let (next, end) = (page.next.clone(), page.end);
             pages.push(page);
-            if end && (found >= count || deadline.has_passed()) {
+            if end && (!waits || found >= count || deadline.has_passed()) {
                 return Ok(pages);
             }
             if end {

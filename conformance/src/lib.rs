@@ -2,7 +2,7 @@
 //!
 //! The [`catalog()`] is data: each [`Check`] has a name, a promise, the properties that it covers, and a function. The same
 //! checks run from `cargo test` ([`test_main`]) and from a command line ([`Runner`]), always on scratch stores beside the
-//! given one. A verdict is held, BROKEN, refused, or not run: never anything else, and never one shown as another.
+//! given one. A verdict is held, BROKEN, refused, not applicable, or not run: never anything else, and never one shown as another.
 //!
 //! A third party holds its own provider to the catalog in fifteen lines: see `examples/own-provider`.
 //!

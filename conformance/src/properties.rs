@@ -43,6 +43,8 @@ pub struct Property {
     pub sentence: &'static str,
     /// Where it is held.
     pub home: Home,
+    /// What of it is not in this number of the contract, with the reason; none where all of it is held, or nothing.
+    pub rest: Option<&'static str>,
 }
 
 impl Property {
@@ -127,7 +129,7 @@ fn home(property: &Property) -> String {
     };
     let tests = tests.iter().map(|test| format!("`{test}`"));
     let held: Vec<_> = checks.chain(tests).collect();
-    match later {
+    match later.or(property.rest) {
         None if held.is_empty() => "**open**".into(),
         None => held.join("<br>"),
         Some(reason) if held.is_empty() => format!("not yet: {reason}"),

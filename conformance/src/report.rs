@@ -61,6 +61,7 @@ impl Report {
             let _ = match &finding.verdict {
                 Verdict::Held => Ok(()),
                 Verdict::Refused(reason) => writeln!(text, "refused  {name}: {reason}"),
+                Verdict::NotApplicable(reason) => writeln!(text, "n/a      {name}: {reason}"),
                 Verdict::NotRun(reason) => writeln!(text, "not run  {name}: {reason}"),
                 Verdict::Broken(broken) => {
                     let mut lines = String::new();
@@ -82,10 +83,11 @@ impl Report {
         }
         let _ = writeln!(
             text,
-            "{} held, {} BROKEN, {} refused, {} not run (store: {}, provider: {}, engine: {}, seed: {})",
+            "{} held, {} BROKEN, {} refused, {} not applicable, {} not run (store: {}, provider: {}, engine: {}, seed: {})",
             self.count("held"),
             self.count("BROKEN"),
             self.count("refused"),
+            self.count("not applicable"),
             self.count("not run"),
             self.store,
             self.capabilities.provider,
@@ -108,7 +110,9 @@ impl Report {
             .map(|finding| {
                 let (reason, history) = match &finding.verdict {
                     Verdict::Held => (None, None),
-                    Verdict::Refused(reason) | Verdict::NotRun(reason) => (Some(reason.clone()), None),
+                    Verdict::Refused(reason) | Verdict::NotApplicable(reason) | Verdict::NotRun(reason) => {
+                        (Some(reason.clone()), None)
+                    }
                     Verdict::Broken(broken) => (Some(broken.message.clone()), Some(broken.history.clone())),
                 };
                 json!({
@@ -136,12 +140,14 @@ impl Report {
             "held": self.count("held"),
             "broken": self.count("BROKEN"),
             "refused": self.count("refused"),
+            "not_applicable": self.count("not applicable"),
             "not_run": self.count("not run"),
             "findings": findings,
         })
     }
 
-    /// For test servers: JUnit XML. What is refused is a success that says so in its output; what was not run is skipped.
+    /// For test servers: JUnit XML. What is refused is a success that says so in its output; what does not apply and what was
+    /// not run are skipped, each with its reason.
     #[must_use]
     pub fn junit(&self) -> String {
         use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
@@ -149,10 +155,11 @@ impl Report {
         for finding in &self.findings {
             let mut status = match &finding.verdict {
                 Verdict::Held | Verdict::Refused(_) => TestCaseStatus::success(),
-                Verdict::NotRun(_) => TestCaseStatus::skipped(),
+                Verdict::NotApplicable(_) | Verdict::NotRun(_) => TestCaseStatus::skipped(),
                 Verdict::Broken(_) => TestCaseStatus::non_success(NonSuccessKind::Failure),
             };
             match &finding.verdict {
+                Verdict::NotApplicable(reason) => drop(status.set_message(format!("not applicable: {reason}"))),
                 Verdict::NotRun(reason) => drop(status.set_message(reason.clone())),
                 Verdict::Broken(broken) => {
                     status.set_message(broken.message.clone());
@@ -164,7 +171,7 @@ impl Report {
             case.set_classname(self.capabilities.provider).set_time(finding.took);
             let refused = match &finding.verdict {
                 Verdict::Refused(reason) => Some(format!("refused: {reason}")),
-                Verdict::Held | Verdict::NotRun(_) | Verdict::Broken(_) => None,
+                Verdict::Held | Verdict::NotApplicable(_) | Verdict::NotRun(_) | Verdict::Broken(_) => None,
             };
             let said: Vec<String> = refused.into_iter().chain(finding.remarks.iter().cloned()).collect();
             if !said.is_empty() {
@@ -227,6 +234,7 @@ mod tests {
             Verdict::Held,
             Verdict::Broken(Broken::shown_by("an event is lost", vec!["append a-1".into()])),
             Verdict::Refused("not promised".into()),
+            Verdict::NotApplicable("no positions".into()),
             Verdict::NotRun("no process".into()),
         ];
         let findings = catalog().zip(verdicts).map(|(check, verdict)| {
@@ -239,23 +247,27 @@ mod tests {
         for line in [
             "BROKEN   ",
             "refused  ",
+            "n/a      ",
             "not run  ",
             "           append a-1",
             ": tried held\n",
-            "1 held, 1 BROKEN, 1 refused, 1 not run",
+            "1 held, 1 BROKEN, 1 refused, 1 not applicable, 1 not run",
             "acknowledged commits can be lost: the end of the process that keeps them; a power cut",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }
         let json = report.json();
         let named: Vec<_> = json["findings"].as_array().unwrap().iter().map(|one| one["verdict"].clone()).collect();
-        assert_eq!(named, ["held", "BROKEN", "refused", "not run"]);
+        assert_eq!(named, ["held", "BROKEN", "refused", "not applicable", "not run"]);
         assert_eq!((&json["seed"], &json["findings"][1]["history"][0]), (&json!(7), &json!("append a-1")));
         assert_eq!(json["findings"][0]["remarks"], json!(["tried held"]));
         let junit = report.junit();
-        for part in
-            ["<failure message=\"an event is lost\"", "<skipped message=\"no process\"", "refused: not promised"]
-        {
+        for part in [
+            "<failure message=\"an event is lost\"",
+            "<skipped message=\"no process\"",
+            "<skipped message=\"not applicable: no positions\"",
+            "refused: not promised",
+        ] {
             assert!(junit.contains(part), "{part} in\n{junit}");
         }
     }

@@ -1,7 +1,8 @@
-//! A subscriber that tails the feed while others append, and records what it was given.
+//! Subscribers that tail the feed while others append, or read it from its beginning, and record what they were given.
 
 use crate::check::{Broken, ensure};
-use crate::history::record::{Delivery, RunEnd, SubscriptionRun};
+use crate::context::page_of;
+use crate::history::record::{Delivery, Digest, PrefixPoll, RunEnd, SubscriptionRun, feed_chain};
 use crate::race::{feed_entries, feed_request, now};
 use crate::seed::Seed;
 use evstore_api::cursor::Place;
@@ -69,6 +70,41 @@ pub(crate) async fn tail(
         }
         runs.push(run);
     }
+}
+
+/// Most reads of the beginning in one race.
+const POLLS_MAX: usize = 25;
+/// Time between two of them: a race is not about those who read it.
+const POLL_EVERY: Duration = Duration::from_millis(10);
+
+/// Reads the feed from its beginning time and again until `quiet` is set: what was read has to stand there in the end.
+///
+/// # Errors
+/// As a read fails.
+pub(crate) async fn poll(
+    store: Arc<dyn EventStore>,
+    client: u64,
+    quiet: Arc<AtomicBool>,
+) -> Result<Vec<PrefixPoll>, Broken> {
+    let limit = page_of(store.capabilities());
+    let mut polls = Vec::new();
+    while polls.len() < POLLS_MAX && !quiet.load(Ordering::SeqCst) {
+        let invoked_at = now();
+        let (mut from, mut up_to, mut entries, mut chain) = (FeedStart::First, 0, 0, Digest::default());
+        let incarnation = loop {
+            let page = store.read_feed(feed_request(from, limit)).await?;
+            for entry in page.items.iter().flat_map(feed_entries) {
+                (up_to, entries, chain) = (entry.end(), entries + 1, feed_chain(chain, &entry));
+            }
+            if page.end {
+                break page.next.incarnation().to_string();
+            }
+            from = FeedStart::After(page.next);
+        };
+        polls.push(PrefixPoll { client, incarnation, invoked_at, up_to, entries, chain });
+        tokio::time::sleep(POLL_EVERY).await;
+    }
+    Ok(polls)
 }
 
 async fn begin(

@@ -125,7 +125,9 @@ impl EventStore for Traced {
             let events: Vec<_> = page
                 .events()
                 .map(|event| {
-                    (event.position().map(|position| position.0), format!("{}@{}", event.stream(), event.revision()))
+                    // Not as a position: one that is out of bounds is for a check to find.
+                    let position = event.commit.first_position.map(|first| first.0 + u64::from(event.event.ordinal));
+                    (position, format!("{}@{}", event.stream(), event.revision()))
                 })
                 .collect();
             format!("{}, next {}, end {}", short(events), page.next, page.end)

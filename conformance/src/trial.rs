@@ -44,6 +44,9 @@ pub fn test_main(target: Target) -> ExitCode {
                     runner.drop_scratch(scratch).await.map_err(failed)?;
                     match &finding.verdict {
                         Verdict::Held | Verdict::Refused(_) => Ok(Completion::Completed),
+                        Verdict::NotApplicable(reason) => {
+                            Ok(Completion::ignored_with(format!("not applicable: {reason}")))
+                        }
                         Verdict::NotRun(reason) => Ok(Completion::ignored_with(reason)),
                         Verdict::Broken(_) => {
                             let store = runner.target.settings.store().clone();

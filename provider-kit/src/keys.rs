@@ -12,7 +12,12 @@ pub const SCRATCH_TAG_BYTES_MAX: usize = 16;
 /// Largest event.
 #[must_use]
 pub const fn event_bytes_max(default: &'static str) -> ConfigKey {
-    bound("event_bytes_max", KeyKind::Bytes, default, "Most bytes of data and metadata of one event.")
+    bound(
+        "event_bytes_max",
+        KeyKind::Bytes,
+        default,
+        "Most bytes of data and metadata of one event; a commit takes 1 KiB more.",
+    )
 }
 
 /// Largest commit.
@@ -57,10 +62,12 @@ const fn bound(name: &'static str, kind: KeyKind, default: &'static str, sentenc
 }
 
 /// The limits that the keys of this file set. What a provider has no key for is without a bound.
-#[must_use]
-pub fn limits(settings: &Settings, page_items: u32) -> Limits {
+///
+/// # Errors
+/// `Invalid` for an event that would fit into no commit.
+pub fn limits(settings: &Settings, page_items: u32) -> Result<Limits> {
     let bound = |key| settings.number(key).map_or(Limit::None, Limit::Max);
-    Limits {
+    let limits = Limits {
         stream_name_bytes: STREAM_NAME_BYTES_MAX as u64,
         event_type_bytes: EVENT_TYPE_BYTES_MAX as u64,
         event_bytes: bound("event_bytes_max"),
@@ -69,8 +76,23 @@ pub fn limits(settings: &Settings, page_items: u32) -> Limits {
         snapshot_bytes: bound("snapshot_bytes_max"),
         record_bytes: bound("record_bytes_max"),
         page_items,
+    };
+    if let (Limit::Max(event), Limit::Max(commit)) = (limits.event_bytes, limits.commit_bytes)
+        && event.saturating_add(COMMIT_FRAME_BYTES) > commit
+    {
+        return Err(Error::new(ErrorKind::Invalid, "the largest event fits into no commit")
+            .with("store", settings.store())
+            .with("key", "event_bytes_max")
+            .with("given", event)
+            .with("max", commit.saturating_sub(COMMIT_FRAME_BYTES))
+            .with("commit_bytes_max", commit));
     }
+    Ok(limits)
 }
+
+/// Room that a commit needs beside the data and metadata of one event: its frame, and the event's with a type and a content type
+/// of the most bytes.
+const COMMIT_FRAME_BYTES: u64 = 1_024;
 
 /// The window that `idempotency_commits` sets.
 ///
@@ -98,4 +120,23 @@ pub fn check_scratch_tag(tag: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(ErrorKind::Invalid, "the tag of a scratch store is 1 to 16 letters a-z and digits"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evstore_api::StoreName;
+
+    #[test]
+    fn the_largest_event_fits_into_a_commit() {
+        const KEYS: &[ConfigKey] = &[event_bytes_max("1MiB"), commit_bytes_max("4MiB")];
+        let of = |event: &str, commit: &str| {
+            let given = [("event_bytes_max".to_owned(), event.to_owned()), ("commit_bytes_max".into(), commit.into())];
+            limits(&Settings::new(StoreName::new("main").unwrap(), KEYS, given).unwrap(), 10)
+        };
+        assert_eq!(of("63KiB", "64KiB").unwrap().event_bytes, Limit::Max(63 << 10));
+        for event in ["64KiB", "65KiB", "1GiB"] {
+            assert_eq!(of(event, "64KiB").unwrap_err().kind(), ErrorKind::Invalid, "{event}");
+        }
+    }
 }

@@ -56,7 +56,7 @@ impl Config {
             store: settings.store().clone(),
             name: settings.text("name").unwrap_or_default().to_owned(),
             scratch: settings.text("scratch").map(str::to_owned),
-            limits: keys::limits(settings, PAGE_ITEMS_MAX),
+            limits: keys::limits(settings, PAGE_ITEMS_MAX)?,
             window: keys::window(settings)?,
         })
     }

@@ -130,7 +130,7 @@ impl Config {
             prepared: if pooler { Prepared::Once } else { Prepared::Kept },
             pool_max: bounded(settings, "pool_max", 2, 1000)? as u32,
             lanes_max: bounded(settings, "append_lanes_max", 1, 64)? as usize,
-            limits: keys::limits(settings, PAGE_ITEMS),
+            limits: keys::limits(settings, PAGE_ITEMS)?,
         })
     }
 

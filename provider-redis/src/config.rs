@@ -219,7 +219,7 @@ impl Config {
             },
             replicas_timeout: time("replicas_timeout"),
             connect_timeout: time("connect_timeout"),
-            limits: keys::limits(settings, PAGE_ITEMS),
+            limits: keys::limits(settings, PAGE_ITEMS)?,
         };
         for url in &config.urls {
             address::check_private(&address::info(url)?, &config)?;

@@ -96,7 +96,7 @@ impl Config {
             missing,
             readers_max: bounded(settings, "readers_max", 1, READERS_CEILING)? as u32,
             queue_bytes_max: bounded(settings, "queue_bytes_max", 1, u64::from(u32::MAX))?,
-            limits: keys::limits(settings, PAGE_ITEMS),
+            limits: keys::limits(settings, PAGE_ITEMS)?,
         })
     }
 }

@@ -242,7 +242,7 @@ async fn a_wait_may_be_longer_and_ends_without_an_error() {
 
 #[tokio::test]
 async fn what_exceeds_a_limit_is_refused_before_it_is_sent() {
-    let limits = [("event_bytes_max", "8"), ("commit_bytes_max", "100"), ("commit_events_max", "2")];
+    let limits = [("event_bytes_max", "8"), ("commit_bytes_max", "2KiB"), ("commit_events_max", "2")];
     let (memory, _) = memory_with(&limits).await;
     let store = Arc::new(Faulty::around(memory));
     let wrapped = wrap(&store, &[]);
@@ -304,7 +304,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 #[test]
 fn calls_outcomes_bytes_and_repeats_are_counted() {
     let counts = Counts::default();
-    metrics::with_local_recorder(&counts, || {
+    let calls = metrics::with_local_recorder(&counts, || {
         block_on(async {
             let store = on_append([Fault::LoseAnswer]).await;
             let wrapped = wrap(&store, &[]);
@@ -315,8 +315,12 @@ fn calls_outcomes_bytes_and_repeats_are_counted() {
             let lag = Lag { commits: 7, age: Duration::from_millis(1_500) };
             *store.feed_lags.lock().unwrap() = Some(lag);
             wrapped.feed_head(Deadline::within(LONG)).await.unwrap();
-        });
+            store.calls()
+        })
     });
+    // What the store below counted: two appends of which one was repeated, and of two reads the one that was sent.
+    let of = |name: &str| calls.iter().filter(|call| **call == name).count();
+    assert_eq!((of("append"), of("read_feed")), (3, 1), "{calls:?}");
     for (key, count) in [
         ("evstore_feed_lag_commits main", 7.0_f64.to_bits()),
         ("evstore_feed_lag_seconds main", 1.5_f64.to_bits()),

@@ -25,8 +25,9 @@ const WORKER: &str = "conformance-worker";
 #[command(
     long_about = "Hold stores to the catalog of promises, each on a scratch store beside it: same server, same \
                   credentials, a place of its own, dropped at the end. The store itself is not touched.\n\nVerdicts: held; \
-                  BROKEN, with what shows it and how to see it again; refused (not promised, and refused as it should be); \
-                  not run. Exits with 4 when a promise is broken.",
+                  BROKEN, with what shows it and how to see it again; refused (not promised, and the store said so when it \
+                  was asked); not applicable (the promise says nothing of such a store, and nothing was asked); not run. Exits \
+                  with 4 when a promise is broken.",
     after_help = "Examples:\n  evstore conformance\n  evstore conformance main next --budget 5m\n  \
                   evstore conformance --only feed. --report feed.xml\n  evstore conformance --list -o jsonl"
 )]
@@ -222,7 +223,7 @@ fn verdict(verdict: &Verdict) -> Cell {
     let tone = match verdict {
         Verdict::Held => Tone::Good,
         Verdict::Broken(_) => Tone::Bad,
-        Verdict::Refused(_) => Tone::Plain,
+        Verdict::Refused(_) | Verdict::NotApplicable(_) => Tone::Plain,
         Verdict::NotRun(_) => Tone::Warning,
     };
     Cell::toned(verdict.name(), tone)

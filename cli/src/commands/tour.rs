@@ -314,6 +314,7 @@ fn counts(report: &Report) -> Map<String, Value> {
         ("held", report.count("held").into()),
         ("broken", report.count("BROKEN").into()),
         ("refused", report.count("refused").into()),
+        ("not_applicable", report.count("not applicable").into()),
         ("not_run", report.count("not run").into()),
         ("findings", json!(broken)),
     ])

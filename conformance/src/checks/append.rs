@@ -4,11 +4,12 @@ use crate::check::{Broken, Check, Outcome, check, ensure, ensure_eq, ensure_kind
 use crate::context::{Context, Fresh, event_type, revisions};
 use crate::seed::Seed;
 use evstore_api::capabilities::{Positioned, Support};
+use evstore_api::name::{CONTENT_TYPE_BYTES_MAX, NAMESPACE_BYTES_MAX};
 use evstore_api::number::NUMBER_MAX;
 use evstore_api::{
-    Commit, CommitId, CommitKind, CommitNumber, Content, Epoch, Event, Expected, FeedFilter, FeedStart, Head, Meta,
-    MetaSwapped, NewEvent, Origin, Position, ReadHead, Replica, Replicate, Revision, StoreState, StreamId, StreamState,
-    SwapMeta, Timestamp, format,
+    AdvanceFeed, Appended, Commit, CommitId, CommitKind, CommitNumber, Content, ContentType, Epoch, Error, Event,
+    EventType, Expected, FeedFilter, FeedStart, Head, Meta, MetaSwapped, NewEvent, Origin, Position, ReadHead, Replica,
+    Replicate, Revision, StoreState, StreamId, StreamState, SwapMeta, Timestamp, format,
 };
 use std::collections::HashMap;
 
@@ -93,7 +94,7 @@ pub(crate) const CHECKS: &[Check] = &[
     ),
     check!(
         "append.names-up-to-the-limit",
-        "the longest declared stream name and event type are stored, one byte more is refused and nothing of it is stored",
+        "the longest declared namespaces, names and types are stored, one byte more is refused and nothing of it is stored",
         [17],
         names_up_to_the_limit
     ),
@@ -105,7 +106,8 @@ pub(crate) const CHECKS: &[Check] = &[
     ),
     check!(
         "append.numbers-end-below-2-to-the-53",
-        "the last position below 2⁵³ is given, and an append that needs one more is refused with nothing of it stored",
+        "the last position below 2⁵³ is given, and an append that needs one more is refused with nothing of it stored, or stays \
+         behind a feed that says so",
         [15],
         numbers_end_below_2_to_the_53
     ),
@@ -528,12 +530,13 @@ async fn names_up_to_the_limit(context: Context) -> Result<Outcome, Broken> {
         StreamId::new(format!("{category}-{}", "n".repeat(key)))
     };
     let stream = named(limits.stream_name_bytes)?;
-    let typed = |bytes: u64| evstore_api::EventType::new("t".repeat(bytes as usize));
+    let typed = |bytes: u64| EventType::new("t".repeat(bytes as usize));
     let event = NewEvent::new(typed(limits.event_type_bytes)?, "longest");
     context.append_events(&stream, Expected::NoStream, vec![event.clone()]).await?;
     let page = context.read(&stream).await?;
     let stored = page.events().next().map(|one| (one.stream().clone(), one.event.event_type.clone()));
     ensure_eq!(stored, Some((stream.clone(), event.event_type)), "the longest names");
+    every_part_as_long_as_it_can_be(&context).await?;
     // A name beyond what the types take can't even be made; one between that and the store's limit is refused by the store.
     match named(limits.stream_name_bytes + 1) {
         Err(error) => drop(ensure_kind!(Err::<(), _>(error), Invalid, "the shortest name that is too long")),
@@ -558,6 +561,47 @@ async fn names_up_to_the_limit(context: Context) -> Result<Outcome, Broken> {
     Ok(Outcome::Held)
 }
 
+/// As many bytes in signs of four bytes each, with what is left over in front and one sign of choice at the end.
+pub(super) fn longest(prefix: &str, bytes: usize, last: char) -> String {
+    let room = bytes - prefix.len() - last.len_utf8();
+    format!("{prefix}{}{}{last}", "x".repeat(room % 4), "🦀".repeat(room / 4))
+}
+
+/// The longest namespace, name, type and content type at once, which some engines put into one key, and others beside them that
+/// differ in the last sign only.
+async fn every_part_as_long_as_it_can_be(context: &Context) -> Result<(), Broken> {
+    let limits = context.capabilities().limits;
+    let own = format!("{}-", context.category());
+    let mut made = Vec::new();
+    for last in ['🦀', '𝒳'] {
+        let namespace = longest("", NAMESPACE_BYTES_MAX, last);
+        let name = longest(&own, limits.stream_name_bytes as usize, last);
+        let event = NewEvent {
+            event_type: EventType::new(longest("", limits.event_type_bytes as usize, last))?,
+            content_type: ContentType::new(longest("", CONTENT_TYPE_BYTES_MAX, last))?,
+            ..context.event()
+        };
+        made.push((StreamId::within(namespace, name)?, event));
+    }
+    for (stream, event) in &made {
+        let result = context.append_events(stream, Expected::NoStream, vec![event.clone()]).await;
+        result.map_err(|error| Broken::new(format!("an append under the longest names failed: {error:?}")))?;
+    }
+    let pages = context.feed_of_own_streams(made.len() + 1).await?;
+    for (stream, event) in &made {
+        let page = context.read(stream).await?;
+        let fed = pages.iter().flat_map(|page| page.events()).filter(|one| one.stream() == stream);
+        let found = |one: evstore_api::EventRef<'_>| {
+            (one.stream().clone(), one.event.event_type.clone(), one.event.content_type.clone(), one.event.data.clone())
+        };
+        let wanted = (stream.clone(), event.event_type.clone(), event.content_type.clone(), event.data.clone());
+        let (read, fed): (Vec<_>, Vec<_>) = (page.events().map(found).collect(), fed.map(found).collect());
+        ensure_eq!(read, std::slice::from_ref(&wanted), "the stream of the longest names");
+        ensure_eq!(fed, [wanted], "the stream of the longest names in the feed");
+    }
+    Ok(())
+}
+
 /// Why numbers can't be moved far up, if so.
 fn without_far_numbers(context: &Context) -> Option<Outcome> {
     let capabilities = context.capabilities();
@@ -567,7 +611,7 @@ fn without_far_numbers(context: &Context) -> Option<Outcome> {
         // A sequencer of a restored store goes on from where the copy ends; the copy has the positions.
         (Support::Promised, Positioned::BySequencer { .. }) => None,
         (Support::Promised, Positioned::Never { .. }) => {
-            Some(Outcome::Refused("positions are opaque and have no bound that could be reached".into()))
+            Some(Outcome::NotApplicable("positions are opaque and have no bound that could be reached".into()))
         }
     }
 }
@@ -637,9 +681,6 @@ async fn numbers_end_below_2_to_the_53(context: Context) -> Result<Outcome, Brok
     if let Some(outcome) = without_far_numbers(&context) {
         return Ok(outcome);
     }
-    if context.capabilities().positioned != Positioned::ByAppend {
-        return Ok(Outcome::Refused("an append takes no position, and revisions can't be moved that far".into()));
-    }
     let (fresh, stream) = (context.fresh().await?, context.stream());
     let removed = Replica::Removed { first: Position(1), last: Position(NUMBER_MAX - 3) };
     restore(&context, &fresh, vec![removed]).await?;
@@ -649,6 +690,9 @@ async fn numbers_end_below_2_to_the_53(context: Context) -> Result<Outcome, Brok
         async move { store.append(request?).await }
     };
     append(2).await?;
+    if context.capabilities().positioned != Positioned::ByAppend {
+        return numbers_end_under_a_sequencer(&context, &fresh, [append(2).await, append(1).await]).await;
+    }
     ensure_kind!(append(2).await, TooLarge, "an append that needs one position too much");
     let last = append(1).await?;
     ensure_eq!(last.position, Some(Position(NUMBER_MAX)), "the last position");
@@ -656,6 +700,44 @@ async fn numbers_end_below_2_to_the_53(context: Context) -> Result<Outcome, Brok
     let request = ReadHead { stream: stream.clone(), deadline: context.deadline() };
     let head = fresh.store.head(request).await?;
     ensure_eq!((head.revision, head.number), (Revision(3), CommitNumber(2)), "head after two refused appends");
+    Ok(Outcome::Held)
+}
+
+/// What becomes of two commits for which two positions and one are not left, where a sequencer gives them: they are refused, or
+/// stay behind a feed that says so.
+async fn numbers_end_under_a_sequencer(
+    context: &Context,
+    fresh: &Fresh,
+    appends: [Result<Appended, Error>; 2],
+) -> Result<Outcome, Broken> {
+    let mut behind = 0;
+    for append in appends {
+        match append {
+            Ok(_) => behind += 1,
+            Err(error) => drop(ensure_kind!(Err::<(), _>(error), TooLarge, "an append without a position left")),
+        }
+    }
+    for _ in 0..3 {
+        match fresh.admin.advance_feed(AdvanceFeed { deadline: context.deadline() }).await {
+            Ok(_) => {}
+            Err(error) => {
+                drop(ensure_kind!(Err::<(), _>(error), TooLarge, "a step of the feed without a position left"))
+            }
+        }
+    }
+    let pages = context.feed_until(&*fresh.store, FeedStart::First, FeedFilter::none(), 2).await?;
+    let fed: Vec<_> = pages.iter().flat_map(|page| page.commits()).map(|one| (one.first_position, one.count)).collect();
+    let [first, last] = [(NUMBER_MAX - 2, 2), (NUMBER_MAX, 1)].map(|(first, count)| (Some(Position(first)), count));
+    // The last one may be left, or be that of a commit of one event: the only one that fits.
+    let fits = fed == [first] || fed == [first, last];
+    ensure!(fits, "the feed ends with commits at {fed:?}, and {NUMBER_MAX} is the last position that there is");
+    let head = fresh.store.feed_head(context.deadline()).await?;
+    ensure!(head.position <= Some(Position(NUMBER_MAX)), "the head of the feed is at {:?}", head.position);
+    ensure_eq!(
+        head.lag.commits,
+        behind + 1 - fed.len() as u64,
+        "commits that a feed without a position left is behind"
+    );
     Ok(Outcome::Held)
 }
 

@@ -2,10 +2,10 @@
 
 use crate::check::{Broken, Check, Outcome, check, ensure, ensure_eq, ensure_kind};
 use crate::context::{Context, Fresh, page_of, revisions};
-use crate::history::record::{Append, AppendOutcome, Call, Operation};
+use crate::history::record::{Append, AppendOutcome, Call, Operation, PrefixPoll, SubscriptionRun};
 use crate::history::{self, History};
 use crate::race::{self, Plan, Sink};
-use crate::tail::tail;
+use crate::tail::{poll, tail};
 use crate::target::WorkerCommand;
 use crate::worker::Job;
 use evstore_api::capabilities::{Durability, Processes};
@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 
 pub(crate) const CHECKS: &[Check] = &[
     check!(
@@ -368,10 +369,11 @@ async fn histories_of_threads_are_serial(context: Context) -> Result<Outcome, Br
         let handles = [fresh.store.clone(), context.open(&fresh.settings).await?];
         let (streams, kept) = (arena(&context, 3), Arc::new(Kept::default()));
         let seed = crate::seed::Seed(context.seed().0 ^ round).next_u64();
-        let quiet = Arc::new(AtomicBool::new(false));
-        let tails: Vec<_> = (0..2)
-            .map(|number| tokio::spawn(tail(handles[number as usize].clone(), number, seed ^ number, quiet.clone())))
-            .collect();
+        let mut readers = Readers::default();
+        for (handle, number) in handles.iter().zip(0..) {
+            readers.tail(handle, number, seed ^ number);
+        }
+        readers.poll(&handles[1]);
         context
             .together(CALLERS, |client| {
                 let (store, kept, streams) = (handles[client % 2].clone(), kept.clone(), streams.clone());
@@ -383,13 +385,29 @@ async fn histories_of_threads_are_serial(context: Context) -> Result<Outcome, Br
             })
             .await?;
         let history = History { operations: Vec::new(), ..History::default() };
-        judge(&context, &fresh, streams, history, &kept, seed, (quiet, tails)).await?;
+        judge(&context, &fresh, streams, history, &kept, seed, readers).await?;
         handles[1].close().await?;
     }
     Ok(Outcome::Held)
 }
 
-type Tails = (Arc<AtomicBool>, Vec<tokio::task::JoinHandle<Result<Vec<history::record::SubscriptionRun>, Broken>>>);
+/// Who reads the feed while others race: those who tail it, and one who begins again and again. They end once it is quiet.
+#[derive(Default)]
+struct Readers {
+    quiet: Arc<AtomicBool>,
+    tails: Vec<JoinHandle<Result<Vec<SubscriptionRun>, Broken>>>,
+    polls: Vec<JoinHandle<Result<Vec<PrefixPoll>, Broken>>>,
+}
+
+impl Readers {
+    fn tail(&mut self, store: &Arc<dyn EventStore>, number: u64, seed: u64) {
+        self.tails.push(tokio::spawn(tail(store.clone(), number, seed, self.quiet.clone())));
+    }
+
+    fn poll(&mut self, store: &Arc<dyn EventStore>) {
+        self.polls.push(tokio::spawn(poll(store.clone(), POLLER, self.quiet.clone())));
+    }
+}
 
 /// Ends a race: barriers, what is there, what the subscribers got; then the whole history is checked.
 async fn judge(
@@ -399,7 +417,7 @@ async fn judge(
     mut history: History,
     kept: &Kept,
     seed: u64,
-    (quiet, tails): Tails,
+    readers: Readers,
 ) -> Result<(), Broken> {
     let plan = Plan { client: BARRIER, streams: streams.clone(), calls: 0, seed: !seed, shared: seed };
     race::barrier(&*fresh.store, plan, kept).await?;
@@ -410,8 +428,12 @@ async fn judge(
         _ => 0,
     });
     history.final_feed = Some(race::final_feed(&*fresh.store, events.sum()).await?);
-    quiet.store(true, Ordering::SeqCst);
-    for tail in tails {
+    readers.quiet.store(true, Ordering::SeqCst);
+    for poll in readers.polls {
+        let polls = poll.await.map_err(|panic| Broken::new(format!("a reader of the feed panicked: {panic}")))?;
+        history.polls.extend(polls?);
+    }
+    for tail in readers.tails {
         let runs = tail.await.map_err(|panic| Broken::new(format!("a subscriber panicked: {panic}")))?;
         history.runs.extend(runs?);
     }
@@ -500,11 +522,12 @@ const FOUND_MAX: usize = 200;
 /// Numbers of the clients that end a race; no process has so many.
 const BARRIER: u64 = u32::MAX as u64;
 const REPEATER: u64 = BARRIER - 1;
+const POLLER: u64 = BARRIER - 2;
 
 /// Why a check of several processes can't be run, if so.
 pub(super) fn without_processes(context: &Context) -> Option<Outcome> {
     match (context.capabilities().processes, context.worker()) {
-        (Processes::One, _) => Some(Outcome::Refused("the store is open in one process at a time".into())),
+        (Processes::One, _) => Some(Outcome::NotApplicable("the store is open in one process at a time".into())),
         (_, None) => Some(without_worker()),
         (Processes::ManyLocal | Processes::Many, Some(_)) => None,
     }
@@ -527,7 +550,7 @@ async fn histories_of_processes_are_serial(context: Context) -> Result<Outcome, 
 
 async fn killed_processes_lose_nothing_acknowledged(context: Context) -> Result<Outcome, Broken> {
     if context.capabilities().durability == Durability::Memory {
-        return Ok(Outcome::Refused("what was acknowledged is gone with the process that keeps it".into()));
+        return Ok(Outcome::NotApplicable("what was acknowledged is gone with the process that keeps it".into()));
     }
     let Some(command) = context.worker().cloned() else { return Ok(without_worker()) };
     let (processes, kept_open) = match context.capabilities().processes {
@@ -595,14 +618,13 @@ async fn race_of_processes(context: &Context, command: &WorkerCommand, race: Rac
     let (streams, kept) = (arena(context, 4), Kept::default());
     let mut random = crate::seed::Seed(context.seed().0 ^ race.round);
     let seed = random.next_u64();
-    let quiet = Arc::new(AtomicBool::new(false));
-    let start_tail = |store: &Arc<dyn EventStore>| tokio::spawn(tail(store.clone(), 0, seed, quiet.clone()));
+    let mut readers = Readers::default();
     let reopens = race.fate == Fate::Killed(Handles::Reopened);
-    let mut tails = Vec::new();
     if reopens {
         fresh.close().await?;
     } else {
-        tails.push(start_tail(&fresh.store));
+        readers.tail(&fresh.store, 0, seed);
+        readers.poll(&fresh.store);
     }
     let calls = if race.fate == Fate::Ends { 40 } else { u64::MAX };
     let job = Job::new(&context.target().provider, &fresh.settings, &streams, seed);
@@ -632,11 +654,11 @@ async fn race_of_processes(context: &Context, command: &WorkerCommand, race: Rac
     let unanswered = history.operations.iter().filter(unanswered).count();
     if reopens {
         fresh = context.reopened(&fresh.settings).await?;
-        tails.push(start_tail(&fresh.store));
+        readers.tail(&fresh.store, 0, seed);
     }
     let plan = Plan { client: REPEATER, streams: streams.clone(), calls: 0, seed, shared: seed };
     race::repeat_twins(&*fresh.store, plan, &history.operations, &kept).await;
-    judge(context, &fresh, streams, history, &kept, seed, (quiet, tails)).await?;
+    judge(context, &fresh, streams, history, &kept, seed, readers).await?;
     if reopens {
         fresh.close().await?;
     }

@@ -6,7 +6,7 @@ use super::lifecycle::record_key;
 use super::ownership::elsewhere;
 use super::records::put_request;
 use crate::check::{Broken, Check, Outcome, check, ensure, ensure_eq, ensure_kind};
-use crate::context::{Context, Fresh, event_type, revisions};
+use crate::context::{Context, Fresh, event_type, page_of, revisions};
 use bytes::Bytes;
 use evstore_api::capabilities::{FeedOrder, Fence, Limit, Positions, Support};
 use evstore_api::chain::Chain;
@@ -112,7 +112,7 @@ pub(crate) const CHECKS: &[Check] = &[
 ];
 
 /// Where a store takes no copies: that it refuses them and stays as it is.
-async fn refused(context: &Context) -> Result<Option<Outcome>, Broken> {
+pub(super) async fn refused(context: &Context) -> Result<Option<Outcome>, Broken> {
     if context.capabilities().replication == Support::Promised {
         return Ok(None);
     }
@@ -121,19 +121,21 @@ async fn refused(context: &Context) -> Result<Option<Outcome>, Broken> {
     append_to(context, &*source.store, &stream, 1).await?;
     let items = slots(context, &*source.admin, &stream).await?.into_iter().map(Replica::Commit).collect();
     let refused = replicate(context, &target, Epoch(0), Origin::Move, items).await;
-    ensure_kind!(refused, Unsupported, "a copy that is not promised");
+    let answer = ensure_kind!(refused, Unsupported, "a copy that is not promised");
     ensure_eq!(slots(context, &*target.admin, &stream).await?.len(), 0, "slots after a copy that was refused");
-    Ok(Some(Outcome::Refused("the store takes no copies".into())))
+    Outcome::refused(&answer, "the store takes no copies").map(Some)
 }
 
-/// What a check of this file works on: a store that takes copies, or the answer that it does not.
+/// What a check works on that copies: a store that takes copies, or the answer that it does not.
 macro_rules! copying {
     ($context:expr) => {
-        if let Some(refused) = refused(&$context).await? {
+        if let Some(refused) = $crate::checks::copies::refused(&$context).await? {
             return Ok(refused);
         }
     };
 }
+
+pub(super) use copying;
 
 async fn replicate(
     context: &Context,
@@ -236,7 +238,8 @@ struct Picture {
 async fn picture(context: &Context, fresh: &Fresh) -> Result<Picture, Broken> {
     let deadline = context.deadline();
     let (namespace, prefix) = (NamespaceFilter::All, String::new());
-    let all = ListStreams { namespace, category: None, prefix, after: None, limit: 1_000, deadline };
+    let limit = page_of(context.capabilities());
+    let all = ListStreams { namespace, category: None, prefix, after: None, limit, deadline };
     let plain = |commit: Commit| Commit { imported: None, ..commit };
     let mut feed: Vec<_> = whole_feed(context, fresh).await?.into_iter().flat_map(|page| page.items).collect();
     for item in &mut feed {
@@ -252,10 +255,18 @@ async fn picture(context: &Context, fresh: &Fresh) -> Result<Picture, Broken> {
     }
     let kind = RecordKind::Checkpoint;
     context.settle_lists().await;
-    let records = fresh.store.list_records(ListRecords { kind, after: None, limit: 1_000, deadline }).await?.records;
+    let (mut records, mut after) = (Vec::new(), None);
+    loop {
+        let page = fresh.store.list_records(ListRecords { kind, after, limit, deadline }).await?;
+        records.extend(page.records);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
     let mut picture =
         Picture { heads: BTreeMap::new(), commits: BTreeMap::new(), feed, snapshots: Vec::new(), records };
-    for listed in fresh.store.list_streams(all).await?.streams {
+    for listed in super::listing::list(context, &*fresh.store, &all).await? {
         let stream = listed.stream;
         let commits = slots(context, &*fresh.admin, &stream).await?.into_iter().map(plain).collect();
         let read = ReadSnapshot { stream: stream.clone(), deadline };
@@ -502,12 +513,21 @@ async fn tampered_content_is_refused(context: Context) -> Result<Outcome, Broken
     Ok(Outcome::Held)
 }
 
+/// Bytes of an event that is copied to a store without a limit of its own: beyond those of engines and their drivers.
+const COPY_BEYOND: u64 = 17 << 20;
+/// Bytes beside those of an event in its commit, generously.
+const ROOM: u64 = 1_024;
+
 async fn nothing_is_cut_to_fit(context: Context) -> Result<Outcome, Broken> {
     copying!(context);
     let target = context.fresh_with(&[("event_bytes_max", "64KiB"), ("commit_bytes_max", "128KiB")]).await?;
     let epoch = target.enter(&context, StoreState::Importing { from: None }).await?.epoch;
-    let Limit::Max(max) = target.store.capabilities().limits.event_bytes else {
-        return Ok(Outcome::Refused("the store has no limit of its own".into()));
+    let limits = target.store.capabilities().limits;
+    let (max, beyond) = match (limits.event_bytes, limits.commit_bytes) {
+        (Limit::Max(max), _) => (max, true),
+        // The commit is not of this check's making, and takes some room beside its event.
+        (Limit::None, Limit::Max(max)) => (max.saturating_sub(ROOM).min(COPY_BEYOND), false),
+        (Limit::None, Limit::None) => (COPY_BEYOND, false),
     };
     if max > 32 << 20 {
         return Ok(Outcome::NotRun(format!("the limit of {max} bytes is above what a check makes")));
@@ -520,9 +540,11 @@ async fn nothing_is_cut_to_fit(context: Context) -> Result<Outcome, Broken> {
         commit.digest = format::digest(&commit.stream, commit.id, &commit.kind, &commit.events);
         commit
     };
-    let too_large = replicate(&context, &target, epoch, Origin::Move, vec![Replica::Commit(of(max + 1))]).await;
-    ensure_kind!(too_large, TooLarge, "a copy of an event of {max} bytes and one");
-    ensure_eq!(slots(&context, &*target.admin, &template.stream).await?.len(), 0, "slots after that");
+    if beyond {
+        let too_large = replicate(&context, &target, epoch, Origin::Move, vec![Replica::Commit(of(max + 1))]).await;
+        ensure_kind!(too_large, TooLarge, "a copy of an event of {max} bytes and one");
+        ensure_eq!(slots(&context, &*target.admin, &template.stream).await?.len(), 0, "slots after that");
+    }
     replicate(&context, &target, epoch, Origin::Move, vec![Replica::Commit(of(max))]).await?;
     let copied = slots(&context, &*target.admin, &template.stream).await?;
     let found = copied.first().map(|commit| (commit.digest, commit.events[0].data.len() as u64));
@@ -705,7 +727,7 @@ async fn older_state_is_passed_over(context: Context) -> Result<Outcome, Broken>
 async fn removed_ranges_keep_their_place(context: Context) -> Result<Outcome, Broken> {
     copying!(context);
     if context.capabilities().positions == Positions::Opaque {
-        return Ok(Outcome::Refused("positions are opaque".into()));
+        return Ok(Outcome::NotApplicable("positions are opaque".into()));
     }
     let mut commit = three_commits(&context).await?.swap_remove(1);
     commit.first_position = Some(Position(11));

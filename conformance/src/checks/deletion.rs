@@ -120,17 +120,19 @@ pub(crate) const CHECKS: &[Check] = &[
     ),
 ];
 
-/// What a check of this file works on: a store that deletes, or the answer that it does not.
+/// What a check works on that deletes or truncates: a store that does, or the answer that it does not.
 macro_rules! deleting {
     ($context:expr) => {
-        if let Some(refused) = refused(&$context).await? {
+        if let Some(refused) = $crate::checks::deletion::refused(&$context).await? {
             return Ok(refused);
         }
     };
 }
 
+pub(super) use deleting;
+
 /// Where deletion is not promised: that both operations are refused and change nothing.
-async fn refused(context: &Context) -> Result<Option<Outcome>, Broken> {
+pub(super) async fn refused(context: &Context) -> Result<Option<Outcome>, Broken> {
     if context.capabilities().deletion == Support::Promised {
         return Ok(None);
     }
@@ -138,11 +140,12 @@ async fn refused(context: &Context) -> Result<Option<Outcome>, Broken> {
     context.append(&stream, Expected::NoStream, 3).await?;
     let before = context.head(&stream).await?;
     let admin = &**context.admin();
-    ensure_kind!(truncate(context, admin, &stream, 2).await, Unsupported, "a truncation that is not promised");
+    let answer = truncate(context, admin, &stream, 2).await;
+    let answer = ensure_kind!(answer, Unsupported, "a truncation that is not promised");
     ensure_kind!(delete(context, admin, &stream, Expected::Any).await, Unsupported, "a deletion that is not promised");
     ensure_eq!(context.head(&stream).await?, before, "the head after refused operations");
     ensure_eq!(revisions(&context.read(&stream).await?).len(), 3, "events after refused operations");
-    Ok(Some(Outcome::Refused("truncation and deletion are not promised".into())))
+    Outcome::refused(&answer, "truncation and deletion are not promised").map(Some)
 }
 
 fn truncate_request(context: &Context, stream: &StreamId, before: u64) -> Truncate {

@@ -2,6 +2,7 @@
 //! they bound is checked.
 
 use super::feed::{append_to, slots};
+use super::payload::room_of_one;
 use crate::check::{Broken, Check, Outcome, check, ensure, ensure_eq, ensure_kind};
 use crate::context::Context;
 use evstore_api::capabilities::{
@@ -18,7 +19,7 @@ use std::time::Duration;
 pub(crate) const CHECKS: &[Check] = &[
     check!(
         "honesty.everything-is-declared",
-        "a store names its contract, provider and engine, and declares bounds that can be kept",
+        "a store names its contract, provider and engine, and declares bounds that can be kept and are no smaller than the least",
         [29, 191],
         everything_is_declared
     ),
@@ -48,6 +49,30 @@ pub(crate) const CHECKS: &[Check] = &[
     ),
 ];
 
+/// What every store takes: an application that keeps within it can be moved to any other. No check asks for more.
+struct Least {
+    stream_name_bytes: u64,
+    event_type_bytes: u64,
+    event_bytes: u64,
+    commit_bytes: u64,
+    commit_events: u64,
+    snapshot_bytes: u64,
+    record_bytes: u64,
+    page_items: u64,
+}
+
+const LEAST: Least = Least {
+    stream_name_bytes: 128,
+    event_type_bytes: 64,
+    event_bytes: 64 << 10,
+    commit_bytes: 128 << 10,
+    commit_events: 50,
+    snapshot_bytes: 64 << 10,
+    // A checkpoint, whose cursor alone prints in up to 1 KiB.
+    record_bytes: 4 << 10,
+    page_items: 100,
+};
+
 async fn everything_is_declared(context: Context) -> Result<Outcome, Broken> {
     let declared = context.capabilities();
     // Conformance runs this contract and the one before.
@@ -64,17 +89,19 @@ async fn everything_is_declared(context: Context) -> Result<Outcome, Broken> {
         ("stream name", limits.stream_name_bytes, STREAM_NAME_BYTES_MAX),
         ("event type", limits.event_type_bytes, EVENT_TYPE_BYTES_MAX),
     ] {
-        ensure!((1..=most as u64).contains(&bytes), "the longest {what} has {bytes} bytes, and {most} are the most");
+        ensure!(bytes <= most as u64, "the longest {what} has {bytes} bytes, and {most} are the most");
     }
-    for (what, limit) in [
-        ("event_bytes", limits.event_bytes),
-        ("commit_bytes", limits.commit_bytes),
-        ("commit_events", limits.commit_events),
-        ("snapshot_bytes", limits.snapshot_bytes),
-        ("record_bytes", limits.record_bytes),
-        ("page_items", Limit::Max(limits.page_items.into())),
+    for (what, limit, least) in [
+        ("stream_name_bytes", Limit::Max(limits.stream_name_bytes), LEAST.stream_name_bytes),
+        ("event_type_bytes", Limit::Max(limits.event_type_bytes), LEAST.event_type_bytes),
+        ("event_bytes", limits.event_bytes, LEAST.event_bytes),
+        ("commit_bytes", limits.commit_bytes, LEAST.commit_bytes),
+        ("commit_events", limits.commit_events, LEAST.commit_events),
+        ("snapshot_bytes", limits.snapshot_bytes, LEAST.snapshot_bytes),
+        ("record_bytes", limits.record_bytes, LEAST.record_bytes),
+        ("page_items", Limit::Max(limits.page_items.into()), LEAST.page_items),
     ] {
-        ensure!(limit != Limit::Max(0), "nothing fits the limit of {what}");
+        ensure!(limit.allows(least), "{what} is at most {limit}, and {least} is the least that a store takes");
     }
     Ok(Outcome::Held)
 }
@@ -109,7 +136,11 @@ async fn declarations_agree(context: Context) -> Result<Outcome, Broken> {
         ensure!(*consistency != Consistency::Eventual { staleness: Duration::ZERO }, "what lags does not lag");
     }
     if let (Limit::Max(event), Limit::Max(commit)) = (limits.event_bytes, limits.commit_bytes) {
-        ensure!(event <= commit, "an event of {event} bytes is larger than any commit");
+        let room = room_of_one(commit);
+        ensure!(
+            event <= room,
+            "events of {event} bytes are declared, and no commit of {commit} bytes holds one of more than {room}"
+        );
     }
     let feed = context.store().feed_head(context.deadline()).await?;
     let numbered = *positions != Positions::Opaque;

@@ -1,11 +1,13 @@
 //! Repeating commits: properties 23 to 34, 40.
 
+use super::deletion::deleting;
+use super::feed::{append_to, catch_up, slots};
 use crate::check::{Broken, Check, Outcome, check, ensure, ensure_eq, ensure_kind};
-use crate::context::{Context, event_type, revisions};
+use crate::context::{Context, Fresh, event_type, revisions};
 use evstore_api::capabilities::{EventIds, Support, Window};
 use evstore_api::{
     Append, Appended, CommitNumber, ContentType, Delete, EventId, EventStore, Events, Expected, Extension, FindCommit,
-    NewEvent, Result, Revision, StreamId, Timestamp, Truncate, Usage,
+    NewEvent, Origin, Replica, Replicate, Result, Revision, StoreState, StreamId, Timestamp, Truncate, Usage,
 };
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -53,9 +55,16 @@ pub(crate) const CHECKS: &[Check] = &[
     ),
     check!(
         "idempotency.the-window-is-as-declared",
-        "a repeat is recognised up to the last commit of the declared window, and not after it where it ends",
+        "a repeat is recognised up to the last commit of the declared window, and not after it where it ends, from a new handle \
+         and at a copy too",
         [25, 29],
         the_window_is_as_declared
+    ),
+    check!(
+        "idempotency.markers-count-in-the-window",
+        "a marker takes a slot of the declared window as every commit does, no more and no fewer",
+        [29],
+        markers_count_in_the_window
     ),
     check!(
         "idempotency.a-commit-is-found-by-its-id",
@@ -282,24 +291,109 @@ async fn the_window_is_as_declared(context: Context) -> Result<Outcome, Broken> 
         }
     };
     later(walked).await?;
-    let find = FindCommit { stream: stream.clone(), commit: first.commit, deadline: context.deadline() };
-    let repeat = store.append(request.clone()).await?;
-    same_receipt(&repeat, &first, &format!("a repeat after {walked} later commits"))?;
-    ensure!(store.find_commit(find.clone()).await?.is_some(), "a commit inside the window is not found");
-    let edge = match window {
-        Window::Commits(commits) if commits == walked + 1 => commits,
+    let commits = format!("{walked} later commits");
+    ensure_inside(&context, &*store, &request, &first, &format!("after {commits}")).await?;
+    if let Window::Commits(commits) = window
+        && commits != walked + 1
+    {
+        return Ok(Outcome::NotRun(format!("the edge of a window of {commits} commits is too far to walk")));
+    }
+    // The same of who opens the store anew, and of where it was copied to.
+    let reopened = context.open(&fresh.settings).await?;
+    ensure_inside(&context, &*reopened, &request, &first, &format!("from a new handle, after {commits}")).await?;
+    reopened.close().await?;
+    let copy = copied(&context, &fresh, &stream).await?;
+    if let Some(copy) = &copy {
+        ensure_inside(&context, &*copy.store, &request, &first, &format!("at a copy, after {commits}")).await?;
+    }
+    if window == Window::Forever {
+        return Ok(Outcome::Held);
+    }
+    if let Some(copy) = copy {
+        ensure_outside_after_one(&context, &*copy.store, request.clone(), "at a copy").await?;
+    }
+    ensure_outside_after_one(&context, &*store, request, "at the far edge").await?;
+    Ok(Outcome::Held)
+}
+
+async fn markers_count_in_the_window(context: Context) -> Result<Outcome, Broken> {
+    deleting!(context);
+    let fresh = context.fresh_with(&[("idempotency_commits", "64")]).await?;
+    let (store, stream) = (&*fresh.store, context.stream());
+    let later = match store.capabilities().idempotency {
+        Window::Forever => 63,
+        Window::Commits(commits) if commits <= WINDOW_WALKED_MAX => commits - 1,
         Window::Commits(commits) => {
             return Ok(Outcome::NotRun(format!("the edge of a window of {commits} commits is too far to walk")));
         }
-        Window::Forever => return Ok(Outcome::Held),
     };
-    later(1).await?;
-    let found = store.find_commit(find).await?;
-    ensure_eq!(found, None, "a commit that lies {edge} commits back in a window of {edge}");
-    let anew = store.append(request).await?;
-    ensure!(!anew.repeated, "a commit outside the window of {edge} is taken for a repeat");
-    ensure_eq!(anew.number, CommitNumber(edge + 2), "slot of a commit that was appended anew");
+    append_to(&context, store, &stream, 1).await?;
+    let request = context.request(&stream, Expected::Any, context.commit_id(), context.events(1))?;
+    let first = store.append(request.clone()).await?;
+    for number in 1..=later {
+        // One of them is the marker of a truncation, which takes a slot as every commit does.
+        if number == later / 2 {
+            let (before, commit, deadline) = (Revision(2), context.commit_id(), context.deadline());
+            fresh.admin.truncate(Truncate { stream: stream.clone(), commit, before, deadline }).await?;
+        } else {
+            append_to(&context, store, &stream, 1).await?;
+        }
+    }
+    ensure_inside(&context, store, &request, &first, &format!("after {later} slots, a marker among them")).await?;
+    if store.capabilities().idempotency != Window::Forever {
+        ensure_outside_after_one(&context, store, request, "with a marker in the window").await?;
+    }
     Ok(Outcome::Held)
+}
+
+/// A copy of a stream in a store of its own with the same window; none where the store takes no copies.
+async fn copied(context: &Context, source: &Fresh, stream: &StreamId) -> Result<Option<Fresh>, Broken> {
+    if context.capabilities().replication == Support::Refused {
+        return Ok(None);
+    }
+    catch_up(context, &*source.admin).await?;
+    let target = context.fresh_with(&[("idempotency_commits", "64")]).await?;
+    let epoch = target.enter(context, StoreState::Importing { from: None }).await?.epoch;
+    let items: Vec<_> = slots(context, &*source.admin, stream).await?.into_iter().map(Replica::Commit).collect();
+    for items in items.chunks(50) {
+        let (items, deadline) = (items.to_vec(), context.deadline());
+        target.admin.replicate(Replicate { epoch, origin: Origin::Restore, items, deadline }).await?;
+    }
+    target.swap_meta(context, |meta| meta.state = StoreState::Open).await?;
+    Ok(Some(target))
+}
+
+/// Ends a check as broken unless a commit is recognised.
+async fn ensure_inside(
+    context: &Context,
+    store: &dyn EventStore,
+    request: &Append,
+    first: &Appended,
+    what: &str,
+) -> Result<(), Broken> {
+    let repeat = store.append(request.clone()).await?;
+    same_receipt(&repeat, first, &format!("a repeat {what}"))?;
+    let (stream, commit, deadline) = (request.stream.clone(), request.commit.id, context.deadline());
+    let found = store.find_commit(FindCommit { stream, commit, deadline }).await?;
+    ensure!(found.is_some(), "a commit inside the window is not found {what}");
+    Ok(())
+}
+
+/// Ends a check as broken unless a commit that is the last one of its window is outside of it after one more.
+async fn ensure_outside_after_one(
+    context: &Context,
+    store: &dyn EventStore,
+    request: Append,
+    what: &str,
+) -> Result<(), Broken> {
+    let last = append_to(context, store, &request.stream, 1).await?;
+    let (stream, commit, deadline) = (request.stream.clone(), request.commit.id, context.deadline());
+    let found = store.find_commit(FindCommit { stream, commit, deadline }).await?;
+    ensure_eq!(found, None, "a commit that lies as many commits back as the window has, {what}");
+    let anew = store.append(request).await?;
+    ensure!(!anew.repeated, "a commit outside the window is taken for a repeat, {what}");
+    ensure_eq!(anew.number, last.number.next(), "slot of a commit that was appended anew, {what}");
+    Ok(())
 }
 
 async fn a_commit_is_found_by_its_id(context: Context) -> Result<Outcome, Broken> {
@@ -350,9 +444,7 @@ async fn drop_after(store: &dyn EventStore, request: Append, polls: u64) {
 }
 
 async fn a_repeat_is_recognised_after_truncation(context: Context) -> Result<Outcome, Broken> {
-    if context.capabilities().deletion == Support::Refused {
-        return Ok(Outcome::Refused("truncation is not promised".into()));
-    }
+    deleting!(context);
     let stream = context.stream();
     let request = context.request(&stream, Expected::Any, context.commit_id(), context.events(2))?;
     let first = context.store().append(request.clone()).await?;
@@ -367,9 +459,7 @@ async fn a_repeat_is_recognised_after_truncation(context: Context) -> Result<Out
 }
 
 async fn a_repeat_is_recognised_after_deletion(context: Context) -> Result<Outcome, Broken> {
-    if context.capabilities().deletion == Support::Refused {
-        return Ok(Outcome::Refused("deletion is not promised".into()));
-    }
+    deleting!(context);
     let stream = context.stream();
     let request = context.request(&stream, Expected::Any, context.commit_id(), context.events(2))?;
     let first = context.store().append(request.clone()).await?;

@@ -95,7 +95,7 @@ fn commit_of(item: FeedItem) -> Option<Commit> {
 
 async fn the_feed_accounts_for_every_position(context: Context) -> Result<Outcome, Broken> {
     if context.capabilities().positions == Positions::Opaque {
-        return Ok(Outcome::Refused("positions are opaque".into()));
+        return Ok(Outcome::NotApplicable("positions are opaque".into()));
     }
     let contiguous = context.capabilities().positions == Positions::Contiguous;
     let mut last = Position(0);
@@ -116,7 +116,7 @@ async fn the_feed_accounts_for_every_position(context: Context) -> Result<Outcom
 
 async fn any_place_resumes_with_the_rest(context: Context) -> Result<Outcome, Broken> {
     if context.capabilities().order == FeedOrder::BestEffort {
-        return Ok(Outcome::Refused("the feed's order is best effort".into()));
+        return Ok(Outcome::NotApplicable("the feed's order is best effort".into()));
     }
     let whole = beginning(&context, page_of(context.capabilities())).await?;
     let places = |pages: &[FeedPage]| -> Vec<_> {

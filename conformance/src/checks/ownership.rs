@@ -1,6 +1,7 @@
 //! Who may write: the store's record, its fence, and the seal of a stream. Properties 205, 206, 209, 219 and 221.
 
 use super::concurrency::{is_acknowledged, without_processes};
+use super::copies::copying;
 use super::feed::{append_to, slots};
 use super::lifecycle::{every_deletion, every_read, every_write, record_key};
 use super::records::{put_request, read_from};
@@ -10,7 +11,7 @@ use crate::history::record::{Append, AppendOutcome, Call, Operation};
 use crate::race::now;
 use crate::seed::Seed;
 use crate::worker::Job;
-use evstore_api::capabilities::{Fence, Support};
+use evstore_api::capabilities::Fence;
 use evstore_api::{
     AdvanceFeed, CommitKind, CommitNumber, Epoch, Error, ErrorKind, Expected, Format, Incarnation, Lineage, Meta,
     MetaSwapped, OpenStream, Origin, Position, ReadHead, RecordExpected, RecordKey, RecordKind, RecordName, Replica,
@@ -196,7 +197,9 @@ async fn one_of_many_changes_wins(context: Context) -> Result<Outcome, Broken> {
 fn without_store_fence(context: &Context) -> Option<Outcome> {
     match context.capabilities().fence {
         Fence::Store | Fence::Partition => None,
-        Fence::Stream => Some(Outcome::Refused("streams are closed one by one, not by the store's record".into())),
+        Fence::Stream => {
+            Some(Outcome::NotApplicable("streams are closed one by one, not by the store's record".into()))
+        }
     }
 }
 
@@ -482,14 +485,14 @@ async fn without_stream_fence(context: &Context) -> Result<Option<Outcome>, Brok
     fresh.admin.advance_feed(AdvanceFeed { deadline: context.deadline() }).await?;
     let before = context.read_from(&*fresh.store, &stream).await?;
     let sealed = fresh.admin.seal_stream(seal(context, &stream, Epoch(0))).await;
-    ensure_kind!(sealed, Unsupported, "a seal, where the fence is of the store");
+    let answer = ensure_kind!(sealed, Unsupported, "a seal, where the fence is of the store");
     let opened = fresh.admin.open_stream(open(context, &fresh, &stream, 2, Epoch(0))).await;
     ensure_kind!(opened, Unsupported, "the opening of a stream, where the fence is of the store");
     let after = context.read_from(&*fresh.store, &stream).await?;
     ensure_eq!((&after.head, &after.commits), (&before.head, &before.commits), "the stream after refused steps");
     ensure_eq!(slots(context, &*fresh.admin, &stream).await?.len(), 1, "slots after refused steps");
     append_to(context, &*fresh.store, &stream, 1).await?;
-    Ok(Some(Outcome::Refused("the fence is of the whole store".into())))
+    Outcome::refused(&answer, "the fence is of the whole store").map(Some)
 }
 
 async fn a_seal_closes_its_stream(context: Context) -> Result<Outcome, Broken> {
@@ -532,9 +535,7 @@ async fn an_imported_stream_is_opened_at_its_slot(context: Context) -> Result<Ou
     if let Some(refused) = without_stream_fence(&context).await? {
         return Ok(refused);
     }
-    if context.capabilities().replication == Support::Refused {
-        return Ok(Outcome::Refused("the store takes no copies".into()));
-    }
+    copying!(context);
     let (source, target) = (context.fresh().await?, context.fresh().await?);
     let stream = context.stream();
     for _ in 0..2 {

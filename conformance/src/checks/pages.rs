@@ -1,20 +1,29 @@
 //! Walks that are longer than a page of any engine: properties 66, 67, 78, 108 and 127.
 
 use super::feed::catch_up;
-use crate::check::{Broken, Check, Outcome, check, ensure, ensure_eq};
+use crate::check::{Broken, Check, Outcome, check, ensure, ensure_eq, ensure_kind};
 use crate::context::{Context, Fresh, PAGE_BYTES, event_type};
+use evstore_api::number::NUMBER_MAX;
 use evstore_api::{
     CommitNumber, Error, Expected, FeedFilter, FeedStart, ListRecords, ListStreams, NamespaceFilter, NewEvent,
     PutRecord, ReadCommits, ReadFeed, ReadStream, RecordExpected, RecordKey, RecordKind, RecordName, Revision,
     StreamId, StreamStart,
 };
 
-pub(crate) const CHECKS: &[Check] = &[check!(
-    "pages.no-walk-ends-early",
-    "a stream, its slots, the feed, the list of streams and that of records are walked whole, beyond every page of an engine",
-    [66, 67, 78, 108, 127],
-    no_walk_ends_early
-)];
+pub(crate) const CHECKS: &[Check] = &[
+    check!(
+        "pages.no-walk-ends-early",
+        "a stream, its slots, the feed, the list of streams and that of records are walked whole, beyond every page of an engine",
+        [66, 67, 78, 108, 127],
+        no_walk_ends_early
+    ),
+    check!(
+        "pages.limits-of-slots-are-kept",
+        "a page of slots begins where it was asked to, holds one at least and no more than asked, and refuses what is no limit",
+        [65, 66, 69, 194],
+        limits_of_slots_are_kept
+    ),
+];
 
 /// Commits of one stream, streams, and records: more than a thousand, which is the page of many engines.
 const COUNT: usize = 1_100;
@@ -48,6 +57,52 @@ async fn no_walk_ends_early(context: Context) -> Result<Outcome, Broken> {
         walk_slots(&context, &fresh, &stream, limit).await?;
         walk_feed(&context, &fresh, limit).await?;
         walk_lists(&context, &fresh, limit).await?;
+    }
+    Ok(Outcome::Held)
+}
+
+async fn limits_of_slots_are_kept(context: Context) -> Result<Outcome, Broken> {
+    let (stream, missing) = (context.stream(), context.stream());
+    for _ in 0..4 {
+        // Commits of two events of 50 bytes: neither events nor bytes are what a limit counts here.
+        let events = (0..2).map(|_| NewEvent::new(event_type("Tried"), vec![7; 50])).collect();
+        context.append_events(&stream, Expected::Any, events).await?;
+    }
+    let page = async |stream: &StreamId, from, limit, max_bytes| {
+        let (stream, deadline) = (stream.clone(), context.deadline());
+        let request = ReadCommits { stream, from: CommitNumber(from), limit, max_bytes, deadline };
+        let page = context.admin().read_commits(request).await?;
+        let numbers = page.commits.iter().map(|commit| commit.number.0).collect();
+        Ok::<(Vec<u64>, Option<u64>), Error>((numbers, page.next.map(|next| next.0)))
+    };
+    let most = context.capabilities().limits.page_items;
+    for stream in [&stream, &missing] {
+        ensure_kind!(page(stream, 1, 0, PAGE_BYTES).await, Invalid, "a page of no slot");
+        ensure_kind!(page(stream, 0, 1, PAGE_BYTES).await, Invalid, "a page from slot 0");
+        if let Some(beyond) = most.checked_add(1) {
+            ensure_kind!(page(stream, 1, beyond, PAGE_BYTES).await, Invalid, "a page of one slot more than declared");
+        }
+        for far in [5, NUMBER_MAX, NUMBER_MAX + 1, u64::MAX] {
+            ensure_eq!(page(stream, far, 3, PAGE_BYTES).await?, (vec![], None), "slots from {far} on, of four or none");
+        }
+    }
+    ensure_eq!(page(&missing, 1, most, PAGE_BYTES).await?, (vec![], None), "slots of a missing stream");
+    for (from, limit, max_bytes, slots, next) in [
+        (1, most, PAGE_BYTES, vec![1, 2, 3, 4], None),
+        (1, most, u64::MAX, vec![1, 2, 3, 4], None),
+        (1, 3, PAGE_BYTES, vec![1, 2, 3], Some(4)),
+        (2, 1, PAGE_BYTES, vec![2], Some(3)),
+        (4, 1, PAGE_BYTES, vec![4], None),
+        (1, most, 0, vec![1], Some(2)),
+        (2, most, 99, vec![2], Some(3)),
+        (2, most, 200, vec![2, 3], Some(4)),
+    ] {
+        let (found, goes_on) = page(&stream, from, limit, max_bytes).await?;
+        let what = format!("a page of {limit} slots and {max_bytes} bytes from {from} on");
+        ensure_eq!(found, slots, "slots of {what}");
+        // At the end it may be left to the next page to say so.
+        let ends = next.is_none() && goes_on == Some(5);
+        ensure!(goes_on == next || ends, "{what} says to go on at {goes_on:?}, wanted {next:?}");
     }
     Ok(Outcome::Held)
 }

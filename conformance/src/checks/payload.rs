@@ -1,18 +1,18 @@
 //! Bytes in, the same bytes out: properties 37, 161 to 170.
 
 use crate::check::{Broken, Check, Outcome, check, ensure, ensure_eq, ensure_kind};
-use crate::context::{Context, event_type};
+use crate::context::{Context, event_type, page_of};
 use bytes::Bytes;
 use evstore_api::capabilities::Limit;
 use evstore_api::{
-    CommitNumber, ContentType, Event, EventId, EventType, Expected, Extension, Head, NewCommit, NewEvent, ReadCommits,
-    Result, StreamId, Timestamp, format,
+    CommitId, CommitNumber, ContentType, Event, EventId, EventType, Expected, Extension, Head, NewCommit, NewEvent,
+    ReadCommits, Result, StreamId, Timestamp, format,
 };
 
 pub(crate) const CHECKS: &[Check] = &[
     check!(
         "payload.every-byte-comes-back",
-        "data and metadata of any bytes come back as they were: empty, NUL, invalid UTF-8, long characters, large numbers",
+        "data and metadata of any bytes come back on every way as they were: empty, NUL, invalid UTF-8, long characters, large numbers",
         [161, 162, 167],
         every_byte_comes_back
     ),
@@ -36,7 +36,8 @@ pub(crate) const CHECKS: &[Check] = &[
     ),
     check!(
         "payload.commits-up-to-the-limit-of-events",
-        "a commit of the declared number of events is stored whole, one more is refused and nothing of it is stored",
+        "a commit of the declared number of events is stored whole, one more is refused and nothing of it is stored; with no limit \
+         declared every number is",
         [37],
         commits_up_to_the_limit_of_events
     ),
@@ -53,6 +54,12 @@ pub(crate) const CHECKS: &[Check] = &[
         a_critical_extension_is_refused
     ),
 ];
+
+/// What is beyond the own bounds of every engine that is known, where a store declares no bound: rows of a batch, parameters
+/// of a statement, items of a transaction; a packet, a document, a message of 16 MiB; a value of 4 MiB.
+const EVENTS_BEYOND: [u64; 2] = [1_001, 10_001];
+const COMMIT_BEYOND: u64 = 17 << 20;
+pub(super) const STATE_BEYOND: usize = 5 << 20;
 
 /// Bytes that no compression makes smaller.
 pub(super) fn incompressible(context: &Context, count: usize) -> Bytes {
@@ -119,11 +126,12 @@ async fn every_byte_comes_back(context: Context) -> Result<Outcome, Broken> {
     for events in events.chunks(8) {
         context.append_events(&stream, Expected::Any, events.to_vec()).await?;
     }
-    let page = context.read(&stream).await?;
-    ensure_eq!(page.events().count(), events.len(), "events of the stream");
-    for (stored, given) in page.events().zip(&events) {
-        let stored = (&stored.event.data, &stored.event.metadata);
-        ensure_eq!(stored, (&given.data, &given.metadata), "data and metadata");
+    for (way, found) in on_every_way(&context, &stream, events.len()).await? {
+        ensure_eq!(found.len(), events.len(), "events from {way}");
+        for (stored, given) in found.iter().zip(&events) {
+            let (stored, given) = ((&stored.data, &stored.metadata), (&given.data, &given.metadata));
+            ensure_eq!(stored, given, "data and metadata from {way}");
+        }
     }
     Ok(Outcome::Held)
 }
@@ -165,7 +173,8 @@ async fn on_every_way(context: &Context, stream: &StreamId, count: usize) -> Res
     let (mut slots, mut next) = (Vec::new(), Some(CommitNumber(1)));
     while let Some(from) = next {
         let (stream, deadline) = (stream.clone(), context.deadline());
-        let request = ReadCommits { stream, from, limit: 100, max_bytes: 1 << 20, deadline };
+        let limit = page_of(context.capabilities());
+        let request = ReadCommits { stream, from, limit, max_bytes: 1 << 20, deadline };
         let page = context.admin().read_commits(request).await?;
         slots.extend(page.commits);
         next = page.next;
@@ -190,38 +199,60 @@ async fn every_field_comes_back(context: Context) -> Result<Outcome, Broken> {
     Ok(Outcome::Held)
 }
 
-/// An event of so many bytes, half of them metadata where asked.
+/// Ends a check as broken unless a commit of these events comes back whole on every way of reading, with nothing else.
+async fn whole_on_every_way(context: &Context, events: Vec<NewEvent>, what: &str) -> Result<(), Broken> {
+    let stream = context.stream();
+    let request = context.request(&stream, Expected::NoStream, context.commit_id(), events)?;
+    let wanted = request.commit.clone().recorded()?;
+    let made = context.store().append(request).await;
+    let receipt = made.map_err(|error| Broken::new(format!("{what}: the append failed: {error:?}")))?;
+    ensure_eq!(receipt.last.0, wanted.len() as u64, "{what}: last revision of the receipt");
+    for (way, found) in on_every_way(context, &stream, wanted.len()).await? {
+        ensure_eq!(found.len(), wanted.len(), "{what}: events from {way}");
+        ensure!(found == wanted, "{what}: events are read with other bytes from {way}");
+    }
+    Ok(())
+}
+
+/// An event of so many bytes, some of them metadata where asked.
 fn event_of(context: &Context, bytes: usize, metadata: usize) -> NewEvent {
-    let mut event = NewEvent::new(event_type("Tried"), incompressible(context, bytes - metadata));
+    let mut event = NewEvent::new(event_type("T"), incompressible(context, bytes - metadata));
     event.metadata = incompressible(context, metadata);
     event
 }
 
-/// The largest event that fits into a commit, by both limits: that of an event can be above that of its commit.
-fn largest_event(context: &Context) -> Option<usize> {
+/// Most bytes of data and metadata, however divided, of an event of [`event_of`] that is alone in a commit of so many bytes.
+pub(super) fn room_of_one(commit_bytes: u64) -> u64 {
+    let id = CommitId([0; 16]);
+    let frame = format::content_bytes(id, &[Event::recorded(NewEvent::new(event_type("T"), ""), id, 0)]);
+    // Two lengths take a byte more for every seven bits.
+    let more = |bytes: u64| u64::from((64 - bytes.leading_zeros()).div_ceil(7).max(1)) - 1;
+    commit_bytes.saturating_sub(frame).saturating_sub(2 * more(commit_bytes))
+}
+
+/// What fits both limits, that of an event and that of its commit; what is beyond every engine's own where there is none.
+fn largest_event(context: &Context) -> usize {
     let limits = context.capabilities().limits;
     let max = |limit| if let Limit::Max(max) = limit { Some(max) } else { None };
-    let id = context.commit_id();
-    let frame = format::content_bytes(id, &[Event::recorded(event_of(context, 0, 0), id, 0)]);
-    // Lengths take up to five bytes more than those of an empty event, twice.
-    let in_commit = max(limits.commit_bytes).map(|max| max.saturating_sub(frame + 10));
-    max(limits.event_bytes).into_iter().chain(in_commit).min().map(|bytes| bytes as usize)
+    let in_commit = max(limits.commit_bytes).map(room_of_one);
+    max(limits.event_bytes).into_iter().chain(in_commit).min().unwrap_or(COMMIT_BEYOND) as usize
 }
 
 async fn events_up_to_the_limit(context: Context) -> Result<Outcome, Broken> {
-    let Limit::Max(max) = context.capabilities().limits.event_bytes else {
-        return Ok(Outcome::Refused("the store declares no limit of events".into()));
+    let max = largest_event(&context);
+    let Limit::Max(declared) = context.capabilities().limits.event_bytes else {
+        let event = event_of(&context, max, max / 2);
+        whole_on_every_way(&context, vec![event], &format!("an event of {max} bytes, and no limit is declared"))
+            .await?;
+        return Ok(Outcome::Held);
     };
-    let max = max as usize;
-    if largest_event(&context) != Some(max) {
-        return Ok(Outcome::Refused("the limit of commits is below that of events".into()));
-    }
+    ensure!(declared == max as u64, "events of {declared} bytes are declared, and no commit holds more than {max}");
     let stream = context.stream();
     let mut revision = 0;
     // Made once: it is the most of what this check costs.
     let bytes = incompressible(&context, max + 1);
     let sized = |size: usize, metadata: usize| {
-        let mut event = NewEvent::new(event_type("Tried"), bytes.slice(metadata..size));
+        let mut event = NewEvent::new(event_type("T"), bytes.slice(metadata..size));
         event.metadata = bytes.slice(..metadata);
         event
     };
@@ -244,7 +275,7 @@ async fn events_up_to_the_limit(context: Context) -> Result<Outcome, Broken> {
 /// Events whose commit has exactly so many bytes as limits count them.
 fn commit_of(context: &Context, bytes: u64) -> Result<Option<NewCommit>> {
     let id = context.commit_id();
-    let Some(largest) = largest_event(context) else { return Ok(None) };
+    let largest = largest_event(context);
     let count = |events: &[NewEvent]| {
         let recorded: Vec<_> = events.iter().cloned().zip(0..).map(|(one, at)| Event::recorded(one, id, at)).collect();
         format::content_bytes(id, &recorded)
@@ -275,7 +306,12 @@ fn commit_of(context: &Context, bytes: u64) -> Result<Option<NewCommit>> {
 
 async fn commits_up_to_the_limit_of_bytes(context: Context) -> Result<Outcome, Broken> {
     let Limit::Max(max) = context.capabilities().limits.commit_bytes else {
-        return Ok(Outcome::Refused("the store declares no limit of commits".into()));
+        let Some(commit) = commit_of(&context, COMMIT_BEYOND)? else {
+            return Ok(Outcome::NotRun(format!("no commit of exactly {COMMIT_BEYOND} bytes could be made")));
+        };
+        let (events, what) = (commit.events.as_slice().to_vec(), "a commit of 17 MiB, and no limit is declared");
+        whole_on_every_way(&context, events, what).await?;
+        return Ok(Outcome::Held);
     };
     let stream = context.stream();
     let (Some(fits), Some(larger)) = (commit_of(&context, max)?, commit_of(&context, max + 1)?) else {
@@ -299,11 +335,21 @@ async fn commits_up_to_the_limit_of_bytes(context: Context) -> Result<Outcome, B
 }
 
 async fn commits_up_to_the_limit_of_events(context: Context) -> Result<Outcome, Broken> {
+    let events = |count: u64| (0..count).map(|_| NewEvent::new(event_type("T"), "")).collect::<Vec<_>>();
     let Limit::Max(max) = context.capabilities().limits.commit_events else {
-        return Ok(Outcome::Refused("the store declares no limit of events in a commit".into()));
+        let id = context.commit_id();
+        for count in EVENTS_BEYOND {
+            let recorded: Vec<_> =
+                events(count).into_iter().zip(0..).map(|(one, at)| Event::recorded(one, id, at)).collect();
+            if !context.capabilities().limits.commit_bytes.allows(format::content_bytes(id, &recorded)) {
+                return Ok(Outcome::NotRun(format!("a commit of {count} events has more bytes than the store takes")));
+            }
+            let what = format!("a commit of {count} events, and no limit is declared");
+            whole_on_every_way(&context, events(count), &what).await?;
+        }
+        return Ok(Outcome::Held);
     };
     let stream = context.stream();
-    let events = |count: u64| (0..count).map(|_| NewEvent::new(event_type("T"), "")).collect::<Vec<_>>();
     let result = context.append_events(&stream, Expected::Any, events(max + 1)).await;
     ensure_kind!(result, TooLarge, "a commit of one event too much");
     ensure_eq!(context.head(&stream).await?, Head::missing(), "head after the refused append");
@@ -321,7 +367,7 @@ async fn commits_up_to_the_limit_of_events(context: Context) -> Result<Outcome, 
 
 async fn the_largest_event_is_read_on_every_way(context: Context) -> Result<Outcome, Broken> {
     let stream = context.stream();
-    let size = largest_event(&context).unwrap_or(2 << 20);
+    let size = largest_event(&context);
     let large = event_of(&context, size, 10);
     // Small ones beside it: a page that is full of it must not lose them.
     context.append(&stream, Expected::Any, 2).await?;

@@ -1,9 +1,11 @@
 //! Small records, checkpoints and presence: properties 127 and 128.
 
+use super::payload::STATE_BEYOND;
 use crate::check::{Broken, Check, Outcome, check, ensure, ensure_eq, ensure_kind};
 use crate::context::Context;
 use bytes::Bytes;
 use evstore_api::capabilities::Limit;
+use evstore_api::name::RECORD_NAME_BYTES_MAX;
 use evstore_api::{
     Error, EventStore, ListRecords, PutRecord, ReadRecord, Record, RecordExpected, RecordKey, RecordKind, RecordName,
     RecordNumber, RecordPut,
@@ -30,7 +32,8 @@ pub(crate) const CHECKS: &[Check] = &[
     ),
     check!(
         "records.names-are-independent",
-        "records whose names differ by case, form, spaces or separators, and records of the two kinds, do not touch",
+        "records whose names differ by case, form, spaces, separators or the last sign of many, and records of the two kinds, do not \
+         touch",
         [127],
         names_are_independent
     ),
@@ -190,9 +193,14 @@ async fn names_are_independent(context: Context) -> Result<Outcome, Broken> {
         "", "a", "A", "a ", " a", "a/b", "a%2Fb", "a:b", "a-b", "a_b", "a*", "a'--", "\u{e9}", "e\u{301}", "{a}", "ab",
     ];
     let mut keys = Vec::new();
+    let own = context.category();
+    let longest = ['🦀', '𝒳'].map(|last| super::append::longest(own.as_str(), RECORD_NAME_BYTES_MAX, last));
     for kind in KINDS {
         for name in names {
             keys.push((key(&context, kind, name)?, format!("{kind:?} {name}")));
+        }
+        for name in &longest {
+            keys.push((RecordKey { kind, name: RecordName::new(name)? }, format!("{kind:?} {name}")));
         }
     }
     for (key, value) in &keys {
@@ -367,7 +375,15 @@ async fn list_limits_are_kept(context: Context) -> Result<Outcome, Broken> {
 
 async fn value_limit_is_kept(context: Context) -> Result<Outcome, Broken> {
     let Limit::Max(max) = context.capabilities().limits.record_bytes else {
-        return Ok(Outcome::Refused("the store has no limit of its own".into()));
+        for kind in KINDS {
+            let (key, value) = (key(&context, kind, "long")?, super::payload::incompressible(&context, STATE_BEYOND));
+            let request =
+                PutRecord { value: Some(value.clone()), ..put_request(&context, &key, RecordExpected::Absent, None) };
+            context.store().put_record(request).await?;
+            let found = read(&context, &key).await?.and_then(|record| record.value);
+            ensure!(found == Some(value), "a value of 5 MiB is read with other bytes, and no limit is declared");
+        }
+        return Ok(Outcome::Held);
     };
     if max > VALUE_BYTES_MAX {
         return Ok(Outcome::NotRun(format!("the limit of {max} bytes is above what a check makes")));

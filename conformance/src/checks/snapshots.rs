@@ -1,9 +1,10 @@
 //! Snapshots: properties 153 to 160.
 
+use super::deletion::deleting;
 use crate::check::{Broken, Check, Outcome, check, ensure, ensure_eq, ensure_kind};
 use crate::context::Context;
 use bytes::Bytes;
-use evstore_api::capabilities::{Limit, Support};
+use evstore_api::capabilities::Limit;
 use evstore_api::{
     Appended, CommitNumber, ContentType, Delete, DeleteSnapshot, Direction, Expected, PutSnapshot, ReadSnapshot,
     Result, Revision, Snapshot, SnapshotPut, StreamId, StreamPage, StreamStart, Timestamp,
@@ -250,11 +251,18 @@ async fn ahead_of_their_stream_are_refused(context: Context) -> Result<Outcome, 
 }
 
 async fn up_to_the_limit(context: Context) -> Result<Outcome, Broken> {
-    let Limit::Max(max) = context.capabilities().limits.snapshot_bytes else {
-        return Ok(Outcome::Refused("the store declares no limit of snapshots".into()));
-    };
     let stream = context.stream();
     let first = context.append(&stream, Expected::Any, 1).await?;
+    let Limit::Max(max) = context.capabilities().limits.snapshot_bytes else {
+        let large = after(&stream, &first, super::payload::incompressible(&context, super::payload::STATE_BEYOND));
+        context.put_snapshot(large.clone()).await?;
+        let kept = context.snapshot(&stream).await?;
+        ensure!(
+            kept == Some(large),
+            "a snapshot of 5 MiB is read otherwise than it was kept, and no limit is declared"
+        );
+        return Ok(Outcome::Held);
+    };
     let second = context.append(&stream, Expected::Any, 1).await?;
     let largest = super::payload::incompressible(&context, max as usize);
     context.put_snapshot(after(&stream, &first, largest.clone())).await?;
@@ -291,9 +299,7 @@ async fn take_nothing_from_the_stream(context: Context) -> Result<Outcome, Broke
 }
 
 async fn go_with_their_stream(context: Context) -> Result<Outcome, Broken> {
-    if context.capabilities().deletion == Support::Refused {
-        return Ok(Outcome::Refused("deletion is not promised".into()));
-    }
+    deleting!(context);
     let (gone, kept) = (context.stream(), context.stream());
     let snapshot = context.kept_snapshot(&gone).await?;
     let other = context.kept_snapshot(&kept).await?;

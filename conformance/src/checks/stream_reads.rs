@@ -1,11 +1,13 @@
 //! Reading streams: properties 65 to 77.
 
+use super::deletion::deleting;
 use crate::check::{Broken, Check, Outcome, check, ensure, ensure_eq, ensure_kind};
 use crate::context::{Context, PAGE_BYTES, revisions};
 use evstore_api::capabilities::{Consistency, Limit, Support};
+use evstore_api::number::NUMBER_MAX;
 use evstore_api::{
-    Deadline, Delete, Direction, EventStore, Expected, Head, ReadStream, Result, Revision, StreamId, StreamPage,
-    StreamStart, StreamState, Truncate, Usage,
+    Deadline, Delete, Direction, EventStore, Expected, Head, NewEvent, ReadStream, Result, Revision, StreamId,
+    StreamPage, StreamStart, StreamState, Truncate, Usage,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -49,7 +51,8 @@ pub(crate) const CHECKS: &[Check] = &[
     ),
     check!(
         "streams.bounds-that-mean-nothing-are-refused",
-        "revision 0 and a page above the declared one are refused, also on a missing stream; the largest page is given",
+        "revision 0 and a page above the declared one are refused, also on a missing stream; the largest page is given, and the \
+         largest revisions are behind every head",
         [69],
         bounds_that_mean_nothing_are_refused
     ),
@@ -242,13 +245,14 @@ async fn a_page_keeps_within_its_bytes(context: Context) -> Result<Outcome, Brok
         context.append_events(&stream, Expected::Any, events.collect()).await?;
     }
     context.settle().await;
-    for max_bytes in [1, 30, 31, 60, 500, 530, PAGE_BYTES] {
+    for max_bytes in [0, 1, 30, 31, 60, 500, 530, PAGE_BYTES, u64::MAX] {
         for direction in [Direction::Forward, Direction::Backward] {
             let from = if direction == Direction::Forward { StreamStart::First } else { StreamStart::Last };
             let request = ReadStream { max_bytes, ..request(&context, &stream, from, direction, 100) };
             let (seen, pages) = walk(&**context.store(), request, Duration::ZERO).await?;
             let what = format!("a stream in pages of {max_bytes} bytes {direction:?}");
             ensure_eq!(seen, model(8, from, direction, 8), "revisions of {what}");
+            ensure!(max_bytes < PAGE_BYTES || pages.len() == 1, "{what} is given in {} pages", pages.len());
             for page in pages {
                 let bytes: Vec<u64> =
                     page.events().map(|one| (one.event.data.len() + one.event.metadata.len()) as u64).collect();
@@ -325,8 +329,20 @@ async fn bounds_that_mean_nothing_are_refused(context: Context) -> Result<Outcom
             ensure_kind!(context.store().read_stream(zero).await, Invalid, "a read {direction:?} from revision 0");
             let full = request(&context, stream, StreamStart::First, direction, most);
             context.store().read_stream(full.clone()).await?;
-            let beyond = ReadStream { limit: most + 1, ..full };
-            ensure_kind!(context.store().read_stream(beyond).await, Invalid, "a page of one event more than declared");
+            if let Some(limit) = most.checked_add(1) {
+                let beyond = ReadStream { limit, ..full };
+                let beyond = context.store().read_stream(beyond).await;
+                ensure_kind!(beyond, Invalid, "a page of one event more than declared");
+            }
+            for far in [NUMBER_MAX, NUMBER_MAX + 1, i64::MAX as u64, u64::MAX] {
+                let from = StreamStart::At(Revision(far));
+                let page = context.store().read_stream(request(&context, stream, from, direction, 3)).await?;
+                let head = page.head.revision.0;
+                let what = format!("a read {direction:?} from revision {far} of a stream with {head} events");
+                ensure_eq!(revisions(&page), model(head, from, direction, 3), "revisions of {what}");
+                let next = model(head, from, direction, 4).get(3).copied();
+                ensure_eq!(page.next, next, "where {what} says to go on");
+            }
         }
     }
     Ok(Outcome::Held)
@@ -371,9 +387,11 @@ async fn an_append_is_read_at_once(context: Context) -> Result<Outcome, Broken> 
         Consistency::Strong => Duration::ZERO,
         Consistency::Eventual { staleness } => staleness,
     };
+    // Whoever was told that it is made reads it, however far behind others may be.
+    let readers = [(context.store(), "the same client", Duration::ZERO), (&other, "another client", staleness)];
     for round in 1..=context.rounds(20) {
         context.append(&stream, Expected::Any, 1).await?;
-        for (client, name) in [(context.store(), "the same client"), (&other, "another client")] {
+        for (client, name, staleness) in readers {
             let within = Deadline::within(staleness);
             let last = request(&context, &stream, StreamStart::Last, Direction::Backward, 1);
             let mut page = client.read_stream(last.clone()).await?;
@@ -446,9 +464,7 @@ async fn append_some(context: &Context, store: &dyn EventStore, stream: &StreamI
 }
 
 async fn a_truncated_beginning_is_told(context: Context) -> Result<Outcome, Broken> {
-    if context.capabilities().deletion == Support::Refused {
-        return Ok(Outcome::Refused("truncation is not promised".into()));
-    }
+    deleting!(context);
     let stream = twelve_events(&context).await?;
     let (commit, deadline) = (context.commit_id(), context.deadline());
     // Commits end at 1, 5, 7, 8, 11, 12: the one that holds event 6 is kept whole.
@@ -484,19 +500,38 @@ async fn a_read_costs_its_own_size(context: Context) -> Result<Outcome, Broken> 
     for _ in 0..5 {
         append(stream.clone()).await?;
     }
-    let read = || fresh.store.read_stream(context.read_request(&stream, StreamStart::First));
-    let page = read().await?;
-    ensure_eq!(page.events().count(), 5, "events of the stream");
-    let alone: Usage = page.usage;
+    let read = async |stream: &StreamId| {
+        let page = fresh.store.read_stream(context.read_request(stream, StreamStart::First)).await?;
+        Ok::<_, Broken>((page.events().count(), page.usage))
+    };
+    let (events, alone) = read(&stream).await?;
+    ensure_eq!(events, 5, "events of the stream");
     let others = context.rounds(100);
     for _ in 0..others {
         append(context.stream()).await?;
     }
-    let beside = read().await?.usage;
-    ensure_eq!(
-        (beside.requests, beside.read_units),
-        (alone.requests, alone.read_units),
-        "requests and read units of a read beside {others} other streams"
-    );
+    let (events, beside) = read(&stream).await?;
+    ensure_eq!(events, 5, "events of the stream beside {others} others");
+    let cost = |usage: &Usage| (usage.requests, usage.read_units);
+    ensure_eq!(cost(&beside), cost(&alone), "requests and read units of a read beside {others} other streams");
+    // What says the same of everything says nothing: two megabytes are several pages of any engine.
+    let large = context.stream();
+    for _ in 0..LARGE {
+        let event = NewEvent { data: vec![7; LARGE_BYTES].into(), ..context.event() };
+        fresh.store.append(context.request(&large, Expected::Any, context.commit_id(), vec![event])?).await?;
+    }
+    let (events, of_large) = read(&large).await?;
+    ensure_eq!(events, LARGE, "events of a large stream");
+    if cost(&of_large) == cost(&alone) {
+        return Ok(Outcome::NotRun(format!(
+            "the store says of every read that it took {} requests and {} read units, of two megabytes too",
+            alone.requests, alone.read_units
+        )));
+    }
+    context.remark(format!("{} requests for five events, {} for two megabytes", alone.requests, of_large.requests));
     Ok(Outcome::Held)
 }
+
+/// Events of a stream of two megabytes, and the bytes of each.
+const LARGE: usize = 50;
+const LARGE_BYTES: usize = 40_000;

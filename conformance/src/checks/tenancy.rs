@@ -1,8 +1,8 @@
 //! Namespaces, and stores beside each other: properties 177 to 181.
 
+use super::deletion::deleting;
 use crate::check::{Broken, Check, Outcome, check, ensure, ensure_eq, ensure_kind};
 use crate::context::{Context, Fresh};
-use evstore_api::capabilities::Support;
 use evstore_api::record::RecordExpected;
 use evstore_api::{
     Append, Delete, Expected, FeedFilter, FeedStart, FindCommit, Head, ListRecords, ListStreams, Namespace,
@@ -40,6 +40,12 @@ pub(crate) const CHECKS: &[Check] = &[
         "two stores beside each other share no stream, commit, snapshot, record or cursor",
         [181],
         two_stores_share_nothing
+    ),
+    check!(
+        "tenancy.stores-of-like-names-share-nothing",
+        "two stores of which the name of one begins that of the other share nothing, and dropping one leaves the other",
+        [179, 181],
+        stores_of_like_names_share_nothing
     ),
 ];
 
@@ -166,9 +172,7 @@ async fn feed_and_list_by_namespace_and_whole(context: Context) -> Result<Outcom
 }
 
 async fn deleting_in_one_namespace_leaves_others(context: Context) -> Result<Outcome, Broken> {
-    if context.capabilities().deletion == Support::Refused {
-        return Ok(Outcome::Refused("deletion is not promised".into()));
-    }
+    deleting!(context);
     let names = [context.stream().name, context.stream().name];
     let (gone, kept) = (context.category().to_string(), format!("{}%", context.category()));
     for name in &names {
@@ -216,6 +220,57 @@ async fn fill(context: &Context, fresh: &Fresh, request: Append, key: &RecordKey
     let (key, value) = (key.clone(), Some("value".into()));
     fresh.store.put_record(PutRecord { key, expected: RecordExpected::Absent, value, deadline }).await?;
     Ok(snapshot)
+}
+
+async fn stores_of_like_names_share_nothing(context: Context) -> Result<Outcome, Broken> {
+    let opener = &context.target().provider.opener;
+    let stream = context.stream();
+    let key = RecordKey { kind: RecordKind::Checkpoint, name: RecordName::new("consumer")? };
+    // Either may be the one that is dropped: where one name begins another, and where a longer one is a pattern's match.
+    for dropped in 0..2 {
+        let stores = [context.fresh_tagged("0").await?, context.fresh_tagged("01").await?];
+        for fresh in &stores {
+            let request = context.request(&stream, Expected::NoStream, context.commit_id(), context.events(2))?;
+            fill(&context, fresh, request, &key).await?;
+        }
+        for fresh in &stores {
+            ensure_has_one_of_everything(&context, fresh, &stream, &key, "beside a store of a like name").await?;
+        }
+        let [gone, kept] = if dropped == 0 { [&stores[0], &stores[1]] } else { [&stores[1], &stores[0]] };
+        gone.close().await?;
+        opener.drop_scratch(&gone.settings).await?;
+        let again = context.reopened(&kept.settings).await?;
+        ensure_has_one_of_everything(&context, &again, &stream, &key, "after a store of a like name was dropped")
+            .await?;
+        again.close().await?;
+        kept.close().await?;
+        opener.drop_scratch(&kept.settings).await?;
+    }
+    Ok(Outcome::Held)
+}
+
+/// Ends a check as broken unless a store has what [`fill`] writes, and nothing else.
+async fn ensure_has_one_of_everything(
+    context: &Context,
+    fresh: &Fresh,
+    stream: &StreamId,
+    key: &RecordKey,
+    what: &str,
+) -> Result<(), Broken> {
+    let (store, deadline) = (&fresh.store, context.deadline());
+    ensure_eq!(context.read_from(&**store, stream).await?.events().count(), 2, "events {what}");
+    context.settle_lists().await;
+    let everything = ListStreams { category: None, ..context.own_streams() };
+    let listed: Vec<_> = store.list_streams(everything).await?.streams.into_iter().map(|one| one.stream).collect();
+    ensure_eq!(listed, std::slice::from_ref(stream), "streams {what}");
+    let records = ListRecords { kind: RecordKind::Checkpoint, after: None, limit: 10, deadline };
+    let found: Vec<_> = store.list_records(records).await?.records.into_iter().map(|record| record.key).collect();
+    ensure_eq!(found, std::slice::from_ref(key), "records {what}");
+    let snapshot = store.read_snapshot(ReadSnapshot { stream: stream.clone(), deadline }).await?;
+    ensure_eq!(snapshot.map(|one| one.data), Some("state".into()), "snapshot {what}");
+    let pages = context.feed_until(&**store, FeedStart::First, FeedFilter::none(), 2).await?;
+    ensure_eq!(pages.iter().flat_map(|page| page.events()).count(), 2, "events of the feed {what}");
+    Ok(())
 }
 
 async fn two_stores_share_nothing(context: Context) -> Result<Outcome, Broken> {

@@ -4,8 +4,8 @@ use super::Mutant;
 use super::defect::{Defect, forgotten, mutant, with_events};
 use async_trait::async_trait;
 use evstore_api::{
-    Append, Appended, CommitNumber, ContentDigest, Error, ErrorKind, EventStore, EventType, Expected, Head, Position,
-    ReadHead, Result, Revision,
+    Append, Appended, CommitNumber, ContentDigest, ContentType, Error, ErrorKind, EventStore, EventType, Expected,
+    Head, Position, ReadHead, Result, Revision,
 };
 
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -93,6 +93,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "append.refuses-the-longest-name",
         "a stream name of exactly the declared bytes is refused",
         &["append.names-up-to-the-limit", "append.every-name-is-its-own-stream"],
+    ),
+    mutant::<CutsContentTypes>(
+        "append.cuts-content-types",
+        "a content type is cut after 100 bytes",
+        &["append.names-up-to-the-limit"],
+    ),
+    mutant::<LongPairs>(
+        "append.refuses-long-pairs",
+        "a namespace and a name are put into one key, which has no room for the longest of both",
+        &["append.names-up-to-the-limit"],
     ),
     mutant::<ThirtyTwoBits>(
         "append.numbers-of-32-bits",
@@ -349,5 +359,39 @@ impl Defect for EndIsAConflict {
             ErrorKind::TooLarge => Error::new(ErrorKind::Conflict, "the stream is not as expected"),
             _ => error,
         })
+    }
+}
+
+/// As many whole signs of a text as fit into so many bytes.
+pub(super) fn cut(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
+}
+
+#[derive(Debug, Default)]
+struct CutsContentTypes;
+
+#[async_trait]
+impl Defect for CutsContentTypes {
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        let request = with_events(request, |events| {
+            for event in events {
+                let kept = ContentType::new(cut(event.content_type.as_str(), 100));
+                event.content_type = kept.unwrap_or(event.content_type.clone());
+            }
+        })?;
+        store.append(request).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct LongPairs;
+
+#[async_trait]
+impl Defect for LongPairs {
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        if request.stream.namespace.as_str().len() + request.stream.name.as_str().len() > 600 {
+            return Err(Error::new(ErrorKind::TooLarge, "a limit of the store is exceeded"));
+        }
+        store.append(request).await
     }
 }

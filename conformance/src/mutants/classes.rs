@@ -3,25 +3,44 @@
 
 use super::Mutant;
 use super::defect::{Defect, lock, mutant};
+use super::honesty::without_limits;
 use async_trait::async_trait;
 use evstore_api::capabilities::{Capabilities, FeedOrder, Positioned, Positions, RealTime, Support};
 use evstore_api::cursor::Place;
 use evstore_api::{
     AdvanceFeed, Append, Appended, Commit, CommitsPage, Cursor, Deadline, Delete, Deleted, Error, ErrorKind,
-    EventStore, FeedAdvanced, FeedFilter, FeedHead, FeedItem, FeedPage, FeedStart, FindCommit, Lag, Position,
-    ReadCommits, ReadFeed, ReadStream, Replicate, Replicated, Result, StoreAdmin, StreamId, StreamPage, Truncate,
-    Truncated, WaitFeed, Waited,
+    EventStore, FeedAdvanced, FeedFilter, FeedHead, FeedItem, FeedPage, FeedStart, FindCommit, Lag, ListRecords,
+    ListStreams, Opener, Position, ReadCommits, ReadFeed, ReadStream, RecordsPage, Replica, Replicate, Replicated,
+    Result, Settings, StoreAdmin, StreamId, StreamPage, StreamsPage, Truncate, Truncated, WaitFeed, Waited,
 };
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Whole stores with nothing wrong.
 pub(super) const HONEST: &[Mutant] = &[
     mutant::<Sequenced<Late>>("class.by-sequencer", "a sequencer gives positions a little later", &[]),
     mutant::<Partitioned<InOrder>>("class.per-partition", "the feed is in partitions, without positions", &[]),
+    mutant::<WithoutDeletion>("class.without-deletion", "nothing can be truncated or deleted", &[]),
+    Mutant {
+        name: "class.without-limits",
+        defect: "no limits are declared, and there are none",
+        killed_by: &[],
+        wrap: |inner| Arc::new(WithKeys { inner: (UNLIMITED.wrap)(inner), keys: LARGE_KEYS }),
+    },
+    Mutant {
+        name: "class.smallest-limits",
+        defect: "every limit is the least that a store may have, and reads say what they cost",
+        killed_by: &[],
+        wrap: |inner| Arc::new(WithKeys { inner: (SMALLEST.wrap)(inner), keys: SMALL_KEYS }),
+    },
 ];
+
+const UNLIMITED: Mutant = mutant::<Unlimited>("", "", &[]);
+const SMALLEST: Mutant = mutant::<Smallest>("", "", &[]);
+const SEQUENCED: Mutant = mutant::<Sequenced<Late>>("", "", &[]);
+const PAST_THE_END: Mutant = mutant::<PastTheEnd>("", "", &[]);
 
 pub(super) const MUTANTS: &[Mutant] = &[
     mutant::<Sequenced<WhenAsked>>(
@@ -29,6 +48,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a feed moves on when an operator asks for it, and says that it does by itself",
         &["feed.is-as-fast-as-declared"],
     ),
+    Mutant {
+        name: "feed.numbers-past-the-end",
+        defect: "a sequencer goes on behind the last position that there is",
+        killed_by: &["append.numbers-end-below-2-to-the-53"],
+        wrap: |inner| (PAST_THE_END.wrap)((SEQUENCED.wrap)(inner)),
+    },
     mutant::<Partitioned<Reordering>>(
         "feed.partitions-reorder",
         "large pages give the commits of a partition in another order than small ones",
@@ -111,8 +136,8 @@ impl<W: When> Defect for Sequenced<W> {
 
     async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
         let receipt = store.append(request).await?;
-        // It is made: no deadline of the caller's may turn that into an error.
-        self.mark(store, Deadline::within(Duration::from_secs(20))).await?;
+        // It is made: neither a deadline nor a close of the handle may turn that into an error.
+        let _ = self.mark(store, Deadline::within(Duration::from_secs(20))).await;
         Ok(if receipt.repeated { self.seen(receipt) } else { Appended { position: None, ..receipt } })
     }
 
@@ -429,5 +454,199 @@ impl<G: Giving> Defect for Partitioned<G> {
         // The marks of an operator's head are for looking at: readers take theirs from the feed.
         let cursor = Cursor::parts(advanced.head.cursor.incarnation(), Vec::new())?;
         Ok(FeedAdvanced { head: FeedHead { cursor, position: None, ..advanced.head } })
+    }
+}
+
+/// Changes the settings of every scratch store, where the provider has such keys.
+struct WithKeys {
+    inner: Arc<dyn Opener>,
+    keys: &'static [(&'static str, &'static str)],
+}
+
+const LARGE_KEYS: &[(&str, &str)] = &[
+    ("commit_bytes_max", "1GiB"),
+    ("event_bytes_max", "512MiB"),
+    ("commit_events_max", "1000000"),
+    ("snapshot_bytes_max", "1GiB"),
+    ("record_bytes_max", "1GiB"),
+];
+
+const SMALL_KEYS: &[(&str, &str)] = &[
+    ("event_bytes_max", "64KiB"),
+    ("commit_bytes_max", "128KiB"),
+    ("commit_events_max", "50"),
+    ("snapshot_bytes_max", "64KiB"),
+    ("record_bytes_max", "4KiB"),
+];
+
+#[async_trait]
+impl Opener for WithKeys {
+    async fn open(&self, settings: &Settings) -> Result<Arc<dyn EventStore>> {
+        self.inner.open(settings).await
+    }
+
+    async fn open_admin(&self, settings: &Settings) -> Result<Arc<dyn StoreAdmin>> {
+        self.inner.open_admin(settings).await
+    }
+
+    async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        let known = settings.keys();
+        let mut settings = settings.clone();
+        for (name, value) in self.keys.iter().filter(|(name, _)| known.iter().any(|key| key.name == *name)) {
+            settings = settings.with(name, *value)?;
+        }
+        self.inner.make_scratch(&settings, tag).await
+    }
+
+    async fn drop_scratch(&self, scratch: &Settings) -> Result<()> {
+        self.inner.drop_scratch(scratch).await
+    }
+
+    async fn list_scratch(&self, settings: &Settings) -> Result<Vec<String>> {
+        self.inner.list_scratch(settings).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct Unlimited;
+
+impl Defect for Unlimited {
+    fn capabilities(&self, inner: &Capabilities) -> Capabilities {
+        Capabilities { limits: without_limits(&inner.limits), ..inner.clone() }
+    }
+}
+
+#[derive(Debug, Default)]
+struct WithoutDeletion;
+
+#[async_trait]
+impl Defect for WithoutDeletion {
+    fn capabilities(&self, inner: &Capabilities) -> Capabilities {
+        Capabilities { deletion: Support::Refused, ..inner.clone() }
+    }
+
+    async fn truncate(&self, _: &dyn StoreAdmin, _: Truncate) -> Result<Truncated> {
+        Err(Error::new(ErrorKind::Unsupported, "the store truncates nothing"))
+    }
+
+    async fn delete(&self, _: &dyn StoreAdmin, _: Delete) -> Result<Deleted> {
+        Err(Error::new(ErrorKind::Unsupported, "the store deletes nothing"))
+    }
+}
+
+/// The bounds that no key sets.
+const STREAM_NAME_BYTES: usize = 128;
+const EVENT_TYPE_BYTES: usize = 64;
+const PAGE_ITEMS: u32 = 100;
+
+#[derive(Debug, Default)]
+struct Smallest;
+
+fn is_page(limit: u32) -> Result<()> {
+    if limit <= PAGE_ITEMS {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Invalid, "the limit of a page is higher than the store takes"))
+}
+
+fn are_names<'a>(stream: &StreamId, mut types: impl Iterator<Item = &'a str>) -> Result<()> {
+    if stream.name.as_str().len() <= STREAM_NAME_BYTES && types.all(|one| one.len() <= EVENT_TYPE_BYTES) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::TooLarge, "a limit of the store is exceeded"))
+}
+
+#[async_trait]
+impl Defect for Smallest {
+    fn capabilities(&self, inner: &Capabilities) -> Capabilities {
+        let mut declared = inner.clone();
+        declared.limits.stream_name_bytes = STREAM_NAME_BYTES as u64;
+        declared.limits.event_type_bytes = EVENT_TYPE_BYTES as u64;
+        declared.limits.page_items = PAGE_ITEMS;
+        declared
+    }
+
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        let types = request.commit.events.as_slice().iter().map(|event| event.event_type.as_str());
+        are_names(&request.stream, types).map_err(|error| error.of_commit(request.commit.id))?;
+        store.append(request).await
+    }
+
+    async fn read_stream(&self, store: &dyn EventStore, request: ReadStream) -> Result<StreamPage> {
+        is_page(request.limit)?;
+        let mut page = store.read_stream(request).await?;
+        // As of an engine whose pages hold so much.
+        let bytes: usize = page.events().map(|one| one.event.data.len()).sum();
+        page.usage.requests = 1 + (bytes / 100_000) as u32;
+        Ok(page)
+    }
+
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        is_page(request.limit)?;
+        store.read_feed(request).await
+    }
+
+    async fn list_streams(&self, store: &dyn EventStore, request: ListStreams) -> Result<StreamsPage> {
+        is_page(request.limit)?;
+        store.list_streams(request).await
+    }
+
+    async fn list_records(&self, store: &dyn EventStore, request: ListRecords) -> Result<RecordsPage> {
+        is_page(request.limit)?;
+        store.list_records(request).await
+    }
+
+    async fn read_commits(&self, admin: &dyn StoreAdmin, request: ReadCommits) -> Result<CommitsPage> {
+        is_page(request.limit)?;
+        admin.read_commits(request).await
+    }
+
+    async fn replicate(&self, admin: &dyn StoreAdmin, request: Replicate) -> Result<Replicated> {
+        for item in &request.items {
+            if let Replica::Commit(commit) = item {
+                are_names(&commit.stream, commit.events.iter().map(|event| event.event_type.as_str()))?;
+            }
+        }
+        admin.replicate(request).await
+    }
+}
+
+/// Positions so far up that they are said to be those of a store whose sequencer began close to the last: they are given as
+/// that many more than the store inside has them.
+#[derive(Debug, Default)]
+struct PastTheEnd(AtomicBool);
+
+const MORE: u64 = 1_000;
+
+#[async_trait]
+impl Defect for PastTheEnd {
+    async fn replicate(&self, admin: &dyn StoreAdmin, mut request: Replicate) -> Result<Replicated> {
+        for item in &mut request.items {
+            if let Replica::Removed { last, .. } = item
+                && last.0 > 1 << 52
+            {
+                last.0 -= MORE;
+                self.0.store(true, Ordering::SeqCst);
+            }
+        }
+        admin.replicate(request).await
+    }
+
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let mut page = store.read_feed(request).await?;
+        for item in &mut page.items {
+            if let FeedItem::Commit(commit) = item
+                && self.0.load(Ordering::SeqCst)
+            {
+                commit.first_position = commit.first_position.map(|first| Position(first.0 + MORE));
+            }
+        }
+        Ok(page)
+    }
+
+    async fn feed_head(&self, store: &dyn EventStore, deadline: Deadline) -> Result<FeedHead> {
+        let head = store.feed_head(deadline).await?;
+        let more = if self.0.load(Ordering::SeqCst) { MORE } else { 0 };
+        Ok(FeedHead { position: head.position.map(|position| Position(position.0 + more)), ..head })
     }
 }

@@ -64,6 +64,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a page has exactly as many events as its limit, and the rest of a commit comes with the next",
         &["feed.pages-hold-whole-commits", "feed.the-order-holds-under-load"],
     ),
+    mutant::<BytesOfAPage<0>>(
+        "feed.a-page-of-no-bytes-is-empty",
+        "a page that may hold no bytes holds no commit, and goes on where it began",
+        &["feed.pages-hold-whole-commits"],
+    ),
+    mutant::<BytesOfAPage<{ u64::MAX }>>(
+        "feed.the-most-bytes-wrap",
+        "a page of the most bytes that can be asked for holds one commit",
+        &["feed.pages-hold-whole-commits"],
+    ),
     mutant::<InParts>(
         "feed.commits-appear-in-parts",
         "a reader that comes in the moment of an append gets the first event of its commit, and the rest with the next page",
@@ -103,6 +113,21 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "feed.equal-times-are-one",
         "of several commits of one millisecond a page has the first",
         &["feed.events-of-one-moment-all-come"],
+    ),
+    mutant::<PagesByTime>(
+        "feed.pages-by-time",
+        "the next page begins behind the time of the last commit, and not behind the commit",
+        &["feed.events-of-one-moment-all-come"],
+    ),
+    mutant::<EndsBeforeTheNewest>(
+        "feed.ends-before-the-newest",
+        "the first reader after an append is told that the feed ends before it, and the next one is given it",
+        &["append.a-receipt-has-a-position-as-declared", "feed.is-as-fast-as-declared"],
+    ),
+    mutant::<ReplaysMiss>(
+        "feed.replays-miss-what-is-new",
+        "who reads from the beginning while others append is not given a commit that has just come, but those after it",
+        &["concurrency.histories-of-threads-are-serial"],
     ),
     mutant::<OrderedByClock>(
         "feed.ordered-by-clock",
@@ -259,6 +284,30 @@ impl Defect for CutsCommits {
             page.items.truncate(kept);
             page.end = false;
             break;
+        }
+        Ok(page)
+    }
+}
+
+/// Takes one number of bytes for none.
+#[derive(Debug, Default)]
+struct BytesOfAPage<const WRONG: u64>;
+
+#[async_trait]
+impl<const WRONG: u64> Defect for BytesOfAPage<WRONG> {
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        if request.max_bytes != WRONG {
+            return store.read_feed(request).await;
+        }
+        let page = store.read_feed(ReadFeed { max_bytes: 0, ..request.clone() }).await?;
+        if WRONG == 0 && !page.end {
+            let next = match request.from {
+                FeedStart::After(cursor) => cursor,
+                FeedStart::First | FeedStart::AfterPosition(_) => {
+                    Cursor::total(page.next.incarnation(), page.before.unwrap_or_default())
+                }
+            };
+            return Ok(FeedPage { items: Vec::new(), next, ..page });
         }
         Ok(page)
     }
@@ -536,5 +585,111 @@ impl Defect for MissesWakeUps {
         }
         tokio::time::sleep(request.deadline.remaining()).await;
         Ok(Waited::DeadlinePassed)
+    }
+}
+
+#[derive(Debug, Default)]
+struct PagesByTime;
+
+#[async_trait]
+impl Defect for PagesByTime {
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let again = ReadFeed { limit: 1, ..request.clone() };
+        let mut page = store.read_feed(request).await?;
+        let time = |page: &FeedPage| page.commits().last().map(|commit| commit.recorded_at);
+        let last = time(&page);
+        while !page.end {
+            let from = FeedStart::After(page.next.clone());
+            let behind = store.read_feed(ReadFeed { from, ..again.clone() }).await?;
+            if last.is_none() || time(&behind) != last {
+                break;
+            }
+            (page.next, page.end) = (behind.next, behind.end);
+        }
+        Ok(page)
+    }
+}
+
+/// The last commit, until somebody has read the feed.
+#[derive(Debug, Default)]
+struct EndsBeforeTheNewest(Mutex<Option<CommitId>>);
+
+#[async_trait]
+impl Defect for EndsBeforeTheNewest {
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        let receipt = store.append(request).await?;
+        *lock(&self.0) = Some(receipt.commit);
+        Ok(receipt)
+    }
+
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let newest = lock(&self.0).take();
+        let mut page = store.read_feed(request).await?;
+        let is_newest = |item: &FeedItem| match item {
+            FeedItem::Commit(commit) => Some(commit.id) == newest,
+            FeedItem::Removed { .. } => false,
+        };
+        if let Some(at) = page.items.iter().position(is_newest) {
+            let first = page.items[at..].iter().find_map(|item| match item {
+                FeedItem::Commit(commit) => commit.first_position,
+                FeedItem::Removed { first, .. } => Some(*first),
+            });
+            let before = Position(first.map_or(0, |first| first.0 - 1));
+            page.next = Cursor::total(page.next.incarnation(), before);
+            page.items.truncate(at);
+            page.end = true;
+        }
+        Ok(page)
+    }
+}
+
+/// How many appends are under way, and when each commit came.
+#[derive(Debug, Default)]
+struct ReplaysMiss {
+    under_way: AtomicU64,
+    came: Mutex<HashMap<CommitId, Instant>>,
+}
+
+/// Counts an append as long as it is kept, also where its caller goes away.
+struct UnderWay<'a>(&'a AtomicU64);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Defect for ReplaysMiss {
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        let _under_way = UnderWay(&self.under_way);
+        let receipt = store.append(request).await?;
+        lock(&self.came).insert(receipt.commit, Instant::now());
+        // Long enough for those who read meanwhile.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        Ok(receipt)
+    }
+
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        // Those who tail the feed take small pages: they are given everything.
+        let replays = request.from == FeedStart::First && request.limit > 100;
+        let mut page = store.read_feed(request).await?;
+        if !replays || self.under_way.load(Ordering::SeqCst) == 0 {
+            return Ok(page);
+        }
+        let came = lock(&self.came);
+        let is_new = |item: &FeedItem| match item {
+            FeedItem::Commit(commit) => {
+                came.get(&commit.id).is_some_and(|since| since.elapsed() < Duration::from_millis(20))
+            }
+            FeedItem::Removed { .. } => false,
+        };
+        let but_the_last = page.items.len().saturating_sub(1);
+        if let Some(at) = page.items[..but_the_last].iter().position(is_new) {
+            page.items.remove(at);
+        }
+        drop(came);
+        Ok(page)
     }
 }

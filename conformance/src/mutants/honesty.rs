@@ -3,7 +3,7 @@
 use super::Mutant;
 use super::defect::{Defect, lock, mutant};
 use async_trait::async_trait;
-use evstore_api::capabilities::{Positions, RealTime, Support, Window};
+use evstore_api::capabilities::{Limit, Limits, Positions, RealTime, Support, Window};
 use evstore_api::{Capabilities, EventStore, ListStreams, Result, StreamsPage};
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -14,6 +14,29 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant::<SmallWindow>(
         "honesty.a-small-window",
         "repeats are declared to be recognised for ten commits",
+        &["honesty.everything-is-declared"],
+    ),
+    mutant::<HidesLimits>(
+        "honesty.hides-its-limits",
+        "no limits are declared, and there are some",
+        &[
+            "payload.events-up-to-the-limit",
+            "payload.commits-up-to-the-limit-of-bytes",
+            "payload.commits-up-to-the-limit-of-events",
+            "payload.the-largest-event-is-read-on-every-way",
+            "snapshots.up-to-the-limit",
+            "records.value-limit-is-kept",
+            "copies.nothing-is-cut-to-fit",
+        ],
+    ),
+    mutant::<EventAsLargeAsCommit>(
+        "honesty.an-event-that-no-commit-holds",
+        "an event is declared to be as large as its commit, which has to hold more than it",
+        &["honesty.declarations-agree", "payload.events-up-to-the-limit"],
+    ),
+    mutant::<PagesOfTen>(
+        "honesty.pages-below-the-least",
+        "a page has ten items at most",
         &["honesty.everything-is-declared"],
     ),
     mutant::<DeclaresAnew>(
@@ -34,12 +57,22 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant::<RefusesToDelete>(
         "honesty.deletes-what-it-refuses",
         "truncation and deletion are declared to be refused, and work",
-        &["honesty.operations-are-as-declared", "deletion.each-expectation-is-checked"],
+        &[
+            "honesty.operations-are-as-declared",
+            "deletion.each-expectation-is-checked",
+            "snapshots.go-with-their-stream",
+            "tenancy.deleting-in-one-namespace-leaves-others",
+            "streams.a-truncated-beginning-is-told",
+            "filters.markers-pass-with-their-stream",
+            "listing.deleted-streams-are-listed-as-deleted",
+            "idempotency.a-repeat-is-recognised-after-truncation",
+            "idempotency.a-repeat-is-recognised-after-deletion",
+        ],
     ),
     mutant::<RefusesCopies>(
         "honesty.copies-what-it-refuses",
         "copies are declared to be refused, and are taken",
-        &["honesty.operations-are-as-declared"],
+        &["honesty.operations-are-as-declared", "copies.a-copy-is-the-same"],
     ),
     mutant::<ListsOneBehind>(
         "honesty.lists-are-one-behind",
@@ -125,5 +158,48 @@ impl Defect for ListsOneBehind {
         let found = store.list_streams(request).await?;
         let before = lock(&self.0).insert(prefix, found.clone());
         Ok(before.unwrap_or(found))
+    }
+}
+
+#[derive(Debug, Default)]
+struct HidesLimits;
+
+/// The same bounds, but for those that a store may be without.
+pub(super) fn without_limits(limits: &Limits) -> Limits {
+    Limits {
+        event_bytes: Limit::None,
+        commit_bytes: Limit::None,
+        commit_events: Limit::None,
+        snapshot_bytes: Limit::None,
+        record_bytes: Limit::None,
+        ..*limits
+    }
+}
+
+impl Defect for HidesLimits {
+    fn capabilities(&self, inner: &Capabilities) -> Capabilities {
+        Capabilities { limits: without_limits(&inner.limits), ..inner.clone() }
+    }
+}
+
+#[derive(Debug, Default)]
+struct EventAsLargeAsCommit;
+
+impl Defect for EventAsLargeAsCommit {
+    fn capabilities(&self, inner: &Capabilities) -> Capabilities {
+        let mut declared = inner.clone();
+        declared.limits.event_bytes = declared.limits.commit_bytes;
+        declared
+    }
+}
+
+#[derive(Debug, Default)]
+struct PagesOfTen;
+
+impl Defect for PagesOfTen {
+    fn capabilities(&self, inner: &Capabilities) -> Capabilities {
+        let mut declared = inner.clone();
+        declared.limits.page_items = 10;
+        declared
     }
 }

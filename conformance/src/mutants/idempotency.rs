@@ -3,12 +3,14 @@
 use super::Mutant;
 use super::defect::{Defect, find, forgotten, head, lock, mutant, with_events};
 use async_trait::async_trait;
-use evstore_api::capabilities::EventIds;
+use evstore_api::capabilities::{EventIds, Window};
 use evstore_api::{
-    Append, Appended, Capabilities, CommitId, Error, ErrorKind, EventStore, FindCommit, Result, StreamState,
+    Append, Appended, Capabilities, CommitId, Error, ErrorKind, EventStore, FindCommit, Replicate, Replicated, Result,
+    StoreAdmin, StreamState, Truncate, Truncated,
 };
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(super) const MUTANTS: &[Mutant] = &[
     mutant::<Forgets>(
@@ -30,6 +32,21 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "idempotency.remembers-the-last",
         "only the last commit of a stream is known by its id",
         &["idempotency.a-repeat-is-recognised-after-others", "idempotency.the-window-is-as-declared"],
+    ),
+    mutant::<Shortened<0>>(
+        "idempotency.markers-shorten-the-window",
+        "the marker of a truncation takes two places of the window",
+        &["idempotency.markers-count-in-the-window"],
+    ),
+    mutant::<Shortened<1>>(
+        "idempotency.copies-shorten-the-window",
+        "the window of a stream that was copied is smaller by one",
+        &["idempotency.the-window-is-as-declared"],
+    ),
+    mutant::<Shortened<2>>(
+        "idempotency.new-handles-shorten-the-window",
+        "once a store was opened a second time, its window is smaller by one",
+        &["idempotency.the-window-is-as-declared"],
     ),
     mutant::<ExpectationFirst>(
         "idempotency.expectation-first",
@@ -273,5 +290,43 @@ impl Defect for GoneFirst {
             StreamState::Deleted => Err(Error::new(ErrorKind::Gone, "the stream was deleted for good")),
             _ => store.append(request).await,
         }
+    }
+}
+
+/// How often what shortens the window was done: a truncation, a copy, or an opening, of which the first is the store's making.
+#[derive(Debug, Default)]
+struct Shortened<const BY: usize>([AtomicU64; 3]);
+
+impl<const BY: usize> Shortened<BY> {
+    fn done(&self, what: usize) {
+        self.0[what].fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl<const BY: usize> Defect for Shortened<BY> {
+    async fn opened(&self, _: &dyn EventStore) -> Result<()> {
+        self.done(2);
+        Ok(())
+    }
+
+    async fn truncate(&self, admin: &dyn StoreAdmin, request: Truncate) -> Result<Truncated> {
+        self.done(0);
+        admin.truncate(request).await
+    }
+
+    async fn replicate(&self, admin: &dyn StoreAdmin, request: Replicate) -> Result<Replicated> {
+        self.done(1);
+        admin.replicate(request).await
+    }
+
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        let least = if BY == 2 { 2 } else { 1 };
+        let Window::Commits(window) = store.capabilities().idempotency else { return store.append(request).await };
+        let Some(first) = find(store, &request).await? else { return store.append(request).await };
+        let now = head(store, &request.stream, request.deadline).await?.number;
+        let is_last = now.0 - first.number.0 + 1 >= window;
+        let shortened = self.0[BY].load(Ordering::SeqCst) >= least;
+        store.append(if is_last && shortened { forgotten(request) } else { request }).await
     }
 }

@@ -26,6 +26,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a page of slots that is cut by the engine says that nothing follows",
         KILLED_BY,
     ),
+    mutant::<SlotsAnyLimit>(
+        "copies.slots-take-any-limit",
+        "a page of no slot or of more than declared is moved to what can be given",
+        &["pages.limits-of-slots-are-kept"],
+    ),
+    mutant::<SlotsNoBytes>(
+        "copies.slots-of-no-bytes",
+        "a page of slots that may hold no bytes holds no slot, and goes on where it began",
+        &["pages.limits-of-slots-are-kept"],
+    ),
     mutant::<RecordsEnd>(
         "records.end-at-a-page",
         "a list of records that is cut by the engine says that nothing follows",
@@ -81,5 +91,31 @@ impl Defect for RecordsEnd {
         let cut = request.limit > PAGE;
         let page = store.list_records(ListRecords { limit: request.limit.min(PAGE), ..request }).await?;
         Ok(RecordsPage { next: page.next.filter(|_| !cut), ..page })
+    }
+}
+
+#[derive(Debug, Default)]
+struct SlotsAnyLimit;
+
+#[async_trait]
+impl Defect for SlotsAnyLimit {
+    async fn read_commits(&self, admin: &dyn StoreAdmin, request: ReadCommits) -> Result<CommitsPage> {
+        let limit = request.limit.clamp(1, admin.capabilities().limits.page_items);
+        admin.read_commits(ReadCommits { limit, ..request }).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct SlotsNoBytes;
+
+#[async_trait]
+impl Defect for SlotsNoBytes {
+    async fn read_commits(&self, admin: &dyn StoreAdmin, request: ReadCommits) -> Result<CommitsPage> {
+        let nothing = (request.max_bytes == 0).then_some(request.from);
+        let page = admin.read_commits(request).await?;
+        match nothing {
+            Some(from) => Ok(CommitsPage { commits: Vec::new(), next: Some(from), ..page }),
+            None => Ok(page),
+        }
     }
 }

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use evstore_api::capabilities::Limit;
 use evstore_api::{
-    Append, Appended, Commit, Error, ErrorKind, EventStore, FeedItem, FeedPage, FindCommit, Head, NewEvent, ReadFeed,
-    ReadHead, ReadStream, Result, StreamPage, Timestamp,
+    Append, Appended, Capabilities, Commit, Error, ErrorKind, EventStore, FeedItem, FeedPage, FindCommit, Head,
+    NewEvent, ReadFeed, ReadHead, ReadStream, Result, StreamPage, Timestamp,
 };
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -16,6 +16,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "payload.is-text",
         "bytes that are not UTF-8 are replaced",
         &["payload.every-byte-comes-back", "payload.events-up-to-the-limit"],
+    ),
+    mutant::<FeedIsText>(
+        "payload.is-text-in-the-feed",
+        "the feed gives bytes that are not UTF-8 as text",
+        &["payload.every-byte-comes-back"],
     ),
     mutant::<EmptyIsNull>("payload.ends-at-nul", "data ends at its first NUL", &["payload.every-byte-comes-back"]),
     mutant::<NullsLarge>(
@@ -56,6 +61,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "payload.halves-large-commits",
         "a commit that is too large is refused after its first half was written",
         &["payload.commits-up-to-the-limit-of-bytes", "payload.commits-up-to-the-limit-of-events"],
+    ),
+    mutant::<HalvesBeyondAHundred>(
+        "payload.halves-beyond-a-hundred",
+        "no limit of events is declared, and of a commit of more than a hundred the first half is stored",
+        &["payload.commits-up-to-the-limit-of-events"],
     ),
     mutant::<RefusesTheLimit>(
         "payload.refuses-the-limit",
@@ -360,5 +370,44 @@ impl Defect for RoundsEverywhere {
             }
         }
         Ok(page)
+    }
+}
+
+#[derive(Debug, Default)]
+struct HalvesBeyondAHundred;
+
+#[async_trait]
+impl Defect for HalvesBeyondAHundred {
+    fn capabilities(&self, inner: &Capabilities) -> Capabilities {
+        let mut declared = inner.clone();
+        declared.limits.commit_events = Limit::None;
+        declared
+    }
+
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        let count = request.commit.events.as_slice().len();
+        let request = with_events(request, |events| {
+            if count > 100 {
+                events.truncate(count / 2);
+            }
+        })?;
+        let receipt = store.append(request).await?;
+        // It says what was wanted.
+        Ok(Appended { last: receipt.first.plus(count as u64 - 1), ..receipt })
+    }
+}
+
+#[derive(Debug, Default)]
+struct FeedIsText;
+
+#[async_trait]
+impl Defect for FeedIsText {
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let text = |commit: &mut Commit| {
+            for event in &mut commit.events {
+                event.data = String::from_utf8_lossy(&event.data).into_owned().into();
+            }
+        };
+        each_of_feed(store, request, text).await
     }
 }

@@ -3,9 +3,11 @@
 use super::Mutant;
 use super::defect::{Defect, head, lock, mutant};
 use async_trait::async_trait;
+use evstore_api::capabilities::Consistency;
 use evstore_api::{
-    Append, Appended, CommitKind, Cursor, Direction, EventStore, FeedFilter, FeedItem, FeedPage, FeedStart, Head,
-    Position, ReadFeed, ReadHead, ReadStream, Result, Revision, StreamId, StreamPage, StreamStart, StreamState,
+    Append, Appended, Capabilities, CommitKind, Cursor, Direction, EventStore, FeedFilter, FeedItem, FeedPage,
+    FeedStart, Head, Position, ReadFeed, ReadHead, ReadStream, Result, Revision, StreamId, StreamPage, StreamStart,
+    StreamState,
 };
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
@@ -53,6 +55,26 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "bounds that mean nothing are moved to the next that do",
         &["streams.bounds-that-mean-nothing-are-refused"],
     ),
+    mutant::<WrapsFar>(
+        "streams.the-largest-revisions-wrap",
+        "a revision that no signed number of 64 bits holds is taken for the first",
+        &["streams.bounds-that-mean-nothing-are-refused"],
+    ),
+    mutant::<NoBytesNoEvent>(
+        "streams.a-page-of-no-bytes-is-empty",
+        "a page that may hold no bytes holds no event, and goes on where it began",
+        &["streams.a-page-keeps-within-its-bytes"],
+    ),
+    mutant::<BytesWrap>(
+        "streams.the-most-bytes-wrap",
+        "a page may hold one byte more than asked, counted by a number that has no more",
+        &["streams.a-page-keeps-within-its-bytes"],
+    ),
+    mutant::<OwnWritesLag>(
+        "streams.own-writes-come-late",
+        "reads are declared to lag, and do for the client too that has written",
+        &["streams.an-append-is-read-at-once"],
+    ),
     mutant::<HeadOfThePage>(
         "streams.the-head-is-the-page's",
         "a page gives its last event as the head",
@@ -96,6 +118,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant::<FirstOfSeveral>(
         "filters.the-first-of-several",
         "of several categories or types only the first is looked at",
+        &["filters.any-of-several-passes"],
+    ),
+    mutant::<TypePrefixes>(
+        "filters.types-are-prefixes",
+        "a filter by type lets pass every type that begins so",
         &["filters.any-of-several-passes"],
     ),
     mutant::<FilteredIsWhole>(
@@ -268,6 +295,25 @@ impl Defect for HeadOfThePage {
 #[derive(Debug, Default)]
 struct FirstReadIsStale(Mutex<HashSet<StreamId>>);
 
+#[derive(Debug, Default)]
+struct OwnWritesLag(FirstReadIsStale);
+
+#[async_trait]
+impl Defect for OwnWritesLag {
+    fn capabilities(&self, inner: &Capabilities) -> Capabilities {
+        let reads = Consistency::Eventual { staleness: Duration::from_millis(20) };
+        Capabilities { reads, ..inner.clone() }
+    }
+
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        self.0.append(store, request).await
+    }
+
+    async fn read_stream(&self, store: &dyn EventStore, request: ReadStream) -> Result<StreamPage> {
+        self.0.read_stream(store, request).await
+    }
+}
+
 #[async_trait]
 impl Defect for FirstReadIsStale {
     async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
@@ -328,7 +374,9 @@ impl Defect for CostGrows {
 
     async fn read_stream(&self, store: &dyn EventStore, request: ReadStream) -> Result<StreamPage> {
         let mut page = store.read_stream(request).await?;
-        page.usage.requests = self.0.load(Ordering::Relaxed);
+        // Like an engine that counts: a request for each page of its own, and one for each stream that it looked through.
+        let bytes: usize = page.events().map(|one| one.event.data.len()).sum();
+        page.usage.requests = 1 + (bytes / 100_000) as u32 + self.0.load(Ordering::Relaxed);
         Ok(page)
     }
 }
@@ -458,5 +506,72 @@ impl Defect for NoMarkers {
             FeedItem::Removed { .. } => true,
         })
         .await
+    }
+}
+
+#[derive(Debug, Default)]
+struct WrapsFar;
+
+#[async_trait]
+impl Defect for WrapsFar {
+    async fn read_stream(&self, store: &dyn EventStore, request: ReadStream) -> Result<StreamPage> {
+        let from = match request.from {
+            StreamStart::At(revision) if i64::try_from(revision.0).is_err() => StreamStart::First,
+            from => from,
+        };
+        store.read_stream(ReadStream { from, ..request }).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct NoBytesNoEvent;
+
+#[async_trait]
+impl Defect for NoBytesNoEvent {
+    async fn read_stream(&self, store: &dyn EventStore, request: ReadStream) -> Result<StreamPage> {
+        let nothing = request.max_bytes == 0;
+        let mut page = store.read_stream(request).await?;
+        if nothing {
+            let first = page.events().next().map(|event| event.revision());
+            page.next = first.or(page.next);
+            page.commits.clear();
+        }
+        Ok(page)
+    }
+}
+
+#[derive(Debug, Default)]
+struct BytesWrap;
+
+#[async_trait]
+impl Defect for BytesWrap {
+    async fn read_stream(&self, store: &dyn EventStore, request: ReadStream) -> Result<StreamPage> {
+        let max_bytes = if request.max_bytes == u64::MAX { 0 } else { request.max_bytes };
+        store.read_stream(ReadStream { max_bytes, ..request }).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct TypePrefixes;
+
+#[async_trait]
+impl Defect for TypePrefixes {
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let types = request.filter.types.clone();
+        if types.is_empty() {
+            return store.read_feed(request).await;
+        }
+        let filter = FeedFilter { types: Vec::new(), ..request.filter.clone() };
+        let mut page = store.read_feed(ReadFeed { filter, ..request }).await?;
+        page.items.retain_mut(|item| match item {
+            FeedItem::Commit(commit) => {
+                commit
+                    .events
+                    .retain(|event| types.iter().any(|one| event.event_type.as_str().starts_with(one.as_str())));
+                !commit.events.is_empty()
+            }
+            FeedItem::Removed { .. } => false,
+        });
+        Ok(page)
     }
 }

@@ -27,6 +27,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "records.a-stale-writer-loses-after-deletion",
         ],
     ),
+    mutant::<CutsNames>(
+        "records.names-are-cut",
+        "the name of a record is known by its first 200 bytes",
+        &["records.names-are-independent"],
+    ),
     mutant::<FoldsCase>(
         "records.names-fold-case",
         "names are compared without case",
@@ -266,5 +271,26 @@ impl Defect for CutsValues {
             (_, value) => value,
         };
         store.put_record(PutRecord { value, ..request }).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct CutsNames;
+
+fn cut(key: &RecordKey) -> RecordKey {
+    let name = RecordName::new(super::append::cut(key.name.as_str(), 200));
+    RecordKey { kind: key.kind, name: name.unwrap_or(key.name.clone()) }
+}
+
+#[async_trait]
+impl Defect for CutsNames {
+    async fn put_record(&self, store: &dyn EventStore, request: PutRecord) -> Result<RecordPut> {
+        store.put_record(PutRecord { key: cut(&request.key), ..request }).await
+    }
+
+    async fn read_record(&self, store: &dyn EventStore, request: ReadRecord) -> Result<Option<Record>> {
+        let key = request.key.clone();
+        let found = store.read_record(ReadRecord { key: cut(&key), ..request }).await?;
+        Ok(found.map(|record| Record { key, ..record }))
     }
 }

@@ -52,12 +52,54 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &["tenancy.deleting-in-one-namespace-leaves-others"],
     ),
     Mutant {
+        name: "tenancy.drops-what-begins-so",
+        defect: "dropping a scratch store drops those too whose tags begin with its own",
+        killed_by: &["tenancy.stores-of-like-names-share-nothing"],
+        wrap: |inner| Arc::new(DropsByPrefix { inner, made: Mutex::default() }),
+    },
+    Mutant {
         name: "tenancy.one-store-for-all",
         defect: "stores beside each other are one store",
         killed_by: &["tenancy.two-stores-share-nothing"],
         wrap: |inner| Arc::new(OneForAll { inner, first: Mutex::default() }),
     },
 ];
+
+/// Opens stores and drops with each those whose tags begin with its own.
+struct DropsByPrefix {
+    inner: Arc<dyn Opener>,
+    made: Mutex<Vec<(String, Settings)>>,
+}
+
+#[async_trait]
+impl Opener for DropsByPrefix {
+    async fn open(&self, settings: &Settings) -> Result<Arc<dyn EventStore>> {
+        self.inner.open(settings).await
+    }
+
+    async fn open_admin(&self, settings: &Settings) -> Result<Arc<dyn StoreAdmin>> {
+        self.inner.open_admin(settings).await
+    }
+
+    async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        let made = self.inner.make_scratch(settings, tag).await?;
+        lock(&self.made).push((tag.to_owned(), made.clone()));
+        Ok(made)
+    }
+
+    async fn drop_scratch(&self, scratch: &Settings) -> Result<()> {
+        let known = lock(&self.made).clone();
+        let dropped = known.iter().find(|(_, settings)| settings == scratch);
+        for (_, settings) in known.iter().filter(|(tag, _)| dropped.is_some_and(|one| tag.starts_with(&one.0))) {
+            self.inner.drop_scratch(settings).await?;
+        }
+        self.inner.drop_scratch(scratch).await
+    }
+
+    async fn list_scratch(&self, settings: &Settings) -> Result<Vec<String>> {
+        self.inner.list_scratch(settings).await
+    }
+}
 
 /// A store that knows streams by another name than they are given.
 #[derive(Debug, Default)]
