@@ -19,7 +19,7 @@ use std::collections::HashSet;
 use std::error::Error as _;
 use std::time::{Duration, Instant};
 
-pub(crate) const CHECKS: &[Check] = &[
+pub(crate) static CHECKS: &[Check] = &[
     check!(
         "lifecycle.a-closed-store-refuses-every-call",
         "after a close every call of that handle is refused as closed, closing again succeeds, and nothing was written",

@@ -9,7 +9,7 @@ use evstore_api::{
     StreamId, StreamStart,
 };
 
-pub(crate) const CHECKS: &[Check] = &[check!(
+pub(crate) static CHECKS: &[Check] = &[check!(
     "pages.no-walk-ends-early",
     "a stream, its slots, the feed, the list of streams and that of records are walked whole, beyond every page of an engine",
     [66, 67, 78, 108, 127],

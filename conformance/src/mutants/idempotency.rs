@@ -10,7 +10,7 @@ use evstore_api::{
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
-pub(super) const MUTANTS: &[Mutant] = &[
+pub(super) static MUTANTS: &[Mutant] = &[
     mutant::<Forgets>(
         "idempotency.forgets",
         "a commit id is not looked at: a repeat is appended once more",

@@ -11,7 +11,7 @@ use evstore_api::{
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-pub(super) const MUTANTS: &[Mutant] = &[
+pub(super) static MUTANTS: &[Mutant] = &[
     mutant::<Renames<0>>(
         "tenancy.names-fold-case",
         "stream names that differ in case only are one stream",
