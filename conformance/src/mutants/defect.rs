@@ -147,12 +147,7 @@ pub(super) const fn mutant<D: Defect + Default + 'static>(
     defect: &'static str,
     killed_by: &'static [&'static str],
 ) -> Mutant {
-    Mutant {
-        name,
-        defect,
-        killed_by,
-        wrap: |inner| Arc::new(Opening { inner, new: || Arc::new(D::default()), defects: Mutex::default() }),
-    }
+    Mutant { name, defect, killed_by, wrap: |inner| Opening::around(inner, || Arc::new(D::default())) }
 }
 
 /// Opens stores with a defect.
@@ -163,6 +158,10 @@ struct Opening {
 }
 
 impl Opening {
+    fn around(inner: Arc<dyn Opener>, new: fn() -> Arc<dyn Defect>) -> Arc<dyn Opener> {
+        Arc::new(Self { inner, new, defects: Mutex::default() })
+    }
+
     fn defect(&self, settings: &Settings) -> Arc<dyn Defect> {
         let mut defects = lock(&self.defects);
         if let Some((_, defect)) = defects.iter().find(|(known, _)| known == settings) {
