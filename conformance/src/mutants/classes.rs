@@ -19,12 +19,12 @@ use std::time::{Duration, Instant};
 
 /// Whole stores with nothing wrong.
 pub(super) static HONEST: &[Mutant] = &[
-    mutant::<Sequenced<Late>>("class.by-sequencer", "a sequencer gives positions a little later", &[]),
+    mutant::<Late>("class.by-sequencer", "a sequencer gives positions a little later", &[]),
     mutant::<Partitioned<InOrder>>("class.per-partition", "the feed is in partitions, without positions", &[]),
 ];
 
 pub(super) static MUTANTS: &[Mutant] = &[
-    mutant::<Sequenced<WhenAsked>>(
+    mutant::<WhenAsked>(
         "feed.late-behind-its-word",
         "a feed moves on when an operator asks for it, and says that it does by itself",
         &["feed.is-as-fast-as-declared"],
@@ -43,31 +43,14 @@ pub(super) static MUTANTS: &[Mutant] = &[
 
 const WITHIN: Duration = Duration::from_millis(20);
 
-/// When a sequencer gives a position.
-pub(super) trait When: Default + std::fmt::Debug + Send + Sync + 'static {
-    const BY_ITSELF: bool;
-}
-
-#[derive(Debug, Default)]
-struct Late;
-
-impl When for Late {
-    const BY_ITSELF: bool = true;
-}
-
-#[derive(Debug, Default)]
-struct WhenAsked;
-
-impl When for WhenAsked {
-    const BY_ITSELF: bool = false;
-}
+/// A sequencer that gives positions a little later.
+type Late = Sequenced<true>;
+/// One that gives them when an operator asks for it.
+type WhenAsked = Sequenced<false>;
 
 /// Up to where the feed is given positions, and when each position became known to be taken.
 #[derive(Debug, Default)]
-struct Sequenced<W> {
-    state: Mutex<Sequence>,
-    _when: W,
-}
+struct Sequenced<const BY_ITSELF: bool>(Mutex<Sequence>);
 
 #[derive(Debug, Default)]
 struct Sequence {
@@ -75,23 +58,23 @@ struct Sequence {
     taken: VecDeque<(Position, Instant)>,
 }
 
-impl<W: When> Sequenced<W> {
+impl<const BY_ITSELF: bool> Sequenced<BY_ITSELF> {
     /// The last position that the feed has now.
     async fn mark(&self, store: &dyn EventStore, deadline: Deadline) -> Result<(Position, FeedHead)> {
         let head = store.feed_head(deadline).await?;
         let end = head.position.unwrap_or_default();
-        let mut state = lock(&self.state);
+        let mut state = lock(&self.0);
         if state.taken.back().map_or(state.mark, |(last, _)| *last) < end {
             state.taken.push_back((end, Instant::now()));
         }
-        while W::BY_ITSELF && state.taken.front().is_some_and(|(_, since)| since.elapsed() >= WITHIN / 2) {
+        while BY_ITSELF && state.taken.front().is_some_and(|(_, since)| since.elapsed() >= WITHIN / 2) {
             state.mark = state.taken.pop_front().map_or(state.mark, |(position, _)| position);
         }
         Ok((state.mark, head))
     }
 
     fn seen(&self, receipt: Appended) -> Appended {
-        let mark = lock(&self.state).mark;
+        let mark = lock(&self.0).mark;
         Appended { position: receipt.position.filter(|position| *position <= mark), ..receipt }
     }
 }
@@ -104,7 +87,7 @@ fn last_position(item: &FeedItem) -> Position {
 }
 
 #[async_trait]
-impl<W: When> Defect for Sequenced<W> {
+impl<const BY_ITSELF: bool> Defect for Sequenced<BY_ITSELF> {
     fn capabilities(&self, inner: &Capabilities) -> Capabilities {
         Capabilities { positioned: Positioned::BySequencer { within: WITHIN }, ..inner.clone() }
     }
@@ -161,7 +144,7 @@ impl<W: When> Defect for Sequenced<W> {
     async fn feed_head(&self, store: &dyn EventStore, deadline: Deadline) -> Result<FeedHead> {
         let (mark, head) = self.mark(store, deadline).await?;
         let behind = head.position.unwrap_or_default().0 - mark.0;
-        let age = lock(&self.state).taken.front().map_or(Duration::ZERO, |(_, since)| since.elapsed());
+        let age = lock(&self.0).taken.front().map_or(Duration::ZERO, |(_, since)| since.elapsed());
         let lag = Lag { commits: behind, age: if behind == 0 { Duration::ZERO } else { age } };
         let cursor = Cursor::total(head.cursor.incarnation(), mark);
         Ok(FeedHead { cursor, position: Some(mark), lag, ..head })
@@ -185,7 +168,7 @@ impl<W: When> Defect for Sequenced<W> {
 
     async fn advance_feed(&self, admin: &dyn StoreAdmin, request: AdvanceFeed) -> Result<FeedAdvanced> {
         let advanced = admin.advance_feed(request).await?;
-        let mut state = lock(&self.state);
+        let mut state = lock(&self.0);
         state.mark = advanced.head.position.unwrap_or_default();
         let mark = state.mark;
         state.taken.retain(|(position, _)| *position > mark);
