@@ -186,6 +186,10 @@ impl Opener for Opening {
         Ok(Arc::new(Admin { capabilities: defect.capabilities(inner.capabilities()), inner, defect }))
     }
 
+    fn scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        self.inner.scratch(settings, tag)
+    }
+
     async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
         self.inner.make_scratch(settings, tag).await
     }

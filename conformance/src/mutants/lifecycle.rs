@@ -55,6 +55,12 @@ pub(super) static MUTANTS: &[Mutant] = &[
         killed_by: &["lifecycle.a-missing-store-is-refused", "lifecycle.scratch-stores-come-and-go"],
         wrap: |inner| Arc::new(DropsNothing(inner)),
     },
+    Mutant {
+        name: "lifecycle.tags-lead-elsewhere",
+        defect: "the settings that a tag gives are not those of the scratch store that was made with it",
+        killed_by: &["lifecycle.scratch-stores-come-and-go"],
+        wrap: |inner| Arc::new(Elsewhere(inner)),
+    },
     mutant::<LateWrites>(
         "lifecycle.writes-past-the-deadline",
         "an append whose deadline has passed is made all the same",
@@ -205,12 +211,45 @@ impl Opener for DropsNothing {
         self.0.open_admin(settings).await
     }
 
+    fn scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        self.0.scratch(settings, tag)
+    }
+
     async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
         self.0.make_scratch(settings, tag).await
     }
 
     async fn drop_scratch(&self, _: &Settings) -> Result<()> {
         Ok(())
+    }
+
+    async fn list_scratch(&self, settings: &Settings) -> Result<Vec<String>> {
+        self.0.list_scratch(settings).await
+    }
+}
+
+struct Elsewhere(Arc<dyn Opener>);
+
+#[async_trait]
+impl Opener for Elsewhere {
+    async fn open(&self, settings: &Settings) -> Result<Arc<dyn EventStore>> {
+        self.0.open(settings).await
+    }
+
+    async fn open_admin(&self, settings: &Settings) -> Result<Arc<dyn StoreAdmin>> {
+        self.0.open_admin(settings).await
+    }
+
+    fn scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        self.0.scratch(settings, &tag.chars().rev().collect::<String>())
+    }
+
+    async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        self.0.make_scratch(settings, tag).await
+    }
+
+    async fn drop_scratch(&self, scratch: &Settings) -> Result<()> {
+        self.0.drop_scratch(scratch).await
     }
 
     async fn list_scratch(&self, settings: &Settings) -> Result<Vec<String>> {

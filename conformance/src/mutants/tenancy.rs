@@ -174,6 +174,10 @@ impl Opener for OneForAll {
         self.inner.open_admin(settings).await
     }
 
+    fn scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        self.inner.scratch(settings, tag)
+    }
+
     async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
         if let Some(first) = lock(&self.first).clone() {
             return Ok(first);
