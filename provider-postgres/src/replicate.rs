@@ -13,6 +13,7 @@ use evstore_api::{
 };
 use evstore_kit::copy::{self, Claimed, CommitFate, Fate};
 use evstore_kit::limits;
+use sqlx::query::Query;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Bytes that are handed to COPY at a time.
@@ -45,6 +46,7 @@ async fn copy_all(
     // Copies exclude each other, steps of the sequencer, and changes of the record; appends are refused by the state.
     transaction.run(|statements| &statements.share_store).await?;
     transaction.run(|statements| &statements.lock_sequencer).await?;
+    transaction.run(|statements| &statements.look_up).await?;
     let meta = transaction.meta().await?;
     copy::check_importing(&meta, request.epoch)?;
     // What was appended here before the store was fenced has its positions first.
@@ -359,14 +361,19 @@ impl Draft {
         let row = transaction.row(take).await?.ok_or_else(|| corrupt("the order of commits has no number"))?;
         let order: i64 = codec::get(&row, 0)?;
         let mut commits = Copy::new();
-        let mut feed = Copy::new();
+        let mut places: [Vec<i64>; 5] = Default::default();
         for row in rows {
             let Some(Some(last)) = self.streams.get(&row.commit.stream) else { continue };
             commits.commit(last.key, order, row);
-            feed.place(last.key, row);
+            let Row { commit, position, .. } = row;
+            let place = [position.0, commit.first_revision.0, commit.number.0, commit.positions()].map(integer);
+            for (column, number) in places.iter_mut().zip([place[0], last.key, place[1], place[2], place[3]]) {
+                column.push(number);
+            }
         }
         commits.send(transaction, |statements| &statements.copy_commits).await?;
-        feed.send(transaction, |statements| &statements.copy_feed).await
+        let place = transaction.statements().place_copies.query();
+        transaction.execute(places.into_iter().fold(place, Query::bind)).await.map(drop)
     }
 }
 
@@ -402,15 +409,6 @@ impl Copy {
         self.field(marker.as_deref());
         self.field(extensions.as_deref());
         self.field(row.events.as_deref());
-    }
-
-    fn place(&mut self, key: i64, row: &Row) {
-        self.row(5);
-        let numbers = [row.position.0, 0, row.commit.first_revision.0, row.commit.number.0].map(integer);
-        for (at, number) in numbers.into_iter().enumerate() {
-            self.field(Some(&if at == 1 { key } else { number }.to_be_bytes()));
-        }
-        self.field(Some(&integer(row.commit.positions()).to_be_bytes()));
     }
 
     fn row(&mut self, fields: i16) {

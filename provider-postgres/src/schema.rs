@@ -164,7 +164,7 @@ impl Found {
                 }
                 Some(Soundness::Index(definition)) => {
                     let unique = |text: &str| text.starts_with("CREATE UNIQUE");
-                    let keys = |text: &str| text.rsplit_once('(').map(|(_, keys)| keys.to_owned());
+                    let keys = |text: &str| text.split_once('(').map(|(_, keys)| keys.replace('"', ""));
                     if unique(definition) == unique(part.statement) && keys(definition) == keys(part.statement) {
                         Ok(Presence::Same)
                     } else {

@@ -4,6 +4,7 @@ use crate::capabilities::{self, Server};
 use crate::config::{CONNECT_MAX, Config, Missing};
 use crate::error::{self, Result as Worked};
 use crate::lanes::{self, Lanes};
+use crate::names::Names;
 use crate::sequencer::{self, Sequencer};
 use crate::statements::{Prepared, Statements};
 use crate::transaction::Transaction;
@@ -43,6 +44,8 @@ pub struct Shared {
     pub statements: Arc<Statements>,
     /// What those who wait for the feed share.
     pub sequencer: Sequencer,
+    /// What streams are called.
+    pub names: Names,
     pool: PgPool,
     clock: Arc<dyn Clock>,
 }
@@ -50,7 +53,14 @@ pub struct Shared {
 impl Shared {
     fn new(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
         let statements = Arc::new(Statements::new(&config.schema, config.prepared));
-        Ok(Self { pool: pool(&config)?, statements, sequencer: Sequencer::new(), clock, config })
+        Ok(Self {
+            pool: pool(&config)?,
+            statements,
+            sequencer: Sequencer::new(),
+            names: Names::default(),
+            clock,
+            config,
+        })
     }
 
     /// The store's name in markers.
