@@ -68,6 +68,10 @@ impl Opener for Watched {
         self.inner.open_admin(settings).await
     }
 
+    fn scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        self.inner.scratch(settings, tag)
+    }
+
     /// On a task of its own: a caller that is interrupted in the middle must not leave what nobody knows of.
     async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
         let (inner, shared) = (self.inner.clone(), self.shared.clone());

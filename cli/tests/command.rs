@@ -345,6 +345,26 @@ fn doctor_looks_at_every_store_and_names_what_was_left_behind() {
 }
 
 #[test]
+fn what_conformance_left_behind_is_shown_and_removed() {
+    let folder = Folder::new();
+    folder.ok("schema apply -s b");
+    let left = [folder.path("b.db.scratch-abc1"), folder.path("b.db.scratch-abc1-wal")];
+    left.iter().for_each(|file| std::fs::write(file, "").unwrap());
+    let all_there = || left.iter().all(|file| file.exists());
+    let shown = document(&folder.ok("conformance a b --clean --dry-run -o json"));
+    let found = |removed| json!([{ "store": "b", "tag": "abc1", "removed": removed }]);
+    assert_eq!(shown, json!({ "dry_run": true, "scratch_stores": found(false) }));
+    folder.error("conformance b --clean -o json", 2);
+    assert!(all_there(), "what nobody has said yes to is gone");
+    assert_eq!(document(&folder.ok("conformance a --clean -y -o json")), json!({ "scratch_stores": [] }));
+    assert!(all_there(), "what is beside another store is gone");
+    assert_eq!(document(&folder.ok("conformance b --clean -y -o json")), json!({ "scratch_stores": found(true) }));
+    assert!(!left.iter().any(|file| file.exists()));
+    assert!(folder.path("b.db").exists());
+    assert_eq!(document(&folder.ok("conformance b --clean -o json")), json!({ "scratch_stores": [] }));
+}
+
+#[test]
 fn doctor_names_a_store_whose_provider_is_not_there_and_looks_at_the_others() {
     let folder = Folder::bare();
     folder.write(
@@ -427,6 +447,8 @@ fn a_check_of_the_catalog_runs_and_reports_and_leaves_nothing() {
     let folder = Folder::new();
     let report = document(&folder.ok("conformance --only append.one-event --report report.xml -o json"));
     assert_eq!((&report["reports"][0]["held"], &report["reports"][0]["broken"]), (&json!(1), &json!(0)));
+    let promised = &report["reports"][0]["capabilities"];
+    assert_eq!((&promised["durability"], &promised["limits"]["page_items"]), (&json!("power_loss"), &json!(10_000)));
     assert!(folder.read("report.xml").contains("append.one-event-reads-back"));
     let names: Vec<Value> = lines(&folder.ok("conformance --list -o jsonl"));
     assert!(names.iter().any(|check| check["check"] == "feed.every-event-appears-once"));

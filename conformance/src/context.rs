@@ -11,6 +11,7 @@ use evstore_api::{
     capabilities::{Consistency, Positioned},
 };
 use evstore_api::{Cursor, Direction, FeedPage};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -469,11 +470,9 @@ impl Context {
         let barrier = Arc::new(tokio::sync::Barrier::new(count));
         let tasks: Vec<_> = (0..count)
             .map(|index| {
-                let (barrier, task) = (barrier.clone(), work(index));
-                tokio::spawn(async move {
-                    barrier.wait().await;
-                    task.await
-                })
+                // Boxed, so that a task is compiled for each kind of answer, and not for each caller.
+                let task: Pin<Box<dyn Future<Output = T> + Send>> = Box::pin(work(index));
+                tokio::spawn(started(barrier.clone(), task))
             })
             .collect();
         let mut answers = Vec::with_capacity(count);
@@ -482,6 +481,12 @@ impl Context {
         }
         Ok(answers)
     }
+}
+
+/// Work that begins when everybody is there.
+async fn started<T>(barrier: Arc<tokio::sync::Barrier>, work: Pin<Box<dyn Future<Output = T> + Send>>) -> T {
+    barrier.wait().await;
+    work.await
 }
 
 /// An event type of a fixed text.

@@ -57,28 +57,28 @@ impl fmt::Debug for Mutant {
     }
 }
 
-/// Every file's mutants.
-const ALL: &[&[Mutant]] = &[
-    append::MUTANTS,
-    backward::MUTANTS,
-    classes::MUTANTS,
-    concurrency::MUTANTS,
-    idempotency::MUTANTS,
-    listing::MUTANTS,
-    pages::MUTANTS,
-    payload::MUTANTS,
-    feed::MUTANTS,
-    records::MUTANTS,
-    deletion::MUTANTS,
-    lifecycle::MUTANTS,
-    honesty::MUTANTS,
-    ownership::MUTANTS,
-    copies::MUTANTS,
-    reads::MUTANTS,
-    serial::MUTANTS,
-    snapshots::MUTANTS,
-    tenancy::MUTANTS,
-    whole::MUTANTS,
+/// Every file's mutants, as `checks::ALL` has the checks.
+static ALL: &[&&[Mutant]] = &[
+    &append::MUTANTS,
+    &backward::MUTANTS,
+    &classes::MUTANTS,
+    &concurrency::MUTANTS,
+    &idempotency::MUTANTS,
+    &listing::MUTANTS,
+    &pages::MUTANTS,
+    &payload::MUTANTS,
+    &feed::MUTANTS,
+    &records::MUTANTS,
+    &deletion::MUTANTS,
+    &lifecycle::MUTANTS,
+    &honesty::MUTANTS,
+    &ownership::MUTANTS,
+    &copies::MUTANTS,
+    &reads::MUTANTS,
+    &serial::MUTANTS,
+    &snapshots::MUTANTS,
+    &tenancy::MUTANTS,
+    &whole::MUTANTS,
 ];
 
 /// Name of the store that answers every call and does nothing: every check that wants something done has to notice it.
@@ -86,7 +86,7 @@ pub const DOES_NOTHING: &str = whole::DOES_NOTHING;
 
 /// Every mutant. Names are unique.
 pub fn mutants() -> impl Iterator<Item = &'static Mutant> {
-    ALL.iter().copied().flatten()
+    ALL.iter().copied().copied().flatten()
 }
 
 /// Whole stores of other classes than the one that is wrapped, with nothing wrong: every check has to hold on them.

@@ -1,9 +1,10 @@
 //! What a run found, for people and for programs.
 
 use crate::check::{Check, Verdict};
+use evstore_api::capabilities::{Consistency, Limit, Positioned, Window};
 use evstore_api::{Capabilities, StoreName};
 use serde_json::{Value, json};
-use std::fmt::Write as _;
+use std::fmt::{Debug, Write as _};
 use std::time::Duration;
 
 /// What one check found.
@@ -134,7 +135,7 @@ impl Report {
             "engine": self.capabilities.engine,
             "contract": self.capabilities.contract,
             "release": env!("CARGO_PKG_VERSION"),
-            "capabilities": format!("{:?}", self.capabilities),
+            "capabilities": promised(&self.capabilities),
             "can_lose_acknowledged": self.capabilities.risks(),
             "seed": self.seed,
             "held": self.count("held"),
@@ -185,14 +186,106 @@ impl Report {
     }
 }
 
+/// What a store promises, field by field, as the contract names them. A limit that it does not have is null.
+fn promised(capabilities: &Capabilities) -> Value {
+    // Every field is named, so that the compiler asks for a new one.
+    let Capabilities {
+        contract,
+        provider,
+        engine,
+        durability,
+        failover,
+        order,
+        real_time,
+        positions,
+        positioned,
+        reads,
+        lists,
+        idempotency,
+        event_ids,
+        processes,
+        fence,
+        deletion,
+        replication,
+        time_precision,
+        limits,
+    } = capabilities;
+    json!({
+        "contract": contract,
+        "provider": provider,
+        "engine": engine,
+        "durability": name(durability),
+        "failover": name(failover),
+        "order": name(order),
+        "real_time": name(real_time),
+        "positions": name(positions),
+        "positioned": match positioned {
+            Positioned::ByAppend => json!({ "how": "by_append" }),
+            Positioned::BySequencer { within } => json!({ "how": "by_sequencer", "within_us": micros(*within) }),
+            Positioned::Never { settling } => json!({ "how": "never", "settling_us": micros(*settling) }),
+        },
+        "reads": consistency(*reads),
+        "lists": consistency(*lists),
+        "idempotency": match idempotency {
+            Window::Forever => json!({ "window": "forever" }),
+            Window::Commits(count) => json!({ "window": "commits", "commits": count }),
+        },
+        "event_ids": name(event_ids),
+        "processes": name(processes),
+        "fence": name(fence),
+        "deletion": name(deletion),
+        "replication": name(replication),
+        "time_precision_us": micros(*time_precision),
+        "limits": {
+            "stream_name_bytes": limits.stream_name_bytes,
+            "event_type_bytes": limits.event_type_bytes,
+            "event_bytes": limit(limits.event_bytes),
+            "commit_bytes": limit(limits.commit_bytes),
+            "commit_events": limit(limits.commit_events),
+            "snapshot_bytes": limit(limits.snapshot_bytes),
+            "record_bytes": limit(limits.record_bytes),
+            "page_items": limits.page_items,
+        },
+    })
+}
+
+/// `PerPartition` as `per_partition`.
+fn name(value: &impl Debug) -> String {
+    let mut name = String::new();
+    for character in format!("{value:?}").chars() {
+        if character.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(character.to_ascii_lowercase());
+    }
+    name
+}
+
+fn consistency(consistency: Consistency) -> Value {
+    match consistency {
+        Consistency::Strong => json!({ "how": "strong" }),
+        Consistency::Eventual { staleness } => json!({ "how": "eventual", "staleness_us": micros(staleness) }),
+    }
+}
+
+fn limit(limit: Limit) -> Option<u64> {
+    match limit {
+        Limit::Max(max) => Some(max),
+        Limit::None => None,
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::catalog::catalog;
     use crate::check::Broken;
     use evstore_api::capabilities::{
-        Consistency, Durability, EventIds, Failover, FeedOrder, Fence, Limit, Limits, Positioned, Positions, Processes,
-        RealTime, Support, Window,
+        Durability, EventIds, Failover, FeedOrder, Fence, Limits, Positions, Processes, RealTime, Support,
     };
 
     fn capabilities() -> Capabilities {
@@ -270,5 +363,50 @@ mod tests {
         ] {
             assert!(junit.contains(part), "{part} in\n{junit}");
         }
+    }
+
+    #[test]
+    fn promises_are_fields_and_not_text() {
+        let capabilities = Capabilities {
+            failover: Failover::MayLoseAcknowledged,
+            positioned: Positioned::BySequencer { within: Duration::from_millis(20) },
+            lists: Consistency::Eventual { staleness: Duration::from_micros(7) },
+            idempotency: Window::Commits(64),
+            limits: Limits { event_bytes: Limit::Max(9), ..capabilities().limits },
+            ..capabilities()
+        };
+        assert_eq!(
+            promised(&capabilities),
+            json!({
+                "contract": evstore_api::CONTRACT,
+                "provider": "none",
+                "engine": "none 0",
+                "durability": "memory",
+                "failover": "may_lose_acknowledged",
+                "order": "total",
+                "real_time": "kept",
+                "positions": "contiguous",
+                "positioned": { "how": "by_sequencer", "within_us": 20_000 },
+                "reads": { "how": "strong" },
+                "lists": { "how": "eventual", "staleness_us": 7 },
+                "idempotency": { "window": "commits", "commits": 64 },
+                "event_ids": "per_commit",
+                "processes": "one",
+                "fence": "store",
+                "deletion": "refused",
+                "replication": "refused",
+                "time_precision_us": 1,
+                "limits": {
+                    "stream_name_bytes": 1,
+                    "event_type_bytes": 1,
+                    "event_bytes": 9,
+                    "commit_bytes": null,
+                    "commit_events": null,
+                    "snapshot_bytes": null,
+                    "record_bytes": null,
+                    "page_items": 1,
+                },
+            })
+        );
     }
 }

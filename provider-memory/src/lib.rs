@@ -87,9 +87,13 @@ impl Opener for Stores {
         Ok(Arc::new(MemoryAdmin(self.client(settings)?)))
     }
 
-    async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+    fn scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
         evstore_kit::keys::check_scratch_tag(tag)?;
-        let scratch = settings.clone().with("scratch", tag)?;
+        settings.clone().with("scratch", tag)
+    }
+
+    async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        let scratch = self.scratch(settings, tag)?;
         let address = (Config::new(&scratch)?.name, Some(tag.to_owned()));
         let mut databases = error::lock(&self.databases)?;
         if databases.contains_key(&address) {

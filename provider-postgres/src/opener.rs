@@ -51,10 +51,14 @@ impl Opener for Servers {
         Ok(Arc::new(PostgresAdmin(self.admin(settings).await?)))
     }
 
-    async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+    fn scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
         let schema = Config::new(settings)?.scratch(tag)?;
         // Once it is dropped, opening it must not make it again.
-        let scratch = settings.clone().with("schema", schema)?.with("auto_create", "false")?;
+        settings.clone().with("schema", schema)?.with("auto_create", "false")
+    }
+
+    async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        let scratch = self.scratch(settings, tag)?;
         let admin = PostgresAdmin(self.admin(&scratch).await?);
         let made = schema::make_scratch(&admin.0, Deadline::within(SCRATCH_MAX)).await;
         admin.close().await?;

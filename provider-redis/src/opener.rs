@@ -68,12 +68,16 @@ impl Opener for RedisOpener {
         Ok(Arc::new(RedisAdmin(self.client(settings).await?)))
     }
 
-    async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+    fn scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
         keys::check_scratch_tag(tag)?;
-        let beside = self.client(settings).await?;
         let prefix = Config::new(settings)?.prefix;
         let name = prefix.split(SCRATCH).next().unwrap_or_default();
-        let scratch = settings.clone().with("prefix", format!("{name}{SCRATCH}{tag}"))?;
+        settings.clone().with("prefix", format!("{name}{SCRATCH}{tag}"))
+    }
+
+    async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        let scratch = self.scratch(settings, tag)?;
+        let beside = self.client(settings).await?;
         let deadline = Deadline::within(PATIENCE);
         let added = Step::Command(command("SADD", beside.keys().scratch(), &[tag]));
         if beside.run(0, &added, deadline, Purpose::Write).await? != Value::Int(1) {

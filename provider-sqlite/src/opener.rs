@@ -49,13 +49,19 @@ impl Opener for SqliteOpener {
         Ok(Arc::new(Sqlite::open_admin(Config::new(settings)?, self.clock.clone())?))
     }
 
-    async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+    fn scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
         keys::check_scratch_tag(tag)?;
         let path = scratch_path(&Config::new(settings)?.path, tag);
-        let meta = Meta::new(self.clock.now());
-        let made = path.clone();
-        blocking(move || make_scratch(&made, &meta)).await?;
+        // Once it is dropped, opening it must not make it again.
         settings.clone().with("path", path.to_string_lossy())?.with("auto_create", "false")
+    }
+
+    async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        let scratch = self.scratch(settings, tag)?;
+        let path = scratch_path(&Config::new(settings)?.path, tag);
+        let meta = Meta::new(self.clock.now());
+        blocking(move || make_scratch(&path, &meta)).await?;
+        Ok(scratch)
     }
 
     async fn drop_scratch(&self, scratch: &Settings) -> Result<()> {

@@ -247,8 +247,14 @@ pub trait Opener: Send + Sync {
     /// Opens the administrative side. Succeeds also where the schema is still missing, so that it can be applied.
     async fn open_admin(&self, settings: &Settings) -> Result<Arc<dyn StoreAdmin>>;
 
-    /// Settings of a new, empty store beside this one: same server, same credentials, a place of its own that is named by
-    /// `tag` (`[a-z0-9]`, at most 16 bytes). The store is made, ready to open.
+    /// Settings of the scratch store of a tag (`[a-z0-9]`, at most 16 bytes) beside this one: same server, same credentials, a
+    /// place of its own that is named by the tag. Whether it is there is not looked at.
+    ///
+    /// # Errors
+    /// `Invalid` for what is no tag.
+    fn scratch(&self, settings: &Settings, tag: &str) -> Result<Settings>;
+
+    /// Makes a new, empty store with the settings that [`scratch`](Self::scratch) gives, ready to open, and gives them.
     ///
     /// # Errors
     /// `Conflict` when there is one of that tag.
@@ -257,7 +263,7 @@ pub trait Opener: Send + Sync {
     /// Removes a scratch store and everything in it. Refuses any other store.
     async fn drop_scratch(&self, scratch: &Settings) -> Result<()>;
 
-    /// Tags of scratch stores beside this one that were left behind.
+    /// Tags of the scratch stores that are beside this one: in use, or left behind.
     async fn list_scratch(&self, settings: &Settings) -> Result<Vec<String>>;
 }
 

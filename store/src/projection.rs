@@ -12,6 +12,7 @@ mod running;
 
 use crate::api::{Cursor, Deadline, Error, ErrorKind, EventStore, Namespace, Result, StreamId};
 use crate::checkpoint::{Checkpoint, Parked};
+use crate::logged::Logged;
 use crate::subscription::{FeedEvent, Interest, Start, Stopper, Subscribe, Subscription};
 use measure::Measure;
 use std::collections::HashSet;
@@ -353,6 +354,17 @@ impl Parts {
                 .open()
         })
         .await
+    }
+
+    /// Whether a runner that ended for this reason waits for its turn again: another process has taken over.
+    pub fn stands_by_after(&self, reason: &StopReason) -> bool {
+        match (reason, self.rivals) {
+            (StopReason::Rival(error), Rivals::StandBy(_)) => {
+                tracing::warn!(projection = self.name, error = %Logged(error), "another process runs the projection");
+                true
+            }
+            (_, Rivals::StandBy(_) | Rivals::TakeOver) => false,
+        }
     }
 
     pub fn report(&self, change: impl FnOnce(&mut Status)) {

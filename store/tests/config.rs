@@ -59,6 +59,10 @@ impl Opener for Unreachable {
         Err(Error::new(ErrorKind::Unavailable, "the server does not answer"))
     }
 
+    fn scratch(&self, settings: &Settings, _: &str) -> Result<Settings> {
+        Ok(settings.clone())
+    }
+
     async fn make_scratch(&self, settings: &Settings, _: &str) -> Result<Settings> {
         Ok(settings.clone())
     }

@@ -10,7 +10,7 @@ use evstore::{
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use stores::{Fault, Faulty, append, memory, soon};
+use stores::{Fault, Faulty, Recorder, append, memory, soon};
 use tokio::sync::Notify;
 
 /// What a handler was given, as `stream@revision`.
@@ -717,4 +717,45 @@ async fn of_two_that_stand_by_one_runs_and_the_other_takes_over() {
     let receipt = append(&*store, "order-1", "Placed", &[3]).await;
     wait(&second, "order-1", receipt).await;
     assert_eq!(log.all(), ["order-1@1", "order-1@2", "order-1@3"]);
+}
+
+#[test]
+fn a_projection_tells_its_lag_its_events_its_failures_and_what_is_parked() {
+    let metrics = Recorder::default();
+    metrics::with_local_recorder(&metrics, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let store = memory().await;
+            append(&*store, "order-1", "Placed", &[1, 2]).await;
+            let last = append(&*store, "order-2", "Placed", &[3]).await;
+            // The first stream is parked; at the second the handler waits, so that the mark is touched with one event to go.
+            let gate = Arc::new(Notify::new());
+            let opened = gate.clone();
+            let handler = move |event: FeedEvent| {
+                let (gate, fails) = (gate.clone(), event.key() == "1");
+                async move {
+                    if fails {
+                        return Err("poison");
+                    }
+                    gate.notified().await;
+                    Ok(())
+                }
+            };
+            let projection = project(&store).on_error(OnError::ParkAfter(1)).run(handler).await.unwrap();
+            let told = async |lag: f64| {
+                while metrics.gauge("evstore_projection_lag orders") != Some(lag) {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            let soon = |told| tokio::time::timeout(Duration::from_secs(600), told);
+            soon(told(1.0)).await.expect("the lag is told while it is behind");
+            opened.notify_one();
+            wait(&projection, "order-2", last).await;
+            soon(told(0.0)).await.expect("the lag is told when it has caught up");
+            projection.stop().await.unwrap();
+        });
+    });
+    assert_eq!(metrics.counter("evstore_projection_events orders"), Some(3), "{metrics:?}");
+    assert_eq!(metrics.counter("evstore_projection_failures orders"), Some(1), "{metrics:?}");
+    assert_eq!(metrics.gauge("evstore_projection_parked orders"), Some(1.0), "{metrics:?}");
 }

@@ -29,7 +29,8 @@ const WORKER: &str = "conformance-worker";
                   was asked); not applicable (the promise says nothing of such a store, and nothing was asked); not run. Exits \
                   with 4 when a promise is broken.",
     after_help = "Examples:\n  evstore conformance\n  evstore conformance main next --budget 5m\n  \
-                  evstore conformance --only feed. --report feed.xml\n  evstore conformance --list -o jsonl"
+                  evstore conformance --only feed. --report feed.xml\n  evstore conformance --list -o jsonl\n  \
+                  evstore conformance --clean --dry-run"
 )]
 pub struct Args {
     /// The stores; else -s, else the default.
@@ -56,6 +57,13 @@ pub struct Args {
     /// List the checks, and run none.
     #[arg(long)]
     list: bool,
+    /// Remove the scratch stores that runs left behind beside the stores, and run nothing. A run that is going on loses its
+    /// own.
+    #[arg(long, conflicts_with_all = ["only", "budget", "seed", "in_place", "strict", "list", "mutant", "report"])]
+    clean: bool,
+    /// With --clean: say what would be removed, and do not.
+    #[arg(long, requires = "clean")]
+    dry_run: bool,
     /// Hold the store with this known defect instead, to see the catalog notice; a wrong name lists them.
     #[arg(long, value_name = "NAME")]
     mutant: Option<String>,
@@ -76,14 +84,16 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
     if args.list {
         return list(&args, session);
     }
+    if args.clean {
+        return clean(args, session).await;
+    }
     let write = args.report.as_deref().map(report_writer).transpose()?;
     if checks(&args).next().is_none() {
         let message = format!("no check begins with {}", args.only.join(" or "));
         return Err(Failure::usage(message, "evstore conformance --list shows their names"));
     }
-    let stores = if args.stores.is_empty() { vec![None] } else { args.stores.iter().cloned().map(Some).collect() };
     let mut reports = Vec::new();
-    for store in stores {
+    for store in stores(&args) {
         session.select(store);
         reports.push(run_store(&args, session).await?);
     }
@@ -92,6 +102,41 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
         write(&reports)?;
     }
     judge(&reports, args.strict)
+}
+
+/// The stores that are named; none for the one that is meant where none is.
+fn stores(args: &Args) -> Vec<Option<StoreName>> {
+    if args.stores.is_empty() { vec![None] } else { args.stores.iter().cloned().map(Some).collect() }
+}
+
+/// Removes what runs left behind that were ended before they could.
+async fn clean(args: Args, session: &mut Session) -> Result {
+    let mut left = Vec::new();
+    for store in stores(&args) {
+        session.select(store);
+        let Configured { provider, settings, .. } = session.configured()?;
+        for tag in provider.opener.list_scratch(&settings).await? {
+            let scratch = provider.opener.scratch(&settings, &tag)?;
+            left.push((provider.opener.clone(), scratch, tag));
+        }
+    }
+    if !args.dry_run && !left.is_empty() {
+        let tags: Vec<_> = left.iter().map(|(_, scratch, tag)| format!("{} {tag}", scratch.store())).collect();
+        session.confirm(&format!("Remove the scratch stores {}?", tags.join(", ")))?;
+    }
+    let (facts, column) = match args.dry_run {
+        true => (view::object([("dry_run", true.into())]), "would be removed"),
+        false => (view::object([]), "removed"),
+    };
+    let mut list = session.output().list("scratch_stores", facts, &["store", column]);
+    for (opener, scratch, tag) in left {
+        if !args.dry_run {
+            opener.drop_scratch(&scratch).await?;
+        }
+        let json = json!({ "store": scratch.store().as_str(), "tag": tag, "removed": !args.dry_run });
+        list.item(&json.to_string(), || vec![scratch.store().as_str().into(), tag.as_str().into()])?;
+    }
+    list.end(view::object([]), "none left behind")
 }
 
 /// The checks that are wanted.

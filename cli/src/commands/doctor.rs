@@ -389,7 +389,7 @@ async fn check_scratch(findings: &mut Findings, provider: &Provider, settings: &
         Ok(tags) => {
             let found = format!("left behind by conformance: {}", tags.join(" "));
             let mending =
-                "if no conformance runs now, remove them: each is named by its tag, beside the store's own place";
+                format!("if no conformance runs now, evstore conformance {} --clean removes them", settings.store());
             findings.add(Level::Warning, "scratch stores", found, mending);
         }
         Err(error) => findings.failed("scratch stores", &error),

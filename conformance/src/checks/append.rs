@@ -13,7 +13,7 @@ use evstore_api::{
 };
 use std::collections::HashMap;
 
-pub(crate) const CHECKS: &[Check] = &[
+pub(crate) static CHECKS: &[Check] = &[
     check!(
         "append.one-event-reads-back",
         "an event that was appended to a new stream is read back with the same bytes, type and numbers",

@@ -20,7 +20,7 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
-pub(crate) const CHECKS: &[Check] = &[
+pub(crate) static CHECKS: &[Check] = &[
     check!(
         "concurrency.one-append-wins-each-revision",
         "of several appends that expect the same head exactly one is made, and the others conflict with the head it made",

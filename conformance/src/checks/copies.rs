@@ -18,7 +18,7 @@ use evstore_api::{
 };
 use std::collections::{BTreeMap, HashMap};
 
-pub(crate) const CHECKS: &[Check] = &[
+pub(crate) static CHECKS: &[Check] = &[
     check!(
         "copies.a-copy-is-the-same",
         "a copy has every commit, marker, removed range, snapshot and checkpoint with the same content, numbers and times",

@@ -15,7 +15,7 @@ use evstore_api::{
     Truncated,
 };
 
-pub(crate) const CHECKS: &[Check] = &[
+pub(crate) static CHECKS: &[Check] = &[
     check!(
         "deletion.truncation-strips-whole-commits",
         "truncation takes exactly the commits before a revision, keeps the one that holds it whole, and says what is left",

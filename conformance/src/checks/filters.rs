@@ -8,7 +8,7 @@ use evstore_api::{
     NewCommit, NewEvent, ReadFeed, Revision, StreamId, Truncate,
 };
 
-pub(crate) const CHECKS: &[Check] = &[
+pub(crate) static CHECKS: &[Check] = &[
     check!(
         "filters.categories-are-whole-names",
         "the feed of a category has the streams of exactly that name before the first hyphen, not those it begins or is like",

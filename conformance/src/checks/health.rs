@@ -7,7 +7,7 @@ use evstore_api::capabilities::Positioned;
 use evstore_api::{Append, EventStore, Expected, FeedFilter, FeedStart, Finding, Lag, Result, Severity};
 use std::time::Duration;
 
-pub(crate) const CHECKS: &[Check] = &[
+pub(crate) static CHECKS: &[Check] = &[
     check!(
         "health.a-stuck-feed-is-told-from-an-idle-one",
         "a feed that lacks an acknowledged commit says that it is behind, and one that has all never does, however long it idles",

@@ -16,7 +16,7 @@ use evstore_api::{
 };
 use std::time::Duration;
 
-pub(crate) const CHECKS: &[Check] = &[
+pub(crate) static CHECKS: &[Check] = &[
     check!(
         "honesty.everything-is-declared",
         "a store names its contract, provider and engine, and declares bounds that can be kept and are no smaller than the least",

@@ -10,7 +10,7 @@ use evstore_api::{
     NewEvent, Origin, Replica, Replicate, Result, Revision, StoreState, StreamId, Timestamp, Truncate, Usage,
 };
 
-pub(crate) const CHECKS: &[Check] = &[
+pub(crate) static CHECKS: &[Check] = &[
     check!(
         "idempotency.a-repeat-returns-the-first-receipt",
         "the same commit again returns the first receipt, says that it is repeated, and appends nothing",

@@ -11,7 +11,7 @@ use evstore_api::{
 };
 use std::collections::BTreeMap;
 
-pub(crate) const CHECKS: &[Check] = &[
+pub(crate) static CHECKS: &[Check] = &[
     check!(
         "in-place.the-feed-accounts-for-every-position",
         "every position from the first on is an event, a marker or removed, in order and once",

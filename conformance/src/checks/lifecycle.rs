@@ -19,7 +19,7 @@ use std::collections::HashSet;
 use std::error::Error as _;
 use std::time::{Duration, Instant};
 
-pub(crate) const CHECKS: &[Check] = &[
+pub(crate) static CHECKS: &[Check] = &[
     check!(
         "lifecycle.a-closed-store-refuses-every-call",
         "after a close every call of that handle is refused as closed, closing again succeeds, and nothing was written",
@@ -675,8 +675,13 @@ async fn scratch_stores_come_and_go(context: Context) -> Result<Outcome, Broken>
     let tag = format!("{}s", context.category());
     let listed = async || -> Result<bool, Error> { Ok(opener.list_scratch(beside).await?.contains(&tag)) };
     ensure!(!listed().await?, "a tag is in the list before its store was made");
+    ensure_kind!(opener.scratch(beside, "Not a tag"), Invalid, "the scratch store of what is no tag");
     for _ in 0..2 {
         let settings = opener.make_scratch(beside, &tag).await?;
+        ensure!(
+            opener.scratch(beside, &tag)? == settings,
+            "a scratch store that is left behind is not found by its tag: its settings are not those it was made with"
+        );
         let used = use_scratch(&context, &settings, listed().await, &tag).await;
         opener.drop_scratch(&settings).await?;
         used?;

@@ -7,7 +7,7 @@ use evstore_api::{
     Category, Delete, EventStore, Expected, ListStreams, ListedStream, NamespaceFilter, StreamId, StreamState,
 };
 
-pub(crate) const CHECKS: &[Check] = &[
+pub(crate) static CHECKS: &[Check] = &[
     check!(
         "listing.every-stream-is-listed-once",
         "streams are listed once each, in the order of namespace and name, at every length beside a multiple of the page",

@@ -20,7 +20,7 @@ use evstore_api::{
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-pub(crate) const CHECKS: &[Check] = &[
+pub(crate) static CHECKS: &[Check] = &[
     check!(
         "ownership.the-record-is-compared-and-set",
         "the store's record changes only from exactly what was read, says else what is there, and can be repeated",

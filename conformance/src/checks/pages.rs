@@ -10,7 +10,7 @@ use evstore_api::{
     StreamId, StreamStart,
 };
 
-pub(crate) const CHECKS: &[Check] = &[
+pub(crate) static CHECKS: &[Check] = &[
     check!(
         "pages.no-walk-ends-early",
         "a stream, its slots, the feed, the list of streams and that of records are walked whole, beyond every page of an engine",

@@ -9,7 +9,7 @@ use evstore_api::{
     ReadCommits, Result, StreamId, Timestamp, format,
 };
 
-pub(crate) const CHECKS: &[Check] = &[
+pub(crate) static CHECKS: &[Check] = &[
     check!(
         "payload.every-byte-comes-back",
         "data and metadata of any bytes come back on every way as they were: empty, NUL, invalid UTF-8, long characters, large numbers",

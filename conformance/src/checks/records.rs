@@ -11,7 +11,7 @@ use evstore_api::{
     RecordNumber, RecordPut,
 };
 
-pub(crate) const CHECKS: &[Check] = &[
+pub(crate) static CHECKS: &[Check] = &[
     check!(
         "records.value-reads-back",
         "a small record reads back with the same bytes, empty ones among them; one that never was reads as none",

@@ -10,7 +10,7 @@ use evstore_api::{
     Result, Revision, Snapshot, SnapshotPut, StreamId, StreamPage, StreamStart, Timestamp,
 };
 
-pub(crate) const CHECKS: &[Check] = &[
+pub(crate) static CHECKS: &[Check] = &[
     check!(
         "snapshots.the-latest-is-read-back",
         "a snapshot is read back with every field as it was given, and a stream without one has none",

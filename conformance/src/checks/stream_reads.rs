@@ -12,7 +12,7 @@ use evstore_api::{
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-pub(crate) const CHECKS: &[Check] = &[
+pub(crate) static CHECKS: &[Check] = &[
     check!(
         "streams.are-read-from-anywhere-in-both-directions",
         "a read begins at the asked revision, goes the asked way, and returns exactly as many events as asked or are there",

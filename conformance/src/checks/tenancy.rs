@@ -10,7 +10,7 @@ use evstore_api::{
     Revision, Snapshot, StreamId, StreamState,
 };
 
-pub(crate) const CHECKS: &[Check] = &[
+pub(crate) static CHECKS: &[Check] = &[
     check!(
         "tenancy.namespaces-are-independent",
         "streams of one name in different namespaces share no event, head, commit id or snapshot",

@@ -5,7 +5,7 @@ use crate::context::Context;
 use evstore_api::{Clock, Expected, NewEvent, StreamId, SystemClock, Timestamp};
 use std::time::Duration;
 
-pub(crate) const CHECKS: &[Check] = &[
+pub(crate) static CHECKS: &[Check] = &[
     check!(
         "time.the-callers-time-is-kept",
         "the time that a caller gives an event comes back to the microsecond, also far from now, and none stays none",

@@ -8,7 +8,7 @@ use evstore_api::{
     Head, Position, ReadHead, Result, Revision,
 };
 
-pub(super) const MUTANTS: &[Mutant] = &[
+pub(super) static MUTANTS: &[Mutant] = &[
     mutant::<DropsAnEvent>(
         "append.drops-an-event",
         "of a commit of several events the second is not stored",

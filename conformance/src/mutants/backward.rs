@@ -5,7 +5,7 @@ use super::defect::{Defect, mutant};
 use async_trait::async_trait;
 use evstore_api::{Direction, EventStore, ReadStream, Result, StreamPage, StreamStart};
 
-pub(super) const MUTANTS: &[Mutant] = &[mutant::<ExclusiveBackward>(
+pub(super) static MUTANTS: &[Mutant] = &[mutant::<ExclusiveBackward>(
     "streams.backward-begins-below",
     "a backward read begins below the revision that was asked for",
     &["streams.are-read-from-anywhere-in-both-directions"],

@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Whole stores with nothing wrong.
-pub(super) const HONEST: &[Mutant] = &[
-    mutant::<Sequenced<Late>>("class.by-sequencer", "a sequencer gives positions a little later", &[]),
+pub(super) static HONEST: &[Mutant] = &[
+    mutant::<Late>("class.by-sequencer", "a sequencer gives positions a little later", &[]),
     mutant::<Partitioned<InOrder>>("class.per-partition", "the feed is in partitions, without positions", &[]),
     mutant::<WithoutDeletion>("class.without-deletion", "nothing can be truncated or deleted", &[]),
     Mutant {
@@ -37,13 +37,13 @@ pub(super) const HONEST: &[Mutant] = &[
     },
 ];
 
-const UNLIMITED: Mutant = mutant::<Unlimited>("", "", &[]);
-const SMALLEST: Mutant = mutant::<Smallest>("", "", &[]);
-const SEQUENCED: Mutant = mutant::<Sequenced<Late>>("", "", &[]);
-const PAST_THE_END: Mutant = mutant::<PastTheEnd>("", "", &[]);
+static UNLIMITED: Mutant = mutant::<Unlimited>("", "", &[]);
+static SMALLEST: Mutant = mutant::<Smallest>("", "", &[]);
+static SEQUENCED: Mutant = mutant::<Late>("", "", &[]);
+static PAST_THE_END: Mutant = mutant::<PastTheEnd>("", "", &[]);
 
-pub(super) const MUTANTS: &[Mutant] = &[
-    mutant::<Sequenced<WhenAsked>>(
+pub(super) static MUTANTS: &[Mutant] = &[
+    mutant::<WhenAsked>(
         "feed.late-behind-its-word",
         "a feed moves on when an operator asks for it, and says that it does by itself",
         &["feed.is-as-fast-as-declared"],
@@ -68,31 +68,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
 
 const WITHIN: Duration = Duration::from_millis(20);
 
-/// When a sequencer gives a position.
-pub(super) trait When: Default + std::fmt::Debug + Send + Sync + 'static {
-    const BY_ITSELF: bool;
-}
-
-#[derive(Debug, Default)]
-struct Late;
-
-impl When for Late {
-    const BY_ITSELF: bool = true;
-}
-
-#[derive(Debug, Default)]
-struct WhenAsked;
-
-impl When for WhenAsked {
-    const BY_ITSELF: bool = false;
-}
+/// A sequencer that gives positions a little later.
+type Late = Sequenced<true>;
+/// One that gives them when an operator asks for it.
+type WhenAsked = Sequenced<false>;
 
 /// Up to where the feed is given positions, and when each position became known to be taken.
 #[derive(Debug, Default)]
-struct Sequenced<W> {
-    state: Mutex<Sequence>,
-    _when: W,
-}
+struct Sequenced<const BY_ITSELF: bool>(Mutex<Sequence>);
 
 #[derive(Debug, Default)]
 struct Sequence {
@@ -100,23 +83,23 @@ struct Sequence {
     taken: VecDeque<(Position, Instant)>,
 }
 
-impl<W: When> Sequenced<W> {
+impl<const BY_ITSELF: bool> Sequenced<BY_ITSELF> {
     /// The last position that the feed has now.
     async fn mark(&self, store: &dyn EventStore, deadline: Deadline) -> Result<(Position, FeedHead)> {
         let head = store.feed_head(deadline).await?;
         let end = head.position.unwrap_or_default();
-        let mut state = lock(&self.state);
+        let mut state = lock(&self.0);
         if state.taken.back().map_or(state.mark, |(last, _)| *last) < end {
             state.taken.push_back((end, Instant::now()));
         }
-        while W::BY_ITSELF && state.taken.front().is_some_and(|(_, since)| since.elapsed() >= WITHIN / 2) {
+        while BY_ITSELF && state.taken.front().is_some_and(|(_, since)| since.elapsed() >= WITHIN / 2) {
             state.mark = state.taken.pop_front().map_or(state.mark, |(position, _)| position);
         }
         Ok((state.mark, head))
     }
 
     fn seen(&self, receipt: Appended) -> Appended {
-        let mark = lock(&self.state).mark;
+        let mark = lock(&self.0).mark;
         Appended { position: receipt.position.filter(|position| *position <= mark), ..receipt }
     }
 }
@@ -129,14 +112,14 @@ fn last_position(item: &FeedItem) -> Position {
 }
 
 #[async_trait]
-impl<W: When> Defect for Sequenced<W> {
+impl<const BY_ITSELF: bool> Defect for Sequenced<BY_ITSELF> {
     fn capabilities(&self, inner: &Capabilities) -> Capabilities {
         Capabilities { positioned: Positioned::BySequencer { within: WITHIN }, ..inner.clone() }
     }
 
     async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
         let receipt = store.append(request).await?;
-        // It is made: neither a deadline nor a close of the handle may turn that into an error.
+        // It is made: neither a deadline of the caller's nor a close meanwhile may turn that into an error.
         let _ = self.mark(store, Deadline::within(Duration::from_secs(20))).await;
         Ok(if receipt.repeated { self.seen(receipt) } else { Appended { position: None, ..receipt } })
     }
@@ -186,7 +169,7 @@ impl<W: When> Defect for Sequenced<W> {
     async fn feed_head(&self, store: &dyn EventStore, deadline: Deadline) -> Result<FeedHead> {
         let (mark, head) = self.mark(store, deadline).await?;
         let behind = head.position.unwrap_or_default().0 - mark.0;
-        let age = lock(&self.state).taken.front().map_or(Duration::ZERO, |(_, since)| since.elapsed());
+        let age = lock(&self.0).taken.front().map_or(Duration::ZERO, |(_, since)| since.elapsed());
         let lag = Lag { commits: behind, age: if behind == 0 { Duration::ZERO } else { age } };
         let cursor = Cursor::total(head.cursor.incarnation(), mark);
         Ok(FeedHead { cursor, position: Some(mark), lag, ..head })
@@ -210,7 +193,7 @@ impl<W: When> Defect for Sequenced<W> {
 
     async fn advance_feed(&self, admin: &dyn StoreAdmin, request: AdvanceFeed) -> Result<FeedAdvanced> {
         let advanced = admin.advance_feed(request).await?;
-        let mut state = lock(&self.state);
+        let mut state = lock(&self.0);
         state.mark = advanced.head.position.unwrap_or_default();
         let mark = state.mark;
         state.taken.retain(|(position, _)| *position > mark);
@@ -479,6 +462,18 @@ const SMALL_KEYS: &[(&str, &str)] = &[
     ("record_bytes_max", "4KiB"),
 ];
 
+impl WithKeys {
+    /// The settings with those of the keys that the provider knows.
+    fn with_keys(&self, settings: &Settings) -> Result<Settings> {
+        let known = settings.keys();
+        let mut settings = settings.clone();
+        for (name, value) in self.keys.iter().filter(|(name, _)| known.iter().any(|key| key.name == *name)) {
+            settings = settings.with(name, *value)?;
+        }
+        Ok(settings)
+    }
+}
+
 #[async_trait]
 impl Opener for WithKeys {
     async fn open(&self, settings: &Settings) -> Result<Arc<dyn EventStore>> {
@@ -489,13 +484,12 @@ impl Opener for WithKeys {
         self.inner.open_admin(settings).await
     }
 
+    fn scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        self.inner.scratch(&self.with_keys(settings)?, tag)
+    }
+
     async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
-        let known = settings.keys();
-        let mut settings = settings.clone();
-        for (name, value) in self.keys.iter().filter(|(name, _)| known.iter().any(|key| key.name == *name)) {
-            settings = settings.with(name, *value)?;
-        }
-        self.inner.make_scratch(&settings, tag).await
+        self.inner.make_scratch(&self.with_keys(settings)?, tag).await
     }
 
     async fn drop_scratch(&self, scratch: &Settings) -> Result<()> {

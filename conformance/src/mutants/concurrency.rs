@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub(super) const MUTANTS: &[Mutant] = &[
+pub(super) static MUTANTS: &[Mutant] = &[
     mutant::<CheckedApart>(
         "concurrency.expectation-checked-apart",
         "the expectation is checked in a step before the one that writes",
@@ -82,7 +82,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
 
 /// Stores that are right in one process and wrong in several, or once a process is killed. They need a store that several
 /// processes can open.
-pub(super) const OF_PROCESSES: &[Mutant] = &[
+pub(super) static OF_PROCESSES: &[Mutant] = &[
     mutant::<TrustedHeads>(
         "processes.heads-trusted-from-memory",
         "a process that knows a head does not look whether another has moved it",

@@ -11,7 +11,7 @@ use evstore_api::{
 use std::collections::HashSet;
 use std::sync::Mutex;
 
-pub(super) const MUTANTS: &[Mutant] = &[
+pub(super) static MUTANTS: &[Mutant] = &[
     mutant::<OwnTimes>(
         "copies.own-times",
         "a copied commit has another time than its original",

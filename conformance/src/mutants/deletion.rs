@@ -12,7 +12,7 @@ use evstore_api::{
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
-pub(super) const MUTANTS: &[Mutant] = &[
+pub(super) static MUTANTS: &[Mutant] = &[
     mutant::<KeepsOneMore>(
         "deletion.keeps-one-more",
         "a truncation ends one revision too early",

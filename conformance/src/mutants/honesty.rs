@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub(super) const MUTANTS: &[Mutant] = &[
+pub(super) static MUTANTS: &[Mutant] = &[
     mutant::<NoEngine>("honesty.no-engine", "the engine has no name", &["honesty.everything-is-declared"]),
     mutant::<SmallWindow>(
         "honesty.a-small-window",

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-pub(super) const MUTANTS: &[Mutant] = &[
+pub(super) static MUTANTS: &[Mutant] = &[
     mutant::<NeverCloses>(
         "lifecycle.never-closes",
         "a handle that was closed goes on",
@@ -54,6 +54,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         defect: "a scratch store that was dropped is still there",
         killed_by: &["lifecycle.a-missing-store-is-refused", "lifecycle.scratch-stores-come-and-go"],
         wrap: |inner| Arc::new(DropsNothing(inner)),
+    },
+    Mutant {
+        name: "lifecycle.tags-lead-elsewhere",
+        defect: "the settings that a tag gives are not those of the scratch store that was made with it",
+        killed_by: &["lifecycle.scratch-stores-come-and-go"],
+        wrap: |inner| Arc::new(Elsewhere(inner)),
     },
     mutant::<LateWrites>(
         "lifecycle.writes-past-the-deadline",
@@ -205,12 +211,45 @@ impl Opener for DropsNothing {
         self.0.open_admin(settings).await
     }
 
+    fn scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        self.0.scratch(settings, tag)
+    }
+
     async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
         self.0.make_scratch(settings, tag).await
     }
 
     async fn drop_scratch(&self, _: &Settings) -> Result<()> {
         Ok(())
+    }
+
+    async fn list_scratch(&self, settings: &Settings) -> Result<Vec<String>> {
+        self.0.list_scratch(settings).await
+    }
+}
+
+struct Elsewhere(Arc<dyn Opener>);
+
+#[async_trait]
+impl Opener for Elsewhere {
+    async fn open(&self, settings: &Settings) -> Result<Arc<dyn EventStore>> {
+        self.0.open(settings).await
+    }
+
+    async fn open_admin(&self, settings: &Settings) -> Result<Arc<dyn StoreAdmin>> {
+        self.0.open_admin(settings).await
+    }
+
+    fn scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        self.0.scratch(settings, &tag.chars().rev().collect::<String>())
+    }
+
+    async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        self.0.make_scratch(settings, tag).await
+    }
+
+    async fn drop_scratch(&self, scratch: &Settings) -> Result<()> {
+        self.0.drop_scratch(scratch).await
     }
 
     async fn list_scratch(&self, settings: &Settings) -> Result<Vec<String>> {

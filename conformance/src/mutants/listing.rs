@@ -7,7 +7,7 @@ use evstore_api::{Append, Appended, EventStore, ListStreams, Result, StreamId, S
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-pub(super) const MUTANTS: &[Mutant] = &[
+pub(super) static MUTANTS: &[Mutant] = &[
     mutant::<SkipsAtPages>(
         "listing.skips-at-pages",
         "the first stream of every later page is left out",

@@ -11,7 +11,7 @@ use evstore_api::{
 use std::sync::Mutex;
 use std::time::Duration;
 
-pub(super) const MUTANTS: &[Mutant] = &[
+pub(super) static MUTANTS: &[Mutant] = &[
     mutant::<ComparesEpochs>(
         "ownership.compares-epochs",
         "of the expected record only the epoch is looked at",

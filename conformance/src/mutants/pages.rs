@@ -10,7 +10,7 @@ use evstore_api::{
 
 const KILLED_BY: &[&str] = &["pages.no-walk-ends-early"];
 
-pub(super) const MUTANTS: &[Mutant] = &[
+pub(super) static MUTANTS: &[Mutant] = &[
     mutant::<FeedEnds>(
         "feed.ends-at-a-page",
         "a page of the feed that is cut by the engine says that it is the last",

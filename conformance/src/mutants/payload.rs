@@ -11,7 +11,7 @@ use evstore_api::{
 };
 use std::sync::atomic::{AtomicI64, Ordering};
 
-pub(super) const MUTANTS: &[Mutant] = &[
+pub(super) static MUTANTS: &[Mutant] = &[
     mutant::<Text>(
         "payload.is-text",
         "bytes that are not UTF-8 are replaced",

@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-pub(super) const MUTANTS: &[Mutant] = &[
+pub(super) static MUTANTS: &[Mutant] = &[
     mutant::<ExclusiveStart>(
         "streams.exclusive-start",
         "a forward read begins behind the revision that was asked for",

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-pub(super) const MUTANTS: &[Mutant] = &[
+pub(super) static MUTANTS: &[Mutant] = &[
     mutant::<EmptyIsDeleted>(
         "records.an-empty-value-deletes",
         "a record with an empty value is deleted",

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub(super) const MUTANTS: &[Mutant] = &[mutant::<SerialFeed>(
+pub(super) static MUTANTS: &[Mutant] = &[mutant::<SerialFeed>(
     "feed.serial-positions",
     "an append takes its position first and is seen late, so that a reader who resumes after the last position passes it over",
     &[

@@ -11,7 +11,7 @@ use evstore_api::{
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-pub(super) const MUTANTS: &[Mutant] = &[
+pub(super) static MUTANTS: &[Mutant] = &[
     mutant::<LosesFields>(
         "snapshots.lose-their-time",
         "the time at which a snapshot was made is not kept",

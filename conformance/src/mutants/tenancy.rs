@@ -11,7 +11,7 @@ use evstore_api::{
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-pub(super) const MUTANTS: &[Mutant] = &[
+pub(super) static MUTANTS: &[Mutant] = &[
     mutant::<Renames<0>>(
         "tenancy.names-fold-case",
         "stream names that differ in case only are one stream",
@@ -79,6 +79,10 @@ impl Opener for DropsByPrefix {
 
     async fn open_admin(&self, settings: &Settings) -> Result<Arc<dyn StoreAdmin>> {
         self.inner.open_admin(settings).await
+    }
+
+    fn scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        self.inner.scratch(settings, tag)
     }
 
     async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
@@ -214,6 +218,10 @@ impl Opener for OneForAll {
 
     async fn open_admin(&self, settings: &Settings) -> Result<Arc<dyn StoreAdmin>> {
         self.inner.open_admin(settings).await
+    }
+
+    fn scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        self.inner.scratch(settings, tag)
     }
 
     async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {

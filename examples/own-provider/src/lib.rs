@@ -72,8 +72,12 @@ impl Opener for Tenants {
         self.files.opener.open_admin(&self.file(settings)?).await
     }
 
+    fn scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        settings.clone().with("tenant", format!("{SCRATCH}{tag}"))
+    }
+
     async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
-        let scratch = settings.clone().with("tenant", format!("{SCRATCH}{tag}"))?;
+        let scratch = self.scratch(settings, tag)?;
         let file = self.file(&scratch)?;
         let path = file.path("path").unwrap_or_default();
         if path.exists() {

@@ -2,11 +2,10 @@
 
 use super::mark::{Claim, Mark};
 use super::runner::{PAUSE_FIRST, PAUSE_MAX, release};
-use super::{BoxError, OnError, Parts, Phase, Rivals, StopReason};
+use super::{BoxError, OnError, Parts, Phase, StopReason};
 use crate::api::{Error, ErrorKind};
 use crate::backoff::Backoff;
 use crate::checkpoint::Checkpoint;
-use crate::logged::Logged;
 use crate::subscription::{Batch, Delivery, Subscription};
 use std::future::Future;
 use std::pin::pin;
@@ -80,15 +79,10 @@ pub struct Move {
 pub(super) async fn run(parts: Parts, model: impl ReadModel) -> StopReason {
     let mut feeding = Feeding { model, parts: parts.clone() };
     loop {
-        let reason = match feeding.run_once().await {
+        match feeding.run_once().await {
             Ok(()) => return StopReason::Asked,
-            Err(reason) => reason,
-        };
-        match (reason, parts.rivals) {
-            (StopReason::Rival(error), Rivals::StandBy(_)) => {
-                tracing::warn!(projection = parts.name, error = %Logged(&error), "another process runs the projection");
-            }
-            (reason, _) => return reason,
+            Err(reason) if parts.stands_by_after(&reason) => {}
+            Err(reason) => return reason,
         }
     }
 }

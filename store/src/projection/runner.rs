@@ -1,11 +1,11 @@
 //! Runs a projection at least once: handle, then keep the checkpoint.
 
 use super::mark::{Claim, Mark};
-use super::{BoxError, Handler, OnError, Parts, Phase, Retry, RetryError, Rivals, StopReason};
+use super::{BoxError, Handler, OnError, Parts, Phase, Retry, RetryError, StopReason};
 use crate::api::{Clock, Commit, Deadline, Direction, ReadStream, StreamId, StreamStart, SystemClock};
 use crate::backoff::Backoff;
 use crate::checkpoint::Parked;
-use crate::logged::{Logged, category};
+use crate::logged::category;
 use crate::subscription::{Batch, Delivery, FeedEvent, Subscription};
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -32,15 +32,10 @@ pub(super) type Wishes = mpsc::Receiver<Retry>;
 pub(super) async fn run(parts: Parts, handler: impl Handler, mut wishes: Wishes) -> StopReason {
     let mut handling = Handling { parts: parts.clone(), handler, ahead: HashMap::new() };
     loop {
-        let reason = match run_once(&parts, &mut handling, &mut wishes).await {
+        match run_once(&parts, &mut handling, &mut wishes).await {
             Ok(()) => return StopReason::Asked,
-            Err(reason) => reason,
-        };
-        match (reason, parts.rivals) {
-            (StopReason::Rival(error), Rivals::StandBy(_)) => {
-                tracing::warn!(projection = parts.name, error = %Logged(&error), "another process runs the projection");
-            }
-            (reason, _) => return reason,
+            Err(reason) if parts.stands_by_after(&reason) => {}
+            Err(reason) => return reason,
         }
     }
 }

@@ -1,12 +1,13 @@
-//! Stores for the tests: one in memory, and one around it that loses answers and lets rivals in between.
+//! Stores for the tests: one in memory, and one around it that loses answers and lets rivals in between. And a recorder of metrics.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use async_trait::async_trait;
 use evstore::api::*;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// A new store in memory.
@@ -236,4 +237,47 @@ pub async fn append(store: &dyn EventStore, stream: &str, event_type: &str, numb
     let commit = NewCommit { id: CommitId::generate(), events };
     let stream = StreamId::new(stream).unwrap();
     store.append(Append { stream, expected: Expected::Any, commit, deadline: soon() }).await.unwrap()
+}
+
+/// Keeps what is told to the `metrics` crate, by name and labels.
+#[derive(Debug, Default)]
+pub struct Recorder {
+    counters: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
+    gauges: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
+}
+
+impl Recorder {
+    /// A counter, by its name and its labels' values with a space between; none where it was never told.
+    pub fn counter(&self, key: &str) -> Option<u64> {
+        self.counters.lock().unwrap().get(key).map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// A gauge, in the same way.
+    pub fn gauge(&self, key: &str) -> Option<f64> {
+        self.gauges.lock().unwrap().get(key).map(|bits| f64::from_bits(bits.load(Ordering::Relaxed)))
+    }
+
+    fn cell(all: &Mutex<BTreeMap<String, Arc<AtomicU64>>>, key: &metrics::Key) -> Arc<AtomicU64> {
+        let labels: Vec<_> = key.labels().map(metrics::Label::value).collect();
+        let key = format!("{} {}", key.name(), labels.join(" "));
+        all.lock().unwrap().entry(key).or_default().clone()
+    }
+}
+
+impl metrics::Recorder for Recorder {
+    fn describe_counter(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+    fn describe_gauge(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+    fn describe_histogram(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+
+    fn register_counter(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Counter {
+        metrics::Counter::from_arc(Self::cell(&self.counters, key))
+    }
+
+    fn register_gauge(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Gauge {
+        metrics::Gauge::from_arc(Self::cell(&self.gauges, key))
+    }
+
+    fn register_histogram(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Histogram {
+        metrics::Histogram::noop()
+    }
 }
