@@ -448,13 +448,19 @@ SET jit = off
 AS $$
 BEGIN
     SELECT count(*), min(c.recorded_at) INTO commits, oldest
-    FROM (SELECT s.snapshot, store.xid_bias AS bias FROM sequencer s CROSS JOIN store) q
+    FROM (SELECT s.snapshot, s.position, store.xid_bias AS bias FROM sequencer s CROSS JOIN store) q
     CROSS JOIN LATERAL (
-        SELECT l.recorded_at FROM commits l WHERE l.xid >= q.bias + pg_snapshot_xmax(q.snapshot)::text::bigint
+        SELECT l.stream, l.revision, l.number, l.recorded_at FROM commits l WHERE l.xid >= q.bias + pg_snapshot_xmax(q.snapshot)::text::bigint
         UNION ALL
-        SELECT l.recorded_at FROM pg_snapshot_xip(q.snapshot) running
-        CROSS JOIN LATERAL (SELECT m.recorded_at FROM commits m WHERE m.xid = q.bias + running::text::bigint OFFSET 0) l
-    ) c;
+        SELECT l.* FROM pg_snapshot_xip(q.snapshot) running CROSS JOIN LATERAL (
+            SELECT m.stream, m.revision, m.number, m.recorded_at FROM commits m
+            WHERE m.xid = q.bias + running::text::bigint OFFSET 0
+        ) l
+    ) c
+    -- Near the last position a step may have numbered a part of what is new.
+    WHERE q.position <= 9007199254740991 - (1::bigint << 40) OR NOT EXISTS (
+        SELECT FROM feed f WHERE f.stream = c.stream AND f.revision = c.revision AND f.number = c.number
+    );
 END
 $$;
 
