@@ -2,6 +2,7 @@
 
 use evstore_models::{Row, Scopes, feed_join, store_fence, stream_seal};
 
+#[expect(clippy::print_stdout, reason = "the rows say how far each model was searched")]
 fn as_expected(rows: Vec<Row>) {
     rows.iter().for_each(|row| println!("{row}"));
     let wrong: Vec<_> = rows.iter().filter(|row| row.found != row.expect).map(|row| &row.name).collect();
