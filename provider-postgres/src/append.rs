@@ -154,7 +154,7 @@ impl Batch {
             .bind(&job.encoded[..])
     }
 
-    fn query_many(&self, client: &Client) -> Query<'static, Postgres, PgArguments> {
+    fn query_many<'a>(&'a self, client: &Client) -> Query<'a, Postgres, PgArguments> {
         let jobs = &self.jobs;
         let wanted = || jobs.iter().map(|job| &job.wanted);
         client
@@ -174,7 +174,7 @@ impl Batch {
             .bind(jobs.iter().map(|job| &job.encoded[..]).collect::<Vec<_>>())
     }
 
-    fn query(&self, client: &Client, rounds: Vec<i32>, sizes: Vec<i32>) -> Query<'static, Postgres, PgArguments> {
+    fn query<'a>(&'a self, client: &Client, rounds: Vec<i32>, sizes: Vec<i32>) -> Query<'a, Postgres, PgArguments> {
         let jobs = &self.jobs;
         let wanted = || jobs.iter().map(|job| &job.wanted);
         client

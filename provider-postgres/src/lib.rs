@@ -13,6 +13,7 @@ mod config;
 mod error;
 mod examine;
 mod lanes;
+mod names;
 mod opener;
 mod read;
 mod record;

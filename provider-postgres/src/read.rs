@@ -7,9 +7,9 @@ use crate::sequencer;
 use crate::statements::Statement;
 use crate::store::Client;
 use evstore_api::{
-    Commit, CommitNumber, CommitsPage, Content, Cursor, Deadline, Direction, Error, ErrorKind, FeedHead, FeedItem,
-    FeedPage, FeedStart, Head, Lag, ListStreams, ListedStream, Meta, NamespaceFilter, Position, ReadCommits, ReadFeed,
-    ReadHead, ReadStream, Result, StreamPage, StreamStart, StreamsPage, Usage, WaitFeed, Waited,
+    CommitNumber, CommitsPage, Content, Cursor, Deadline, Direction, Error, ErrorKind, FeedHead, FeedItem, FeedPage,
+    FeedStart, Head, Lag, ListStreams, ListedStream, Meta, NamespaceFilter, Position, ReadCommits, ReadFeed, ReadHead,
+    ReadStream, Result, StreamId, StreamPage, StreamStart, StreamsPage, Usage, WaitFeed, Waited,
 };
 use evstore_kit::feed_page::{self, Assembler};
 use evstore_kit::limits;
@@ -18,6 +18,7 @@ use evstore_kit::stream_page::{self, Slicer};
 use futures::TryStreamExt;
 use sqlx::PgConnection;
 use sqlx::postgres::PgRow;
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ use std::time::Duration;
 const FEED_WINDOW_MAX: u64 = 2_000;
 /// The same, at least, where a filter may drop most of them.
 const FILTERED_WINDOW_MIN: u64 = 1_000;
+/// Bytes of events that wait for the names of their streams, at most, and one commit.
+const HELD_BYTES_MAX: usize = 4 << 20;
 
 /// The head of a stream.
 pub async fn head(client: &Client, request: &ReadHead) -> Result<Head> {
@@ -73,12 +76,14 @@ pub async fn stream(client: &Client, request: &ReadStream) -> Result<StreamPage>
             let mut rows = select.fetch(connection);
             let first = rows.try_next().await?.ok_or_else(missing_record)?;
             let mut page = Slicer::new(request, page_head(client, &first)?);
+            let positions = codec::positions_of_page(&first)?;
             let mut before: Option<CommitNumber> = None;
             while let Some(row) = rows.try_next().await? {
                 if page.wants().is_none() {
                     break;
                 }
-                let commit = codec::commit(&row, 0, request.stream.clone())?;
+                let mut commit = codec::commit(&row, 0, request.stream.clone())?;
+                commit.first_position = positions.get(&commit.number).copied();
                 let in_order = before.is_none_or(|before| match request.direction {
                     Direction::Forward => before < commit.number,
                     Direction::Backward => before > commit.number,
@@ -224,11 +229,21 @@ async fn feed_once(client: &Client, request: &ReadFeed) -> Result<(FeedPage, Pos
     let window = window.min(FEED_WINDOW_MAX);
     client
         .read(request.deadline, async |connection| {
-            let mut reading = Reading { page: None, at: after, accounted: None, full: false, requests: 0 };
+            let mut reading = Reading { page: None, at: after, accounted: None, requests: 0 };
+            let mut statement = &client.statements.feed;
             loop {
-                let end = reading.window(client, connection, request, window).await?;
-
-                if reading.full || reading.at >= end.position {
+                let (end, stop) = reading.window(client, connection, request, window, statement).await?;
+                if stop == Some(Stop::Hole) {
+                    if std::ptr::eq(statement, &client.statements.feed_moved) {
+                        let error = corrupt("the feed does not account for a position");
+                        return Err(error.with("position", reading.next()).into());
+                    }
+                    // Rows have moved since they were numbered, if they are not lost.
+                    statement = &client.statements.feed_moved;
+                    continue;
+                }
+                statement = &client.statements.feed;
+                if stop == Some(Stop::Full) || reading.at >= end.position {
                     let page = reading.page.take().ok_or_else(missing_record)?;
                     let usage = Usage { requests: reading.requests, ..Usage::default() };
                     return Ok((page.finish(end.meta.incarnation(), end.position, usage), end.position));
@@ -250,8 +265,16 @@ struct Reading {
     /// The last position that was looked at.
     at: Position,
     accounted: Option<Position>,
-    full: bool,
     requests: u32,
+}
+
+/// Why a window was not looked at to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// The page is full.
+    Full,
+    /// A position was given, and nothing found that it was given to.
+    Hole,
 }
 
 impl Reading {
@@ -262,67 +285,108 @@ impl Reading {
         connection: &mut PgConnection,
         request: &ReadFeed,
         window: u64,
-    ) -> Worked<End> {
+        statement: &Statement,
+    ) -> Worked<(End, Option<Stop>)> {
         let upto = Position(self.at.0.saturating_add(window).min(evstore_api::number::NUMBER_MAX));
-        let select = client.statements.feed.query().bind(integer(self.at.0)).bind(integer(upto.0));
+        let select = statement.query().bind(integer(self.at.0)).bind(integer(upto.0));
         self.requests += 1;
-        let mut rows = select.fetch(connection);
+        let mut rows = select.fetch(&mut *connection);
         let first = rows.try_next().await?.ok_or_else(missing_record)?;
-        let end = End { meta: codec::meta(&first, 12)?, position: Position(codec::number(&first, 13)?) };
+        let end = End { meta: codec::meta(&first, 11)?, position: Position(codec::number(&first, 12)?) };
         let start = feed_page::start(&end.meta, &request.from)?;
         self.page.get_or_insert_with(|| Assembler::new(request, start));
-        let mut removed: Vec<(Position, Position)> = Vec::new();
-        let mut removed_at = 0;
+        let incarnation = end.meta.incarnation();
+        let mut removed = VecDeque::new();
+        // Rows whose stream is not known yet, and those behind them.
+        let (mut held, mut held_bytes) = (Vec::new(), 0);
+        let mut whole = true;
         while let Some(row) = rows.try_next().await? {
-            let position = Position(codec::number(&row, 13)?);
-            if codec::get::<Option<&str>>(&row, 1)?.is_none() {
-                removed.push((position, Position(codec::number(&row, 2)?)));
+            let Some(key) = codec::get::<Option<i64>>(&row, 0)? else {
+                removed.push_back((Position(codec::number(&row, 12)?), Position(codec::number(&row, 1)?)));
+                continue;
+            };
+            let known = if held.is_empty() { client.names.get(incarnation, key) } else { None };
+            if let Some(stream) = known {
+                if let ControlFlow::Break(stop) = self.row(request, &row, stream, &mut removed)? {
+                    return Ok((end, Some(stop)));
+                }
                 continue;
             }
-            while let Some((first, last)) = removed.get(removed_at).copied().filter(|(first, _)| *first <= position) {
-                removed_at += 1;
-                if self.take(first, last, FeedItem::Removed { first, last })?.is_break() {
-                    return Ok(end);
+            held_bytes += codec::get::<Option<&[u8]>>(&row, 1 + EVENTS)?.map_or(0, <[u8]>::len);
+            held.push((key, row));
+            if held_bytes > HELD_BYTES_MAX {
+                whole = false;
+                break;
+            }
+        }
+        drop(rows);
+        if !held.is_empty() {
+            let keys = held.iter().map(|(key, _)| *key).collect();
+            let names = client.names.look_up(incarnation, keys, &client.statements.names, connection).await?;
+            self.requests += 1;
+            for (key, row) in held {
+                if let ControlFlow::Break(stop) = self.row(request, &row, names[&key].clone(), &mut removed)? {
+                    return Ok((end, Some(stop)));
                 }
             }
-            let commit = feed_commit(request, &row)?;
-            let last = commit.last_position().unwrap_or(position);
-            // A stub may lie in a range that was removed, and is then told of already.
-            if commit.content == Content::Stripped && self.accounted.is_some_and(|accounted| last <= accounted) {
-                continue;
-            }
-            if self.take(position, last, FeedItem::Commit(commit))?.is_break() {
-                return Ok(end);
+        }
+        let stop = if whole { self.end_window(upto.min(end.position), removed).break_value() } else { None };
+        Ok((end, stop))
+    }
+
+    /// Hands the ranges behind the last commit of a window to the page. Everything up to its end is accounted for then.
+    fn end_window(&mut self, upto: Position, removed: VecDeque<(Position, Position)>) -> ControlFlow<Stop> {
+        for (first, last) in removed {
+            self.take(first, last, FeedItem::Removed { first, last })?;
+        }
+        if self.next() <= upto { ControlFlow::Break(Stop::Hole) } else { ControlFlow::Continue(()) }
+    }
+
+    /// The position that has to come next.
+    fn next(&self) -> Position {
+        self.accounted.unwrap_or(self.at).next()
+    }
+
+    /// Hands a commit to the page, after the ranges before it.
+    fn row(
+        &mut self,
+        request: &ReadFeed,
+        row: &PgRow,
+        stream: StreamId,
+        removed: &mut VecDeque<(Position, Position)>,
+    ) -> Worked<ControlFlow<Stop>> {
+        let position = Position(codec::number(row, 12)?);
+        while let Some((first, last)) = removed.pop_front_if(|(first, _)| *first <= position) {
+            if let ControlFlow::Break(stop) = self.take(first, last, FeedItem::Removed { first, last }) {
+                return Ok(ControlFlow::Break(stop));
             }
         }
-        for (first, last) in removed.drain(removed_at..) {
-            if self.take(first, last, FeedItem::Removed { first, last })?.is_break() {
-                return Ok(end);
-            }
+        // What a filter by stream drops is not worth decoding; its frame is enough to move on.
+        let covered = request.filter.covers_stream(&stream);
+        let commit = if covered { codec::commit(row, 1, stream)? } else { codec::frame(row, 1, stream)? };
+        let last = commit.last_position().unwrap_or(position);
+        // A stub may lie in a range that was removed, and is then told of already.
+        if commit.content == Content::Stripped && self.accounted.is_some_and(|accounted| last <= accounted) {
+            return Ok(ControlFlow::Continue(()));
         }
-        self.at = self.at.max(upto.min(end.position));
-        Ok(end)
+        Ok(self.take(position, last, FeedItem::Commit(commit)))
     }
 
     /// Hands something to the page. Positions have to follow each other: a hole would be a lost commit.
-    fn take(&mut self, first: Position, last: Position, item: FeedItem) -> Worked<ControlFlow<()>> {
-        let next = self.accounted.unwrap_or(self.at).next();
+    fn take(&mut self, first: Position, last: Position, item: FeedItem) -> ControlFlow<Stop> {
+        let next = self.next();
+        // Only the first may begin before what was asked for.
         let follows = if self.accounted.is_none() { first <= next } else { first == next };
         if !follows {
-            return Err(corrupt("the feed does not account for a position").with("position", next).into());
+            return ControlFlow::Break(Stop::Hole);
         }
         self.accounted = Some(last);
         self.at = self.at.max(last);
-        let full = self.page.as_mut().map_or(ControlFlow::Break(()), |page| page.push(item));
-        self.full |= full.is_break();
-        Ok(full)
+        match self.page.as_mut().map(|page| page.push(item)) {
+            Some(ControlFlow::Continue(())) => ControlFlow::Continue(()),
+            Some(ControlFlow::Break(())) | None => ControlFlow::Break(Stop::Full),
+        }
     }
-}
-
-fn feed_commit(request: &ReadFeed, row: &PgRow) -> Worked<Commit> {
-    let stream = codec::stream_id(row, 0)?;
-    // What a filter by stream drops is not worth decoding; its frame is enough to move on.
-    if request.filter.covers_stream(&stream) { codec::commit(row, 2, stream) } else { codec::frame(row, 2, stream) }
 }
 
 /// Waits until the feed has more. The deadline is an answer here, not an error.

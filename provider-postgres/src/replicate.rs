@@ -3,7 +3,6 @@
 
 use crate::codec::{self, Id, Last, ONE_REQUEST, integer};
 use crate::error::{Result as Worked, corrupt};
-use crate::statements::Statements;
 use crate::store::Client;
 use crate::transaction::Transaction;
 use crate::{admin, record, snapshot};
@@ -13,6 +12,7 @@ use evstore_api::{
 };
 use evstore_kit::copy::{self, Claimed, CommitFate, Fate};
 use evstore_kit::limits;
+use sqlx::query::Query;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Bytes that are handed to COPY at a time.
@@ -30,7 +30,7 @@ pub async fn replicate(client: &Client, request: Replicate) -> Result<Replicated
         });
     }
     let replicated = client
-        .write(request.deadline, async |transaction| copy_all(client, transaction, &request, &events).await)
+        .write(request.deadline, async |transaction| copy_all(client, transaction, &request, events).await)
         .await?;
     client.sequencer.nudge();
     Ok(replicated)
@@ -40,11 +40,12 @@ async fn copy_all(
     client: &Client,
     transaction: &mut Transaction,
     request: &Replicate,
-    events: &[Option<Vec<u8>>],
+    events: Vec<Option<Vec<u8>>>,
 ) -> Worked<Replicated> {
     // Copies exclude each other, steps of the sequencer, and changes of the record; appends are refused by the state.
     transaction.run(|statements| &statements.share_store).await?;
     transaction.run(|statements| &statements.lock_sequencer).await?;
+    transaction.run(|statements| &statements.look_up).await?;
     let meta = transaction.meta().await?;
     copy::check_importing(&meta, request.epoch)?;
     // What was appended here before the store was fenced has its positions first.
@@ -54,9 +55,7 @@ async fn copy_all(
     let mut done = Replicated { written: 0, present: 0, usage: ONE_REQUEST };
     for (item, events) in request.items.iter().zip(events) {
         let fate = match item {
-            Replica::Commit(commit) => {
-                draft.commit(transaction, commit, imported, events.as_deref().unwrap_or_default()).await?
-            }
+            Replica::Commit(commit) => draft.commit(transaction, commit, imported, events.unwrap_or_default()).await?,
             Replica::Removed { first, last } => draft.removed(transaction, *first, *last).await?,
             Replica::Snapshot(copied) => draft.snapshot(transaction, copied).await?,
             Replica::Record(copied) => copy_record(transaction, copied).await?,
@@ -185,7 +184,7 @@ impl Draft {
         transaction: &mut Transaction,
         commit: &Commit,
         imported: Option<Epoch>,
-        events: &[u8],
+        events: Vec<u8>,
     ) -> Worked<Fate> {
         let last = self.streams.get(&commit.stream).cloned().flatten();
         let head = codec::head_of(last.as_ref(), &self.meta, &self.own);
@@ -204,10 +203,10 @@ impl Draft {
             self.last_position = self.last_position.plus(commit.positions());
         }
         self.note(transaction, commit, imported).await?;
-        let frame = Commit { events: Vec::new(), imported, first_position: Some(position), ..commit.clone() };
+        let frame = Commit { imported, first_position: Some(position), ..commit.frame() };
         self.slots.insert((commit.stream.clone(), commit.number.0), frame.clone());
         let has_events = commit.content == Content::Kept && !commit.kind.is_marker();
-        self.commits.push(Row { commit: frame, position, events: has_events.then(|| events.to_vec()) });
+        self.commits.push(Row { commit: frame, position, events: has_events.then_some(events) });
         Ok(Fate::Write)
     }
 
@@ -358,15 +357,27 @@ impl Draft {
         let take = transaction.statements().take_order.query();
         let row = transaction.row(take).await?.ok_or_else(|| corrupt("the order of commits has no number"))?;
         let order: i64 = codec::get(&row, 0)?;
-        let mut commits = Copy::new();
-        let mut feed = Copy::new();
+        let mut places: [Vec<i64>; 5] = Default::default();
+        let sql = transaction.statements().copy_commits.sql();
+        let mut copy = transaction.connection().copy_in_raw(sql).await?;
+        let mut packed = Packed::new();
         for row in rows {
             let Some(Some(last)) = self.streams.get(&row.commit.stream) else { continue };
-            commits.commit(last.key, order, row);
-            feed.place(last.key, row);
+            packed.commit(last.key, order, row);
+            let Row { commit, position, .. } = row;
+            let place = [position.0, commit.first_revision.0, commit.number.0, commit.positions()].map(integer);
+            for (column, number) in places.iter_mut().zip([place[0], last.key, place[1], place[2], place[3]]) {
+                column.push(number);
+            }
+            // The server works on what it has while the rest is packed.
+            if packed.0.len() >= COPY_CHUNK_BYTES {
+                copy.send(std::mem::take(&mut packed.0)).await?;
+            }
         }
-        commits.send(transaction, |statements| &statements.copy_commits).await?;
-        feed.send(transaction, |statements| &statements.copy_feed).await
+        copy.send(packed.finish()).await?;
+        copy.finish().await?;
+        let place = transaction.statements().place_copies.query();
+        transaction.execute(places.into_iter().fold(place, Query::bind)).await.map(drop)
     }
 }
 
@@ -376,13 +387,18 @@ fn asked_for<'a>(asked: &[(i64, &'a Commit)], ordinal: u64) -> Worked<&'a Commit
 }
 
 /// Rows in the binary form of COPY: <https://www.postgresql.org/docs/18/sql-copy.html>, 2026-11-20.
-struct Copy(Vec<u8>);
+struct Packed(Vec<u8>);
 
-impl Copy {
+impl Packed {
     fn new() -> Self {
         let mut bytes = b"PGCOPY\n\xff\r\n\0".to_vec();
         bytes.extend([0; 8]);
         Self(bytes)
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.0.extend((-1_i16).to_be_bytes());
+        self.0
     }
 
     fn commit(&mut self, key: i64, order: i64, row: &Row) {
@@ -404,15 +420,6 @@ impl Copy {
         self.field(row.events.as_deref());
     }
 
-    fn place(&mut self, key: i64, row: &Row) {
-        self.row(5);
-        let numbers = [row.position.0, 0, row.commit.first_revision.0, row.commit.number.0].map(integer);
-        for (at, number) in numbers.into_iter().enumerate() {
-            self.field(Some(&if at == 1 { key } else { number }.to_be_bytes()));
-        }
-        self.field(Some(&integer(row.commit.positions()).to_be_bytes()));
-    }
-
     fn row(&mut self, fields: i16) {
         self.0.extend(fields.to_be_bytes());
     }
@@ -426,20 +433,5 @@ impl Copy {
             }
             None => self.0.extend((-1_i32).to_be_bytes()),
         }
-    }
-
-    async fn send(
-        mut self,
-        transaction: &mut Transaction,
-        statement: fn(&Statements) -> &crate::statements::Statement,
-    ) -> Worked<()> {
-        self.0.extend((-1_i16).to_be_bytes());
-        let sql = statement(&transaction.statements()).sql();
-        let mut copy = transaction.connection().copy_in_raw(sql.as_str()).await?;
-        for chunk in self.0.chunks(COPY_CHUNK_BYTES) {
-            copy.send(chunk).await?;
-        }
-        copy.finish().await?;
-        Ok(())
     }
 }

@@ -11,7 +11,7 @@ use crate::store::Shared;
 use evstore_api::{Deadline, Error, ErrorKind, Meta, Result, SchemaChange, SchemaPlan, format};
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
-use sqlx::{PgConnection, Postgres, Row};
+use sqlx::{Executor, PgConnection, Postgres, Row};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The statements that make a store, each below a line that says what it does.
@@ -97,7 +97,7 @@ enum Soundness {
 }
 
 /// A statement that is run now and then: not worth keeping, and good behind any pooler.
-fn once(sql: &'static str) -> Query<'static, Postgres, PgArguments> {
+fn once<'q>(sql: &'static str) -> Query<'q, Postgres, PgArguments> {
     sqlx::query(sql).persistent(false)
 }
 
@@ -164,7 +164,7 @@ impl Found {
                 }
                 Some(Soundness::Index(definition)) => {
                     let unique = |text: &str| text.starts_with("CREATE UNIQUE");
-                    let keys = |text: &str| text.rsplit_once('(').map(|(_, keys)| keys.to_owned());
+                    let keys = |text: &str| text.split_once('(').map(|(_, keys)| keys.replace('"', ""));
                     if unique(definition) == unique(part.statement) && keys(definition) == keys(part.statement) {
                         Ok(Presence::Same)
                     } else {
@@ -245,7 +245,7 @@ pub async fn apply(shared: &Shared, deadline: Deadline) -> Result<SchemaPlan> {
             let plan = plan_for(&found, schema)?;
             for change in &plan.changes {
                 let statement = Statement::new(&change.statement, schema, Prepared::Once);
-                sqlx::raw_sql(statement.sql()).execute(transaction.connection()).await?;
+                transaction.connection().execute(statement.sql()).await?;
             }
             let first_rows = FIRST_ROWS.map(|statement| Statement::new(statement, schema, shared.config.prepared));
             let [store, sequencer] = &first_rows;

@@ -74,11 +74,14 @@ CREATE TABLE {schema}.feed (
     stream bigint NOT NULL,
     revision bigint NOT NULL,
     number bigint NOT NULL,
-    places bigint NOT NULL
+    places bigint NOT NULL,
+    -- Where the commit's row lay when it was numbered: looked at first, because neighbours in the feed are mostly neighbours
+    -- there. The slot is what counts; a row that has moved since, or was restored, is found by that.
+    lay tid
 );
 
---; find the position of a commit
-CREATE UNIQUE INDEX feed_slot ON {schema}.feed (stream, revision, number);
+--; find the positions of a stream's commits
+CREATE UNIQUE INDEX feed_slot ON {schema}.feed (stream, revision, number) INCLUDE (position);
 
 --; make the ranges of positions without content
 CREATE TABLE {schema}.removed (
@@ -380,17 +383,17 @@ BEGIN
     END IF;
     -- One statement: its snapshot is the one that is kept, and everything that it sees and the one before did not is new.
     WITH fresh AS MATERIALIZED (
-        SELECT c.stream, c.revision, c.number, greatest(c.count, 1) AS places,
+        SELECT c.stream, c.revision, c.number, greatest(c.count, 1) AS places, c.lay,
             sum(greatest(c.count, 1)) OVER (ORDER BY c.ordering) AS upto
         FROM (
-            SELECT * FROM commits WHERE xid >= bias + pg_snapshot_xmax(before)::text::bigint
+            SELECT *, ctid AS lay FROM commits WHERE xid >= bias + pg_snapshot_xmax(before)::text::bigint
             UNION ALL
             SELECT l.* FROM pg_snapshot_xip(before) running
-            CROSS JOIN LATERAL (SELECT * FROM commits WHERE xid = bias + running::text::bigint OFFSET 0) l
+            CROSS JOIN LATERAL (SELECT *, ctid AS lay FROM commits WHERE xid = bias + running::text::bigint OFFSET 0) l
         ) c
     ), fed AS (
-        INSERT INTO feed (position, stream, revision, number, places)
-        SELECT last + upto - places + 1, stream, revision, number, places FROM fresh ORDER BY upto
+        INSERT INTO feed (position, stream, revision, number, places, lay)
+        SELECT last + upto - places + 1, stream, revision, number, places, lay FROM fresh ORDER BY upto
     ), kept AS (
         UPDATE sequencer s SET snapshot = pg_current_snapshot(), position = last + t.total
         FROM (SELECT max(upto) AS total FROM fresh) t WHERE t.total IS NOT NULL

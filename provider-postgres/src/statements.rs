@@ -1,10 +1,11 @@
 //! Every statement but those of the schema, as text with the schema's name in place. Nothing else is ever put into a statement:
 //! values are bound.
 
+use sqlx::Postgres;
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Postgres, SqlSafeStr, SqlStr};
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 
 macro_rules! statements {
     ($($(#[$doc:meta])* $name:ident = $text:expr;)*) => {
@@ -40,7 +41,7 @@ pub enum Prepared {
 /// A statement of one store.
 #[derive(Clone)]
 pub struct Statement {
-    text: Arc<str>,
+    text: &'static str,
     prepared: Prepared,
 }
 
@@ -54,18 +55,32 @@ impl std::fmt::Debug for Statement {
 impl Statement {
     /// A statement whose text is ours but for the name of the schema.
     pub fn new(text: &str, schema: &str, prepared: Prepared) -> Self {
-        Self { text: text.replace("{schema}", &format!("\"{schema}\"")).into(), prepared }
+        Self { text: kept(text.replace("{schema}", &format!("\"{schema}\""))), prepared }
     }
 
     /// As sqlx takes it: the text is one of this file, and the schema's name is of letters, digits and underscores.
-    pub fn sql(&self) -> SqlStr {
-        AssertSqlSafe(self.text.clone()).into_sql_str()
+    pub fn sql(&self) -> &'static str {
+        self.text
     }
 
     /// With values to be bound.
-    pub fn query(&self) -> Query<'static, Postgres, PgArguments> {
+    pub fn query<'q>(&self) -> Query<'q, Postgres, PgArguments> {
         sqlx::query(self.sql()).persistent(self.prepared == Prepared::Kept)
     }
+}
+
+/// The text, once and for as long as the process runs: some 30 kB for each schema that it ever opens. A query borrows its text,
+/// and a borrow of a store's would end before the query does.
+fn kept(text: String) -> &'static str {
+    static KEPT: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = kept.get_or_insert_default();
+    if let Some(text) = kept.get(text.as_str()) {
+        return text;
+    }
+    let text: &'static str = text.leak();
+    kept.insert(text);
+    text
 }
 
 /// A commit's columns, in the order in which `codec::commit` reads them, its position last.
@@ -99,19 +114,41 @@ macro_rules! last_commit {
     };
 }
 
-/// The stream, its head, the store's record, and which revisions a page looks at. $3: 0 the first, -1 the last, or a revision.
+/// The stream, its head, the store's record, the positions of its commits by number, then the commits. $3: 0 the first, -1 the
+/// last, or a revision; `begins` is that of the commit which holds the lowest. The positions come in one row, because to look
+/// each of them up beside its commit takes longer than the commits.
 macro_rules! page_of_stream {
     ($low:literal, $high:literal) => {
         concat!(
-            "WITH p AS MATERIALIZED (SELECT *, ", $low, " AS low, ", $high, " AS high FROM (
-                SELECT ", head_columns!(), ", store.meta FROM {schema}.store LEFT JOIN ({schema}.streams s", last_commit!(), ")
-                ON s.namespace = $1 AND s.name = $2) p)
+            "WITH p AS MATERIALIZED (SELECT p.*, coalesce((SELECT max(b.revision) FROM {schema}.commits b
+                    WHERE b.stream = p.key AND b.revision <= p.low), 0) AS begins
+                FROM (SELECT p.*, ", $low, " AS low, ", $high, " AS high FROM (
+                    SELECT ", head_columns!(), ", store.meta FROM {schema}.store LEFT JOIN ({schema}.streams s", last_commit!(), ")
+                    ON s.namespace = $1 AND s.name = $2) p) p)
             SELECT p.revision, p.number, NULL::bigint AS count, p.recorded_at, p.id, NULL::uuid, p.marker, p.imported, NULL::uuid,
-                NULL::bytea, p.meta, p.first_retained FROM p
-            UNION ALL (SELECT ", commit_columns!("f.position"), " FROM {schema}.commits c", placed!(), "
+                NULL::bytea, p.meta, p.first_retained, f.numbers, f.positions FROM p
+                CROSS JOIN LATERAL (SELECT array_agg(f.number) AS numbers, array_agg(f.position) AS positions FROM {schema}.feed f
+                    WHERE f.stream = p.key AND f.revision BETWEEN p.begins AND p.high) f
+            UNION ALL (SELECT ", commit_columns!("NULL::bigint"), ", NULL, NULL FROM {schema}.commits c
                 WHERE c.stream = (SELECT key FROM p) AND c.events IS NOT NULL AND c.revision <= (SELECT high FROM p)
-                AND c.revision >= (SELECT coalesce(max(b.revision), 0) FROM {schema}.commits b
-                    WHERE b.stream = (SELECT key FROM p) AND b.revision <= (SELECT low FROM p)) "
+                AND c.revision >= (SELECT begins FROM p) "
+        )
+    };
+}
+
+/// A window of the feed, with the condition that finds a commit's row sooner than its slot does.
+macro_rules! page_of_feed {
+    ($sooner:literal) => {
+        concat!(
+            "SELECT NULL::bigint AS stream, NULL::bigint AS revision, 0::bigint AS number, NULL::bigint AS count, NULL::bigint,
+                NULL::uuid, NULL::uuid, NULL::bytea, NULL::bigint, NULL::uuid, NULL::bytea, store.meta, q.position
+                FROM {schema}.store CROSS JOIN {schema}.sequencer q
+            UNION ALL (SELECT NULL, r.last, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, r.first
+                FROM {schema}.removed r WHERE r.last > $1 AND r.first <= $2 ORDER BY r.first)
+            UNION ALL (SELECT f.stream, ", commit_columns!("f.position"), " FROM {schema}.feed f
+                JOIN {schema}.commits c ON ", $sooner, "c.stream = f.stream AND c.revision = f.revision AND c.number = f.number
+                WHERE f.position >= (SELECT coalesce(max(b.position), 0) FROM {schema}.feed b WHERE b.position <= $1 + 1)
+                AND f.position <= $2 ORDER BY f.position)"
         )
     };
 }
@@ -166,19 +203,13 @@ statements! {
         "WHERE c.stream = (SELECT key FROM {schema}.streams WHERE namespace = $1 AND name = $2) AND c.number >= $3
         ORDER BY c.revision, c.number LIMIT $4"
     );
-    /// The end of the feed, ranges that were removed, then commits after a position.
-    feed = concat!(
-        "SELECT NULL::text AS namespace, NULL::text AS name, NULL::bigint AS revision, 0::bigint AS number, NULL::bigint,
-            NULL::bigint, NULL::uuid, NULL::uuid, NULL::bytea, NULL::bigint, NULL::uuid, NULL::bytea, store.meta, q.position
-            FROM {schema}.store CROSS JOIN {schema}.sequencer q
-        UNION ALL (SELECT NULL, NULL, r.last, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, r.first
-            FROM {schema}.removed r WHERE r.last > $1 AND r.first <= $2 ORDER BY r.first)
-        UNION ALL (SELECT s.namespace, s.name, ", commit_columns!("f.position"), " FROM {schema}.feed f
-            JOIN {schema}.commits c ON c.stream = f.stream AND c.revision = f.revision AND c.number = f.number
-            JOIN {schema}.streams s ON s.key = f.stream
-            WHERE f.position >= (SELECT coalesce(max(b.position), 0) FROM {schema}.feed b WHERE b.position <= $1 + 1)
-            AND f.position <= $2 ORDER BY f.position)"
-    );
+    /// The end of the feed, ranges that were removed, then commits after a position, their streams by their keys: those that lie
+    /// where they lay when they were numbered.
+    feed = page_of_feed!("c.ctid = f.lay AND ");
+    /// The same, wherever they lie.
+    feed_moved = page_of_feed!("");
+    /// What streams are called.
+    names = "SELECT key, namespace, name FROM {schema}.streams WHERE key = ANY($1)";
 
     /// Changes the store's record.
     put_meta = "UPDATE {schema}.store SET meta = $1, access = $2";
@@ -264,8 +295,16 @@ statements! {
     /// Copies commits in: their positions come along.
     copy_commits = "COPY {schema}.commits (stream, number, revision, recorded_at, ordering, count, kind, id, digest, imported,
         grouped, marker, extensions, events) FROM STDIN (FORMAT binary)";
-    /// Copies places of the feed in.
-    copy_feed = "COPY {schema}.feed (position, stream, revision, number, places) FROM STDIN (FORMAT binary)";
+    /// Notes the places of commits that were copied in.
+    place_copies = "INSERT INTO {schema}.feed (position, stream, revision, number, places, lay)
+        SELECT a.position, a.stream, a.revision, a.number, a.places, c.ctid
+        FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+            a (position, stream, revision, number, places)
+        JOIN {schema}.commits c ON c.stream = a.stream AND c.revision = a.revision AND c.number = a.number ORDER BY a.position";
+    /// Has every commit that a copy asks for looked up by its index, until the transaction ends: a plan that was made when the
+    /// tables were small would read them whole.
+    look_up = "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
+        set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true)";
     /// Takes numbers from the order of commits.
     take_order = "SELECT nextval('{schema}.order_of_commits')";
 
@@ -282,13 +321,13 @@ statements! {
         commits_oid = '{schema}.commits'::regclass";
     /// After a dump was restored: positions for what the dump had and the feed had not, and transaction ids that rise on.
     sequence_restored = "WITH fresh AS (
-            SELECT c.stream, c.revision, c.number, greatest(c.count, 1) AS places,
+            SELECT c.stream, c.revision, c.number, greatest(c.count, 1) AS places, c.ctid AS lay,
                 sum(greatest(c.count, 1)) OVER (ORDER BY c.ordering) AS upto
             FROM {schema}.commits c WHERE c.xid IS NOT NULL AND NOT EXISTS (SELECT 1 FROM {schema}.feed f
                 WHERE f.stream = c.stream AND f.revision = c.revision AND f.number = c.number)
         ), fed AS (
-            INSERT INTO {schema}.feed (position, stream, revision, number, places)
-            SELECT q.position + upto - places + 1, stream, revision, number, places FROM fresh CROSS JOIN {schema}.sequencer q
+            INSERT INTO {schema}.feed (position, stream, revision, number, places, lay)
+            SELECT q.position + upto - places + 1, stream, revision, number, places, lay FROM fresh CROSS JOIN {schema}.sequencer q
         ), biased AS (
             UPDATE {schema}.store SET xid_bias = coalesce((SELECT max(xid) FROM {schema}.commits), 0)
         )

@@ -4,6 +4,7 @@ use crate::capabilities::{self, Server};
 use crate::config::{CONNECT_MAX, Config, Missing};
 use crate::error::{self, Result as Worked};
 use crate::lanes::{self, Lanes};
+use crate::names::Names;
 use crate::sequencer::{self, Sequencer};
 use crate::statements::{Prepared, Statements};
 use crate::transaction::Transaction;
@@ -20,7 +21,7 @@ use evstore_api::{
 };
 use evstore_kit::refusal;
 use sqlx::postgres::{PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection, Postgres};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, Postgres};
 use std::ops::{AsyncFnOnce, Deref};
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +44,8 @@ pub struct Shared {
     pub statements: Arc<Statements>,
     /// What those who wait for the feed share.
     pub sequencer: Sequencer,
+    /// What streams are called.
+    pub names: Names,
     pool: PgPool,
     clock: Arc<dyn Clock>,
 }
@@ -50,7 +53,14 @@ pub struct Shared {
 impl Shared {
     fn new(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
         let statements = Arc::new(Statements::new(&config.schema, config.prepared));
-        Ok(Self { pool: pool(&config)?, statements, sequencer: Sequencer::new(), clock, config })
+        Ok(Self {
+            pool: pool(&config)?,
+            statements,
+            sequencer: Sequencer::new(),
+            names: Names::default(),
+            clock,
+            config,
+        })
     }
 
     /// The store's name in markers.
@@ -111,15 +121,15 @@ impl Shared {
         if self.config.prepared == Prepared::Kept {
             return work(connection).await;
         }
-        sqlx::raw_sql("BEGIN ISOLATION LEVEL READ COMMITTED").execute(&mut *connection).await?;
+        connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
         match work(connection).await {
             Ok(worked) => {
-                sqlx::raw_sql("COMMIT").execute(connection).await?;
+                connection.execute("COMMIT").await?;
                 Ok(worked)
             }
             Err(error) => {
                 // Where this fails the connection is gone, and the server undoes what it has of it.
-                let _ = sqlx::raw_sql("ROLLBACK").execute(connection).await;
+                let _ = connection.execute("ROLLBACK").await;
                 Err(error)
             }
         }

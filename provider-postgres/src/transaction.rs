@@ -9,7 +9,7 @@ use evstore_kit::decide::Situation;
 use evstore_kit::refusal;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, PgConnection, Postgres};
+use sqlx::{Executor, PgConnection, Postgres};
 use std::sync::Arc;
 
 /// A running transaction. Dropped before its end, its connection is closed and the server undoes it.
@@ -37,7 +37,7 @@ impl Transaction {
         refusal::check_deadline(deadline)?;
         let millis = deadline.remaining().as_millis().clamp(1, i32::MAX as u128);
         let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {millis}");
-        let begun = sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *connection).await;
+        let begun = connection.execute(&*begin).await;
         begun.map_err(error::not_written)?;
         let own = client.own().clone();
         Ok(Self { connection: Some(connection), statements: client.statements.clone(), own, now: client.now() })
@@ -121,7 +121,7 @@ impl Transaction {
     /// # Errors
     /// `Indeterminate` where the answer to COMMIT did not come.
     pub async fn commit(mut self) -> Result<()> {
-        let committed = sqlx::raw_sql("COMMIT").execute(self.connection()).await;
+        let committed = self.connection().execute("COMMIT").await;
         match committed {
             Ok(_) => {
                 drop(self.connection.take());
@@ -134,7 +134,7 @@ impl Transaction {
 
     /// Undoes it, and gives the connection back.
     pub async fn roll_back(mut self) {
-        let undone = sqlx::raw_sql("ROLLBACK").execute(self.connection()).await;
+        let undone = self.connection().execute("ROLLBACK").await;
         // A connection that could not say so is closed by the drop, which undoes it too.
         if undone.is_ok() {
             drop(self.connection.take());

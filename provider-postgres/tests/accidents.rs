@@ -6,7 +6,7 @@
 mod support;
 
 use evstore_api::*;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use sqlx::{Connection, PgConnection, Row};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,7 +49,7 @@ impl Fixture {
 
     async fn run(&self, connection: &mut PgConnection, sql: &str) {
         let sql = sql.replace("{schema}", &self.schema);
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.unwrap();
+        sqlx::raw_sql(&sql).execute(connection).await.unwrap();
     }
 
     /// Another way to the same store.
@@ -70,7 +70,7 @@ impl Fixture {
              ARRAY[$2::uuid], ARRAY[$3::uuid], '{{-1}}', '{{1}}', ARRAY[$4])",
             self.schema
         );
-        let row = sqlx::query(AssertSqlSafe(sql))
+        let row = sqlx::query(&sql)
             .bind(stream)
             .bind(id(number).to_string())
             .bind(digest.to_string())
@@ -110,11 +110,11 @@ async fn late_and_undone_commits_are_neither_skipped_nor_waited_for() {
     sqlx::raw_sql("BEGIN; SELECT pg_current_xact_id()").execute(&mut foreign).await.unwrap();
     let mut locking = fixture.connection().await;
     let lock = format!("BEGIN; SELECT * FROM {}.store FOR KEY SHARE", fixture.schema);
-    sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut locking).await.unwrap();
+    sqlx::raw_sql(&lock).execute(&mut locking).await.unwrap();
     let orphan = format!("accidents_{}", std::process::id());
     let mut preparing = fixture.connection().await;
     let prepare = format!("BEGIN; SELECT pg_current_xact_id(); PREPARE TRANSACTION '{orphan}'");
-    sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut preparing).await.unwrap();
+    sqlx::raw_sql(&prepare).execute(&mut preparing).await.unwrap();
     // Held before the first event: one that commits late, one that is undone.
     let mut held = Vec::new();
     for number in 0..6 {
@@ -170,7 +170,7 @@ async fn late_and_undone_commits_are_neither_skipped_nor_waited_for() {
         assert_eq!(read.len(), expected.len(), "a reader got something twice");
         assert_eq!(read.into_iter().collect::<HashSet<_>>(), expected);
     }
-    sqlx::raw_sql(AssertSqlSafe(format!("ROLLBACK PREPARED '{orphan}'"))).execute(&mut preparing).await.unwrap();
+    sqlx::raw_sql(&format!("ROLLBACK PREPARED '{orphan}'")).execute(&mut preparing).await.unwrap();
     // A session that still locks a row would keep the schema from being dropped.
     drop((foreign, locking, held));
     other.close().await.unwrap();
@@ -184,7 +184,7 @@ async fn an_append_whose_connection_is_ended_is_indeterminate_and_resolves_by_it
     // Keeps the append inside the server: nobody gets past the fence.
     let mut holder = fixture.connection().await;
     let lock = format!("BEGIN; SELECT pg_advisory_xact_lock('{}.commits'::regclass::oid::integer, 0)", fixture.schema);
-    sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut holder).await.unwrap();
+    sqlx::raw_sql(&lock).execute(&mut holder).await.unwrap();
     let store = fixture.store.clone();
     let append = tokio::spawn(async move { store.append(request("a-1", Expected::At(Revision(1)), 2)).await });
     let end = format!(
@@ -193,7 +193,7 @@ async fn an_append_whose_connection_is_ended_is_indeterminate_and_resolves_by_it
         fixture.schema
     );
     let mut killer = fixture.connection().await;
-    while sqlx::query(AssertSqlSafe(end.clone())).fetch_all(&mut killer).await.unwrap().is_empty() {
+    while sqlx::query(&end).fetch_all(&mut killer).await.unwrap().is_empty() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let error = append.await.unwrap().unwrap_err();
@@ -247,7 +247,7 @@ async fn a_changed_schema_is_refused_by_name() {
         let fixture = Fixture::new(tag).await;
         let mut connection = fixture.connection().await;
         let change = change.replace("{schema}", &fixture.schema);
-        sqlx::raw_sql(AssertSqlSafe(change)).execute(&mut connection).await.unwrap();
+        sqlx::raw_sql(&change).execute(&mut connection).await.unwrap();
         let error = fixture.opener.open(&fixture.settings).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Schema);
         assert!(error.context().iter().any(|(_, value)| value == named), "{error} does not name {named}");
@@ -278,7 +278,7 @@ async fn sql_users_see_events_and_their_json() {
         fixture.schema
     );
     sqlx::raw_sql("SET timezone = 'UTC'").execute(&mut connection).await.unwrap();
-    let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap();
+    let rows = sqlx::query(&sql).fetch_all(&mut connection).await.unwrap();
     let text = |row: usize, column: usize| rows[row].get::<Option<String>, _>(column);
     assert_eq!(rows.iter().map(|row| row.get::<i64, _>(0)).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(text(0, 1).as_deref(), Some("order-1"));
@@ -296,7 +296,7 @@ async fn sql_users_see_events_and_their_json() {
 async fn by_hand(fixture: &Fixture, sql: &str) {
     let mut connection = fixture.connection().await;
     let sql = sql.replace("{schema}", &fixture.schema);
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+    sqlx::raw_sql(&sql).execute(&mut connection).await.unwrap();
 }
 
 /// As after a failover to a standby that lacks the last commit: its timeline is another, and the commit is gone.
@@ -331,6 +331,70 @@ async fn a_failover_that_lost_a_commit_is_told_and_begins_a_new_history() {
         [(id(4), Some(Position(3)))]
     );
     assert_ne!(after.next.incarnation(), before.next.incarnation());
+    fixture.end().await;
+}
+
+/// Rows lie elsewhere after an update, a rewrite of the table, and a restore that keeps where they lay once. The feed is the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_feed_finds_rows_that_moved() {
+    let fixture = Fixture::new("moved").await;
+    for number in 1..=40 {
+        let stream = format!("a-{}", number % 3);
+        fixture.store.append(request(&stream, Expected::Any, number)).await.unwrap();
+    }
+    let before = page(&fixture.store, FeedStart::First).await;
+    for moving in [
+        "UPDATE {schema}.commits SET recorded_at = recorded_at WHERE number % 2 = 0",
+        // The last of the feed alone.
+        "UPDATE {schema}.commits SET recorded_at = recorded_at WHERE id = (SELECT c.id FROM {schema}.feed f JOIN {schema}.commits c
+            ON c.stream = f.stream AND c.number = f.number WHERE f.position = 40)",
+        "VACUUM FULL {schema}.commits",
+        "UPDATE {schema}.feed SET lay = NULL",
+        // Each where another lies.
+        "UPDATE {schema}.feed f SET lay = c.ctid FROM {schema}.commits c JOIN {schema}.feed g
+            ON g.stream = c.stream AND g.number = c.number WHERE g.position = 41 - f.position",
+    ] {
+        by_hand(&fixture, moving).await;
+        let after = page(&fixture.store, FeedStart::First).await;
+        assert!(after.commits().eq(before.commits()), "{moving}");
+        assert!(after.end, "{moving}");
+    }
+    fixture.end().await;
+}
+
+/// A position was given, and what it was given to is gone: an error wherever it stood, never a page that passes it over or ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_the_feed_lost_is_an_error() {
+    for lost in [1, 2, 3] {
+        let fixture = Fixture::new(&format!("gone{lost}")).await;
+        for number in 1..=3 {
+            fixture.store.append(request("a-1", Expected::Any, number)).await.unwrap();
+        }
+        page(&fixture.store, FeedStart::First).await;
+        by_hand(&fixture, &format!("DELETE FROM {{schema}}.commits WHERE number = {lost}")).await;
+        let error = fixture.store.read_feed(feed_request(FeedStart::First)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{lost}: {error}");
+        let position = error.context().iter().find(|(name, _)| *name == "position").map(|(_, value)| value.clone());
+        assert_eq!(position, Some(lost.to_string()), "{error}");
+        fixture.end().await;
+    }
+}
+
+/// After a restore a stream's key may stand for another stream: an open handle does not go by the names that it knew.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_forgotten_with_the_history_that_they_belonged_to() {
+    let fixture = Fixture::new("names").await;
+    for (number, stream) in [(1, "a-1"), (2, "b-1")] {
+        fixture.store.append(request(stream, Expected::NoStream, number)).await.unwrap();
+    }
+    let streams = |page: &FeedPage| page.commits().map(|commit| commit.stream.to_string()).collect::<Vec<_>>();
+    assert_eq!(streams(&page(&fixture.store, FeedStart::First).await), ["a-1", "b-1"]);
+    let restore = "BEGIN; UPDATE {schema}.streams SET name = 'c-1', category = 'c' WHERE name = 'b-1';
+        UPDATE {schema}.store SET timeline = timeline + 7; COMMIT";
+    by_hand(&fixture, restore).await;
+    // The first look finds the other history.
+    page(&fixture.store, FeedStart::First).await;
+    assert_eq!(streams(&page(&fixture.store, FeedStart::First).await), ["a-1", "c-1"]);
     fixture.end().await;
 }
 
@@ -408,7 +472,7 @@ async fn feed_is_right(fixture: &Fixture) -> std::result::Result<(), String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_sequencer_is_noticed() {
     const TAKEN: &str = "SELECT s.snapshot, s.position, store.xid_bias INTO before, last, bias";
-    const NEW: &str = "SELECT * FROM commits WHERE xid >= bias + pg_snapshot_xmax(before)::text::bigint";
+    const NEW: &str = "SELECT *, ctid AS lay FROM commits WHERE xid >= bias + pg_snapshot_xmax(before)::text::bigint";
     // What a step takes to be new is slowed down, so that appends commit between its statements.
     let slow = ("WITH fresh AS MATERIALIZED", "PERFORM pg_sleep(0.02); WITH fresh AS MATERIALIZED");
     let early = [
@@ -423,7 +487,7 @@ async fn a_broken_sequencer_is_noticed() {
         none_running,
         (
             NEW,
-            "SELECT * FROM commits WHERE ordering > coalesce((SELECT max(c.ordering) FROM feed f JOIN commits c
+            "SELECT *, ctid AS lay FROM commits WHERE ordering > coalesce((SELECT max(c.ordering) FROM feed f JOIN commits c
             ON c.stream = f.stream AND c.revision = f.revision AND c.number = f.number), 0)",
         ),
     ];
@@ -431,7 +495,7 @@ async fn a_broken_sequencer_is_noticed() {
         none_running,
         (
             NEW,
-            "SELECT * FROM commits WHERE xid < bias + pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+            "SELECT *, ctid AS lay FROM commits WHERE xid < bias + pg_snapshot_xmin(pg_current_snapshot())::text::bigint
             AND NOT EXISTS (SELECT 1 FROM feed f WHERE f.stream = commits.stream AND f.number = commits.number)",
         ),
     ];
@@ -450,7 +514,7 @@ async fn a_broken_sequencer_is_noticed() {
             assert!(definition.contains(from), "the sequencer has no {from}");
             definition = definition.replace(from, to);
         }
-        sqlx::raw_sql(AssertSqlSafe(definition)).execute(&mut connection).await.unwrap();
+        sqlx::raw_sql(&definition).execute(&mut connection).await.unwrap();
         let found = feed_is_right(&fixture).await;
         assert_eq!(found.is_ok(), right, "{tag}: {found:?}");
         fixture.end().await;
@@ -492,7 +556,7 @@ async fn roles_do_what_their_grants_say() {
             "DROP TABLE {schema}.removed",
         ] {
             let sql = sql.replace("{schema}", &fixture.schema);
-            let error = sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(&mut connection).await.unwrap_err();
+            let error = sqlx::raw_sql(&sql).execute(&mut connection).await.unwrap_err();
             let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
             assert_eq!(code, "42501", "{role}: {sql}: {error}");
         }
@@ -580,7 +644,7 @@ async fn a_deadlock_is_tried_again_within_the_deadline() {
         fixture.schema
     );
     let key = loop {
-        if let Some(row) = sqlx::query(AssertSqlSafe(held.clone())).fetch_all(&mut looking).await.unwrap().first() {
+        if let Some(row) = sqlx::query(&held).fetch_all(&mut looking).await.unwrap().first() {
             break row.get::<String, _>(0);
         }
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -178,6 +178,18 @@ impl Commit {
         self.first_position.map(|first| first.plus(self.positions() - 1))
     }
 
+    /// The commit without its events.
+    #[must_use]
+    pub fn frame(&self) -> Self {
+        Self {
+            stream: self.stream.clone(),
+            kind: self.kind.clone(),
+            extensions: self.extensions.clone(),
+            events: Vec::new(),
+            ..*self
+        }
+    }
+
     /// The events with their numbers.
     pub fn events(&self) -> impl DoubleEndedIterator<Item = EventRef<'_>> {
         self.events.iter().map(|event| EventRef { commit: self, event })

@@ -23,9 +23,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Items of one request.
-const BATCH_ITEMS_MAX: usize = 512;
+const BATCH_ITEMS_MAX: usize = 4096;
 /// Bytes of one request, unless one item alone has more.
-const BATCH_BYTES_MAX: usize = 1 << 20;
+const BATCH_BYTES_MAX: usize = 4 << 20;
 
 /// Something to restore, with the first of its lines.
 struct Item {
