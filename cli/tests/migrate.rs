@@ -26,7 +26,7 @@ fn a_system_under_load_is_moved_there_and_back_by_a_migrator_that_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let store = |name: &str| format!("provider = \"sqlite\"\npath = \"{name}.db\"");
     let system = mover::System::new(folder.path(), "a_node", &store("a"), &store("b"));
-    mover::there_and_back_and_for_good(system, 6);
+    mover::there_and_back_and_for_good(system, "migrate start", 6);
 }
 
 #[test]

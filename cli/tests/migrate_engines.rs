@@ -10,6 +10,9 @@ use evstore::api::{Opener, Settings};
 use evstore::{Registry, StoreName};
 use std::sync::Arc;
 
+/// What a server may promise less of than a file.
+const START: &str = "migrate start --accept failover --accept durability --accept event_bytes --accept commit_bytes";
+
 /// Nothing but for the tests that start nodes: then it is one of them.
 #[test]
 fn a_node() {
@@ -60,7 +63,7 @@ fn a_system_under_load_is_moved_from_sqlite_to_postgres_and_back() {
     let postgres = Scratch::new("postgres", "EVSTORE_TEST_POSTGRES_URL", "mvp");
     let system =
         mover::System::new(folder.path(), "a_node", "provider = \"sqlite\"\npath = \"a.db\"", &postgres.table());
-    mover::there_and_back_and_for_good(system, 4);
+    mover::there_and_back_and_for_good(system, START, 4);
 }
 
 #[test]
@@ -68,5 +71,5 @@ fn a_system_under_load_is_moved_from_sqlite_to_redis_and_back() {
     let folder = tempfile::tempdir().unwrap();
     let redis = Scratch::new("redis", "EVSTORE_TEST_REDIS_URL", "mvr");
     let system = mover::System::new(folder.path(), "a_node", "provider = \"sqlite\"\npath = \"a.db\"", &redis.table());
-    mover::there_and_back_and_for_good(system, 4);
+    mover::there_and_back_and_for_good(system, START, 4);
 }
