@@ -257,3 +257,18 @@ async fn a_target_in_use_is_refused() {
     migration.target().store.append(append("x-1", 2, 1)).await.unwrap();
     assert_eq!(migration.status().await.unwrap().target.1, Position(2));
 }
+
+#[tokio::test]
+async fn a_copy_that_does_not_come_near_is_told_and_closes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let migration = memory_and_sqlite(folder.path()).await;
+    for id in 1..=200 {
+        migration.source().store.append(append("a-1", id, 4)).await.unwrap();
+    }
+    migration.start().await.unwrap();
+    let settled = migration.cutover(Duration::ZERO, None).await.unwrap();
+    assert_eq!(settled, Settled::Behind { lag: 800 });
+    assert_eq!(migration.status().await.unwrap().phase, Phase::Copying(Way::Forth));
+    migration.source().store.append(append("a-1", 201, 1)).await.unwrap();
+    hand_over(migration.cutover(PATIENCE, None).await).await;
+}
