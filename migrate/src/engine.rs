@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 const POLL: Duration = Duration::from_secs(1);
 /// How long the process that closed a store is left to finish before another one helps.
 const HELP_AFTER: Duration = Duration::from_secs(2);
-/// How often snapshots and checkpoints are carried while the copy runs.
+/// How often checkpoints are carried while the copy runs.
 const CARRY_EVERY: Duration = Duration::from_secs(30);
 /// Positions that may be left to copy when the source is closed.
 const NEAR: u64 = 500;
@@ -266,8 +266,11 @@ impl Migration {
         if compared.count() > 0 {
             return Err(differs(&compared));
         }
-        if runner.carried_at.is_none_or(|at| at.elapsed() > CARRY_EVERY) {
+        // Snapshots are as many as streams: once here, and once more before and after a hand-over.
+        if runner.carried_at.is_none() {
             carry::snapshots(from, to, epoch).await?;
+        }
+        if runner.carried_at.is_none_or(|at| at.elapsed() > CARRY_EVERY) {
             carry::checkpoints(from, to, epoch).await?;
             runner.carried_at = Some(Instant::now());
         }

@@ -12,7 +12,7 @@ use evstore_migrate::{Migration, Settled, Side};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const BOTH: &str = "default_store = \"old\"\n[stores.old]\nprovider = \"memory\"\nname = \"old\"\n[stores.new]\nprovider = \"memory\"\nname = \"new\"\n";
+const BOTH: &str = "default_store = \"old\"\n[stores.old]\nprovider = \"memory\"\nname = \"old\"\n[stores.new]\nprovider = \"memory\"\nname = \"new\"\n[migrate]\ntargets = [\"new\"]\n";
 const OLD_ONLY: &str = "[stores.old]\nprovider = \"memory\"\nname = \"old\"\n";
 
 fn name(name: &str) -> StoreName {
@@ -56,6 +56,11 @@ async fn revision(store: &Store, stream: &str) -> u64 {
         deadline: store.deadline(),
     };
     store.events().read_stream(request).await.unwrap().head.revision.0
+}
+
+#[test]
+fn the_config_of_the_tests_names_the_target() {
+    assert_eq!(config(BOTH).migrate().targets(), [name("new")]);
 }
 
 async fn done(settled: evstore::Result<Settled>) {
@@ -143,10 +148,17 @@ async fn a_node_that_was_never_told_of_the_target_says_what_to_configure() {
     let error = told.events().append(append(1, PATIENCE)).await.unwrap_err();
     assert_eq!((error.kind(), error.moved_to()), (ErrorKind::Moved, Some(&name("new"))));
     assert!(error.to_string().contains("add: [stores.new]"), "{error}");
-    // A read from what was left behind would be silently old.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let error = told.events().feed_head(told.deadline()).await.unwrap_err();
+    // A read from what was left behind would be silently old: the store is asked beside it, and a later one fails.
+    let begun = std::time::Instant::now();
+    let error = loop {
+        assert!(begun.elapsed() < PATIENCE, "a reader never notices");
+        match told.events().feed_head(told.deadline()).await {
+            Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(error) => break error,
+        }
+    };
     assert_eq!(error.kind(), ErrorKind::Moved);
+    assert!(error.to_string().contains("add: [stores.new]"), "{error}");
 }
 
 /// One file for the source, and a target whose path some nodes have wrong.

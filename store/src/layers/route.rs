@@ -1,7 +1,8 @@
 //! Follows a move: asks the store that its streams live in now, whichever the call began at.
 //!
-//! A write finds out by itself, as the store that is left refuses it. A read would not: before one, the store is asked whether it is
-//! still the owner, unless it said so a moment ago. What stands in the records is all that decides; nobody is told of a move.
+//! A write finds out by itself, as the store that is left refuses it. A read would not: the store is asked whether it is still the
+//! owner, unless it said so a moment ago. Where the config names targets of a move the read waits for the answer; else it does not, and a
+//! later one heeds it. What stands in the records is all that decides; nobody is told of a move.
 
 use super::layered::Layer;
 use super::request::{Effect, Request};
@@ -15,6 +16,7 @@ use evstore_api::{
     RecordNumber, Result, StoreName,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,6 +36,8 @@ const QUESTION: &str = "evstore-owner";
 pub struct Route {
     registry: Registry,
     config: Config,
+    /// Whether the config names targets of a move.
+    expects_move: bool,
     /// Where calls go now.
     now: Mutex<Arc<Place>>,
     /// Every store that was opened, the first one included.
@@ -46,11 +50,35 @@ struct Place {
     inner: Inner,
     /// When it last said that it is the owner; held while it is asked, so that many readers ask once.
     believed: tokio::sync::Mutex<Option<Instant>>,
+    /// Whether it is being asked beside the reads.
+    asking: AtomicBool,
+    /// Where it said that its streams went, until a read heeds it.
+    left_for: Mutex<Option<StoreName>>,
 }
 
 impl Place {
     fn new(name: StoreName, inner: Inner) -> Arc<Self> {
-        Arc::new(Self { name, inner, believed: tokio::sync::Mutex::default() })
+        let (asking, left_for) = (AtomicBool::new(false), Mutex::default());
+        Arc::new(Self { name, inner, believed: tokio::sync::Mutex::default(), asking, left_for })
+    }
+
+    /// What it said when it was last asked; asks it again beside the reads when that was too long ago.
+    fn said(self: &Arc<Self>) -> Option<Error> {
+        if let Some(to) = self.left_for.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Some(left_for(to));
+        }
+        let is_believed =
+            self.believed.try_lock().is_ok_and(|believed| believed.is_some_and(|at| at.elapsed() < BELIEVED));
+        if !is_believed && !self.asking.swap(true, Ordering::AcqRel) {
+            let place = self.clone();
+            tokio::spawn(async move {
+                if let Ok(Some(moved)) = place.ask(Deadline::within(ASKED_MAX)).await {
+                    *place.left_for.lock().unwrap_or_else(PoisonError::into_inner) = moved.moved_to().cloned();
+                }
+                place.asking.store(false, Ordering::Release);
+            });
+        }
+        None
     }
 
     /// Asks whether it is the owner: gives its refusal where it is not.
@@ -94,7 +122,8 @@ impl Route {
     pub fn new(name: &StoreName, inner: Inner, registry: &Registry, config: &Config) -> Self {
         let home = Place::new(name.clone(), inner);
         let opened = tokio::sync::Mutex::new(BTreeMap::from([(name.clone(), home.clone())]));
-        Self { registry: registry.clone(), config: config.clone(), now: Mutex::new(home), opened }
+        let expects_move = !config.migrate().targets().is_empty();
+        Self { registry: registry.clone(), config: config.clone(), expects_move, now: Mutex::new(home), opened }
     }
 
     fn place(&self) -> Arc<Place> {
@@ -118,6 +147,8 @@ impl Route {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         if now.name != to {
             tracing::info!(from = %from.name, to = %to, "calls follow a move");
+            // What it said when the streams left it is no longer so.
+            place.left_for.lock().unwrap_or_else(PoisonError::into_inner).take();
             *now = place;
         }
         Ok(to)
@@ -158,7 +189,8 @@ impl Layer for Route {
             let refusal = match R::EFFECT {
                 // It refuses by itself.
                 Effect::Write | Effect::WriteOnce => None,
-                Effect::Read | Effect::Wait => place.ask(deadline).await?,
+                Effect::Read | Effect::Wait if self.expects_move => place.ask(deadline).await?,
+                Effect::Read | Effect::Wait => place.said(),
             };
             // Two stores that name each other hold the same while that lasts: either can be read.
             let reads_anyway = refusal.is_some() && refused_by.contains(&place.name) && R::EFFECT == Effect::Read;
@@ -195,6 +227,10 @@ impl Layer for Route {
         }
         result
     }
+}
+
+fn left_for(to: StoreName) -> Error {
+    Error::new(ErrorKind::Moved, "the store's streams live in another store").with("to", &to).to_store(to)
 }
 
 fn being_handed_over<R: Request>(request: &R, moved: Error) -> Error {
