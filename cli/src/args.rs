@@ -1,8 +1,8 @@
 //! The command line as clap understands it: the flags that every command takes, and the commands.
 
 use crate::commands::{
-    append, checkpoint, completions, config, conformance, doctor, export, feed, generate, import, init, man, providers,
-    read, schema, snapshot, stream, tour, verify,
+    append, checkpoint, completions, config, conformance, doctor, export, feed, generate, import, init, man, migrate,
+    providers, read, schema, snapshot, stream, tour, verify,
 };
 use crate::exit;
 use crate::output::Format;
@@ -69,7 +69,7 @@ pub struct Globals {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show everything once: a store, a real log, the catalog, and a store that breaks a promise.
+    /// Show everything once: a store, a real log, the catalog, a store that breaks a promise, and a move.
     Tour(tour::Args),
     /// Write a commented config file.
     Init(init::Args),
@@ -99,6 +99,8 @@ pub enum Command {
     Import(import::Args),
     /// Read a whole store and prove that it is complete and unchanged.
     Verify(verify::Args),
+    /// Move a running system to another store, with a way back.
+    Migrate(migrate::Args),
     /// Hold stores to the catalog of promises.
     Conformance(conformance::Args),
     /// Print a completion script for a shell.

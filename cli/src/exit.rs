@@ -36,7 +36,7 @@ Exit codes:
   1    failed
   2    wrong use: the same request can never succeed
   3    conflict: the store holds something else than was expected
-  4    a promise is broken (conformance), or a difference was found (verify)
+  4    a promise is broken (conformance), or a difference was found (verify, migrate)
   5    unreachable; nothing was sent
   6    indeterminate: repeat with the printed commit id
   7    not found, gone or moved
@@ -53,6 +53,7 @@ pub fn of(failure: &Failure) -> Exit {
         Failure::Io { .. } | Failure::Problems { .. } => Exit::Failed,
         Failure::Untold { .. } => Exit::Indeterminate,
         Failure::Broken { .. } => Exit::Broken,
+        Failure::NotReady { .. } => Exit::NotReady,
         Failure::Interrupted { .. } => Exit::Interrupted,
         Failure::ReaderLeft => Exit::Done,
     }

@@ -49,6 +49,13 @@ pub enum Failure {
         /// What to do next.
         hint: String,
     },
+    /// It has to be waited for. Nothing was changed.
+    NotReady {
+        /// What for, in a sentence.
+        message: String,
+        /// What to do next.
+        hint: String,
+    },
     /// `doctor` found problems. They are on stdout already.
     Problems {
         /// How many.
@@ -92,7 +99,9 @@ impl Failure {
             Self::ReaderLeft => return None,
             Self::Store(error) => (store_sentence(error), store_hint(error)),
             Self::Advised { error, hint } => (store_sentence(error), hint.clone()),
-            Self::Usage { message, hint } | Self::Broken { message, hint } => (message.clone(), hint.clone()),
+            Self::Usage { message, hint } | Self::Broken { message, hint } | Self::NotReady { message, hint } => {
+                (message.clone(), hint.clone())
+            }
             Self::Io { doing, cause } => (format!("{doing}: {cause}"), String::new()),
             Self::Untold { doing, cause, commit } => (format!("{doing}: {cause}"), untold(*commit)),
             Self::Problems { count } => (problems(*count), String::new()),
@@ -137,6 +146,9 @@ impl Failure {
             }
             Self::Broken { message, hint } => {
                 (object("broken", message, "ask_operator", Written::No, None), hint.clone())
+            }
+            Self::NotReady { message, hint } => {
+                (object("not_ready", message, "retry_later", Written::No, None), hint.clone())
             }
             Self::Problems { count } => {
                 (object("problems", &problems(*count), "mend_setup", Written::No, None), String::new())

@@ -12,14 +12,12 @@ mod files;
 mod line;
 mod moment;
 mod output;
-mod pages;
 mod plan;
 mod progress;
 mod scratch;
 mod session;
 mod stop;
 mod view;
-mod walk;
 
 use crate::args::Cli;
 use crate::exit::Exit;

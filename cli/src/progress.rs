@@ -40,6 +40,11 @@ impl Progress {
         self.0.set_prefix(doing);
     }
 
+    /// There is so much of it by now.
+    pub fn of(&self, total: u64) {
+        self.0.set_length(total);
+    }
+
     /// So much is done in all.
     pub fn at(&self, done: u64) {
         self.0.set_position(done);

@@ -8,8 +8,8 @@ use crate::stop::Outcome;
 use evstore::config::Sources;
 use evstore::{Config, Configured, Registry};
 use evstore_api::{
-    CommitId, Deadline, Error, ErrorKind, EventStore, NamespaceFilter, Provider, Settings, StoreAdmin, StoreName,
-    StreamId, StreamName,
+    CommitId, Deadline, ErrorKind, EventStore, NamespaceFilter, Provider, Settings, StoreAdmin, StoreName, StreamId,
+    StreamName,
 };
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::Arc;
@@ -28,17 +28,6 @@ pub fn deadline() -> Deadline {
 
 /// The key with which a provider makes a missing store when it is opened.
 const AUTO_CREATE: &str = "auto_create";
-
-/// The same store, opened only where it is there.
-///
-/// # Errors
-/// As changing a setting.
-pub fn existing(configured: &Configured) -> Result<Configured, Error> {
-    let makes = configured.settings.keys().iter().any(|key| key.name == AUTO_CREATE);
-    let settings = configured.settings.clone();
-    let settings = if makes { settings.with(AUTO_CREATE, "false")? } else { settings };
-    Ok(Configured { settings, ..configured.clone() })
-}
 
 /// Whether a store that is not there is made by the first command that stores something.
 #[must_use]
@@ -203,7 +192,7 @@ impl Session {
     /// As the provider's opener; where there is no store, with what makes one.
     pub async fn open_store(&mut self) -> Result<Arc<dyn EventStore>> {
         let configured = self.configured()?;
-        let existing = existing(&configured)?;
+        let existing = configured.existing()?;
         self.open(existing).await.map_err(|failure| not_made(failure, &configured))
     }
 

@@ -1,7 +1,9 @@
 //! The application's handle of a store: the store in its layers, under its name.
 
+use crate::config::Config;
 use crate::layers::{self, LayerSettings};
 use crate::projection::RunningNames;
+use crate::registry::Registry;
 use evstore_api::{Capabilities, Deadline, EventStore, Result, StoreName};
 #[cfg(feature = "sqlite")]
 use evstore_api::{Error, ErrorKind};
@@ -23,6 +25,18 @@ impl Store {
     #[must_use]
     pub fn new(name: StoreName, store: Arc<dyn EventStore>, settings: &LayerSettings) -> Self {
         let events = layers::wrap(&name, store, settings);
+        Self { name, events, layers: settings.clone(), projections: RunningNames::default() }
+    }
+
+    /// Puts a store of a config in its layers: calls follow a move to another store of the config.
+    pub(crate) fn routed(
+        name: StoreName,
+        store: Arc<dyn EventStore>,
+        settings: &LayerSettings,
+        registry: &Registry,
+        config: &Config,
+    ) -> Self {
+        let events = layers::wrap_routed(&name, store, settings, registry, config);
         Self { name, events, layers: settings.clone(), projections: RunningNames::default() }
     }
 
@@ -64,7 +78,7 @@ impl Store {
         &self.name
     }
 
-    /// What it promises.
+    /// What it promises. After a move it is still what the store promises that was opened; the one that took over checks its own limits.
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         self.events.capabilities()

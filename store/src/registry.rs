@@ -4,7 +4,8 @@ use crate::config::{self, Config, Given, StoreTable, ValueOrigin, Warning};
 use crate::handle::Store;
 use crate::layers::{LAYER_KEYS, LayerSettings};
 use evstore_api::{
-    ConfigKey, Error, ErrorKind, KeyDefault, KeyKind, Provider, Result, Secrecy, Settings, StoreAdmin, StoreName,
+    ConfigKey, Error, ErrorKind, EventStore, KeyDefault, KeyKind, Provider, Result, Secrecy, Settings, StoreAdmin,
+    StoreName,
 };
 use std::sync::Arc;
 
@@ -12,6 +13,9 @@ use std::sync::Arc;
 const FEATURES: [&str; 4] = ["memory", "sqlite", "postgres", "redis"];
 /// Providers that later releases have.
 const LATER: [&str; 3] = ["dynamodb", "s3", "tiered"];
+
+/// The key with which a provider makes a missing store when it is opened.
+const AUTO_CREATE: &str = "auto_create";
 
 /// The providers that a program knows: a plain value, to be made once and passed on.
 ///
@@ -119,12 +123,14 @@ impl Registry {
         })
     }
 
-    /// Opens a store for an application, in its layers.
+    /// Opens a store for an application, in its layers. Calls follow the streams when they move to another store of the config.
     ///
     /// # Errors
     /// As [`settings`](Self::settings), and as the provider's opener.
     pub async fn open(&self, config: &Config, name: &StoreName) -> Result<Store> {
-        self.settings(config, name)?.open().await
+        let configured = self.settings(config, name)?;
+        let store = configured.open_provided().await?;
+        Ok(Store::routed(name.clone(), store, &configured.layers, self, config))
     }
 
     /// Opens the administrative side of a store.
@@ -223,13 +229,29 @@ impl Registry {
 }
 
 impl Configured {
-    /// Opens the store for an application, in its layers.
+    /// Opens the store for an application, in its layers. It follows no move: see [`Registry::open`].
     ///
     /// # Errors
     /// As the provider's opener.
     pub async fn open(&self) -> Result<Store> {
-        let store = self.provider.opener.open(&self.settings).await.map_err(|error| self.named(error))?;
+        let store = self.open_provided().await?;
         Ok(Store::new(self.settings.store().clone(), store, &self.layers))
+    }
+
+    /// Opens the store as its provider has it, without a layer.
+    pub(crate) async fn open_provided(&self) -> Result<Arc<dyn EventStore>> {
+        self.provider.opener.open(&self.settings).await.map_err(|error| self.named(error))
+    }
+
+    /// The same store, opened only where it is there.
+    ///
+    /// # Errors
+    /// As changing a setting.
+    pub fn existing(&self) -> Result<Self> {
+        let makes = self.settings.keys().iter().any(|key| key.name == AUTO_CREATE);
+        let settings = self.settings.clone();
+        let settings = if makes { settings.with(AUTO_CREATE, "false")? } else { settings };
+        Ok(Self { settings, ..self.clone() })
     }
 
     /// Opens the administrative side.

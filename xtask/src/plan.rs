@@ -54,6 +54,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "accidents on Postgres 15", lane: Lane::All, run: |_| older_postgres() },
     Step { name: "accidents on Redis 7", lane: Lane::All, run: |_| older_redis() },
     Step { name: "kill -9 of an appending process, 100 times", lane: Lane::All, run: kill },
+    Step { name: "the models of a move, in their largest scopes", lane: Lane::All, run: |_| models() },
     Step { name: "the whole incident log, there and back, on every provider", lane: Lane::All, run: |_| incidents() },
 ];
 
@@ -161,6 +162,10 @@ fn kill(seed: u64) -> Result<()> {
     let arguments =
         ["run", "--release", "-p", "evstore-sqlite", "--example", "kill9", "--", "--rounds", "100", "--seed"];
     run("kill -9", cargo(&arguments).arg(seed.to_string()))
+}
+
+fn models() -> Result<()> {
+    run("models", &mut cargo(&["run", "--release", "-p", "evstore-models", "--", "--all"]))
 }
 
 /// Imports the incident log, imports it again, exports, restores into a store of every other provider, and compares their exports.

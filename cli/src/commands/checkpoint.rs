@@ -3,7 +3,6 @@
 use crate::failure::Result;
 use crate::moment;
 use crate::output::Cell;
-use crate::pages::Records;
 use crate::session::Session;
 use crate::view;
 use bytes::Bytes;
@@ -13,6 +12,7 @@ use evstore_api::{
     Cursor, Error, ErrorKind, FeedFilter, FeedStart, Position, PutRecord, ReadFeed, ReadRecord, Record, RecordExpected,
     RecordKey, RecordKind, RecordName,
 };
+use evstore_migrate::pages::Records;
 use serde_json::{Map, Value};
 
 /// What `checkpoint` takes.

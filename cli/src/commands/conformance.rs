@@ -3,7 +3,7 @@
 use crate::failure::{Failure, Result};
 use crate::output::{Cell, Format, Tone};
 use crate::progress::{Progress as Bar, Unit};
-use crate::session::{self, Session};
+use crate::session::Session;
 use crate::view;
 use evstore::Configured;
 use evstore_api::provider::parse_duration;
@@ -160,7 +160,7 @@ fn list(args: &Args, session: &mut Session) -> Result {
 async fn run_store(args: &Args, session: &mut Session) -> Result<Report> {
     let mut configured = session.configured()?;
     if args.in_place {
-        configured = session::existing(&configured)?;
+        configured = configured.existing()?;
     }
     let Configured { provider, settings, .. } = configured;
     let provider = session.watch_scratch(&provider);

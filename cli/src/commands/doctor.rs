@@ -201,7 +201,7 @@ async fn check_store(findings: &mut Findings, session: &mut Session) {
             return findings.add(Level::Problem, "settings", found, "mend the store's table in the config file");
         }
     };
-    let existing = match session::existing(&configured) {
+    let existing = match configured.existing() {
         Ok(existing) => existing,
         Err(error) => return findings.failed("settings", &error),
     };

@@ -4,15 +4,15 @@ use crate::failure::{Failure, Result};
 use crate::files::NewFile;
 use crate::line::{self, CheckpointLine, FirstLine, INCARNATION};
 use crate::output::Format;
-use crate::pages::{Records, Streams};
 use crate::progress::{Progress, Unit};
 use crate::session::{self, Session};
 use crate::view;
-use crate::walk::{Damage, Walk};
 use evstore_api::chain::Chain;
 use evstore_api::{
     Content, Error, ErrorKind, EventStore, FeedItem, Meta, Position, ReadSnapshot, Record, RecordKind, StoreState,
 };
+use evstore_migrate::pages::{Records, Streams};
+use evstore_migrate::walk::{Damage, Walk};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 

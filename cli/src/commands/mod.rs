@@ -12,6 +12,7 @@ pub mod generate;
 pub mod import;
 pub mod init;
 pub mod man;
+pub mod migrate;
 pub mod providers;
 pub mod read;
 pub mod schema;
@@ -42,6 +43,7 @@ pub async fn run(command: Command, session: &mut Session) -> Result {
         Command::Export(args) => export::run(args, session).await,
         Command::Import(args) => import::run(args, session).await,
         Command::Verify(args) => verify::run(args, session).await,
+        Command::Migrate(args) => migrate::run(args, session).await,
         Command::Conformance(args) => conformance::run(args, session).await,
         Command::Completions(args) => completions::run(&args, session),
         Command::Man(args) => man::run(&args, session),

@@ -3,13 +3,13 @@
 use crate::failure::Result;
 use crate::line;
 use crate::moment;
-use crate::pages::Streams;
 use crate::session::{self, Session};
 use crate::view;
 use clap::Subcommand;
 use evstore_api::{
     Category, DeleteSnapshot, Error, ErrorKind, EventStore, ReadSnapshot, Snapshot, StreamId, StreamName,
 };
+use evstore_migrate::pages::Streams;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::Value;
 

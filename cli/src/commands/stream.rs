@@ -4,13 +4,13 @@ use super::append::{parse_expected, print_receipt};
 use super::read::readable;
 use crate::failure::Result;
 use crate::output::Cell;
-use crate::pages::Streams;
 use crate::plan::{self, Plan};
 use crate::session::Session;
 use crate::view;
 use clap::Subcommand;
 use evstore_api::{Category, CommitId, Delete, Expected, ReadHead, Revision, StreamId, StreamName, Truncate};
 use evstore_kit::decide::{Decision, Wanted};
+use evstore_migrate::pages::Streams;
 use serde_json::Value;
 
 /// What `stream` takes.

@@ -1,20 +1,22 @@
-//! `evstore tour`: everything once, in a folder of its own: a store, a real log, a folded aggregate, the catalog, and a
-//! store that breaks a promise. Each step is shown as what the user could have typed.
+//! `evstore tour`: everything once, in a folder of its own: a store, a real log, a folded aggregate, the catalog, a
+//! store that breaks a promise, and a move. Each step is shown as what the user could have typed.
 
 mod permit;
 
 use crate::commands::conformance::{self, fresh_seed};
 use crate::commands::import::{self, Imported};
+use crate::commands::migrate;
 use crate::failure::{Failure, Result};
 use crate::files::{Lines, NewFile};
 use crate::output::{Format, Tone};
-use crate::pages::Streams;
 use crate::session::{Session, deadline};
 use crate::view;
 use evstore::config::{EMBEDDED_PROVIDER, FILE_NAME};
-use evstore_api::{Direction, Head, ReadStream, StreamId, StreamStart};
+use evstore_api::{Direction, Head, ReadStream, StoreName, StreamId, StreamStart};
 use evstore_conformance::mutants;
 use evstore_conformance::{Report, Runner, Target};
+use evstore_migrate::Cutover;
+use evstore_migrate::pages::Streams;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,6 +36,10 @@ const DIRS_MAX: u32 = 100;
 const EVENTS_SHOWN: u32 = 5;
 /// What the catalog may take of the tour's minute.
 const CATALOG_BUDGET: Duration = Duration::from_secs(30);
+/// The store that is moved to, and its file.
+const OTHER: &str = "next";
+/// How long the copy may take.
+const HAND_OVER_MAX: Duration = Duration::from_secs(30);
 /// Seeds with which the defect is looked for: each run of threads is another one.
 const SEEDS_MAX: u64 = 10;
 
@@ -42,8 +48,8 @@ const SEEDS_MAX: u64 = 10;
 #[command(
     long_about = "Show everything once, in a fresh folder, with no server and no config: write a config file, import a real \
                   log, read a stream back, fold it into an aggregate with and without a snapshot, hold the store to the \
-                  catalog of promises, and hold a store with the field's commonest feed to the same catalog, which \
-                  finds the event that it loses. Takes less than a minute.",
+                  catalog of promises, hold a store with the field's commonest feed to the same catalog, which finds the \
+                  event that it loses, and move the store to another file and back. Takes less than a minute.",
     after_help = "Examples:\n  evstore tour\n  evstore tour --dir /tmp/evstore-tour"
 )]
 pub struct Args {
@@ -73,6 +79,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
     tour.fold(&stream).await?;
     let report = tour.catalog().await?;
     let lost = tour.serial_feed().await?;
+    tour.migrate().await?;
     tour.next_steps()?;
     tour.finish()?;
     judge(&report, &lost)
@@ -253,6 +260,39 @@ impl Tour<'_> {
         self.say(&shortened(&text))?;
         self.done(&typed, counts(&report))?;
         Ok(report)
+    }
+
+    /// Moves the store to another file and back, all that was imported included.
+    async fn migrate(&mut self) -> Result {
+        let typed = "evstore migrate start && evstore migrate cutover -y && evstore migrate rollback -y";
+        let why = "A running system can be moved to another store, and back. Here to a second file; to a server it is the same. \
+                   Appends wait for the moment that it takes, and no node is restarted:";
+        self.begin(why, typed)?;
+        let own = self.session.registry().template(EMBEDDED_PROVIDER)?;
+        let text = format!("{own}\n[stores.{OTHER}]\nprovider = \"{EMBEDDED_PROVIDER}\"\npath = \"{OTHER}.db\"\n");
+        std::fs::remove_file(self.dir.join(FILE_NAME))
+            .map_err(|cause| Failure::io(format!("{FILE_NAME} can't be replaced"), cause))?;
+        self.write(FILE_NAME, text.as_bytes())?;
+        self.session.use_config(self.dir.join(FILE_NAME));
+        let source = self.session.store_name()?;
+        let migration = migrate::open(&(source, StoreName::new(OTHER)?), true, self.session).await?;
+        migration.start().await?;
+        let there = migrate::taken_over(migration.cutover(HAND_OVER_MAX, None).await?)?;
+        let back = migrate::taken_over(migration.rollback(HAND_OVER_MAX, None).await?)?;
+        let pause = |cutover: &Cutover| cutover.pause.map_or(0, |pause| pause.as_millis() as u64);
+        self.say(&format!(
+            "{} positions moved and compared, without a difference; no store took appends for {} ms there and {} ms back",
+            there.end,
+            pause(&there),
+            pause(&back)
+        ))?;
+        let facts = view::object([
+            ("positions", there.end.0.into()),
+            ("pause_ms", pause(&there).into()),
+            ("pause_back_ms", pause(&back).into()),
+        ]);
+        self.session.select(None);
+        self.done(typed, facts)
     }
 
     fn next_steps(&mut self) -> Result {

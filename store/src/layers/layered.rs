@@ -17,6 +17,11 @@ pub trait Layer: Send + Sync + 'static {
 
     /// Passes the request on to the store below, or answers itself.
     fn call<R: Request>(&self, store: &dyn EventStore, request: R) -> impl Future<Output = Result<R::Answer>> + Send;
+
+    /// Lets go of what it has opened itself.
+    fn close(&self) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
 }
 
 /// A store in a layer.
@@ -101,8 +106,9 @@ impl<L: Layer> EventStore for Layered<L> {
         self.layer.call(&*self.store, request).await
     }
 
-    /// No layer has a part in it: it takes as long as what was taken needs.
+    /// It takes as long as what was taken needs.
     async fn close(&self) -> Result<()> {
-        self.store.close().await
+        let opened = self.layer.close().await;
+        self.store.close().await.and(opened)
     }
 }

@@ -6,9 +6,7 @@ use super::incoming::{Incoming, Numbered};
 use crate::failure::{Failure, Result};
 use crate::files::Lines;
 use crate::line::{BareLine, Body, CheckpointLine, EventLine, ExportHead, Frame, INCARNATION};
-use crate::pages::Streams;
 use crate::session::{Session, deadline};
-use crate::walk::{Damage, Walk};
 use evstore_api::Capabilities;
 use evstore_api::capabilities::{Limits, Support};
 use evstore_api::chain::Chain;
@@ -18,6 +16,8 @@ use evstore_api::{
     StoreState, StreamId, SwapMeta, format,
 };
 use evstore_kit::limits;
+use evstore_migrate::pages::Streams;
+use evstore_migrate::walk::{Damage, Walk};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;

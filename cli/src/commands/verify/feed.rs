@@ -4,9 +4,9 @@ use super::{DAMAGE, Place, Verification, content_difference};
 use crate::failure::{Failure, Result};
 use crate::progress::{Progress, Unit};
 use crate::session::Session;
-use crate::walk::{Damage, Step, Walk};
 use evstore_api::capabilities::Positions;
 use evstore_api::{Commit, CommitKind, CommitNumber, Content, EventStore, FeedItem, Position, Revision, StoreAdmin};
+use evstore_migrate::walk::{Damage, Step, Walk};
 use std::sync::Arc;
 
 /// Reads the whole feed.
@@ -30,8 +30,8 @@ pub async fn verify(
         verification.damaged |= !walk.damaged_stubs().is_empty();
         let items = match step {
             Step::Items(items) => items,
-            Step::Unreadable(positions, failure) => {
-                pass_over(verification, positions, &failure, &mut reached);
+            Step::Unreadable(positions, error) => {
+                pass_over(verification, positions, &Failure::from(error), &mut reached);
                 continue;
             }
             Step::End => break,

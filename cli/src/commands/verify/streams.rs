@@ -3,16 +3,16 @@
 
 use super::slots::{Slot, Slots};
 use super::{DAMAGE, FINDINGS_MAX, Finding, Place, Seen, Verification, content_difference};
-use crate::failure::Result;
-use crate::pages::Streams;
+use crate::failure::{Failure, Result};
 use crate::progress::{Progress, Unit};
 use crate::session::{Session, deadline};
-use crate::walk::is_damage;
 use evstore_api::chain::Chain;
 use evstore_api::{
     Commit, CommitNumber, Error, ErrorKind, EventStore, Head, Position, ReadHead, Revision, StoreAdmin, StreamId,
     StreamState,
 };
+use evstore_migrate::pages::Streams;
+use evstore_migrate::walk::is_damage;
 use futures::{StreamExt as _, stream};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
@@ -45,12 +45,12 @@ pub async fn verify(
         let page = match streams.next(store).await {
             Ok(Some(page)) => page,
             Ok(None) => break,
-            Err(failure) if is_damage(&failure) => {
-                let detail = format!("the list of streams can't be read: {}", failure.sentence());
+            Err(error) if is_damage(&error) => {
+                let detail = format!("the list of streams can't be read: {}", Failure::from(error).sentence());
                 verification.find(DAMAGE, None, Place::default(), detail);
                 return verify_seen(verification, store, admin, &progress).await;
             }
-            Err(failure) => return Err(failure),
+            Err(error) => return Err(error.into()),
         };
         let mut wanted = Vec::new();
         for listed in page {

@@ -1,9 +1,10 @@
 //! Long lists, page by page: the streams of a store, and its small records. Every command that goes over all of them does
 //! it here, so that memory is bounded by a page and every call has a deadline of its own.
 
-use crate::failure::Result;
-use crate::session::deadline;
-use evstore_api::{Category, EventStore, ListRecords, ListStreams, ListedStream, NamespaceFilter, Record, RecordKind};
+use crate::deadline;
+use evstore_api::{
+    Category, EventStore, ListRecords, ListStreams, ListedStream, NamespaceFilter, Record, RecordKind, Result,
+};
 
 /// Streams, by namespace and name.
 pub struct Streams {

@@ -1,12 +1,11 @@
 //! Walks over everything in a store, in feed order, up to where the feed ended when the walk began: commits with their
 //! events, markers, stubs of what was stripped, and removed ranges. What `export` writes and `verify` checks.
 
-use crate::failure::{Failure, Result};
+use crate::deadline;
 use crate::pages::Streams;
-use crate::session::deadline;
 use evstore_api::{
     AdvanceFeed, Commit, CommitNumber, Content, Error, ErrorKind, EventStore, FeedFilter, FeedItem, FeedPage,
-    FeedStart, Position, ReadCommits, ReadFeed, StoreAdmin, StreamId, StreamState,
+    FeedStart, Position, ReadCommits, ReadFeed, Result, StoreAdmin, StreamId, StreamState,
 };
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -30,15 +29,16 @@ pub enum Damage {
 
 /// Whether an error says that stored bytes are not what they were.
 #[must_use]
-pub fn is_damage(failure: &Failure) -> bool {
-    matches!(failure, Failure::Store(error) if error.kind() == ErrorKind::Corrupt)
+pub fn is_damage(error: &Error) -> bool {
+    error.kind() == ErrorKind::Corrupt
 }
 
 /// A walk that is under way.
 pub struct Walk {
     store: Arc<dyn EventStore>,
     admin: Arc<dyn StoreAdmin>,
-    stubs: Stubs,
+    /// None until something without content is met.
+    stubs: Option<Stubs>,
     from: Option<FeedStart>,
     /// The last place that was read or passed over.
     at: Position,
@@ -51,7 +51,7 @@ pub enum Step {
     /// Items, at least one.
     Items(Vec<FeedItem>),
     /// Positions that can't be read, both ends included; none where the rest of the feed can't be.
-    Unreadable(Option<(Position, Position)>, Failure),
+    Unreadable(Option<(Position, Position)>, Error),
     /// The end.
     End,
 }
@@ -63,10 +63,19 @@ impl Walk {
     /// As the store's feed and list of streams.
     pub async fn begin(store: Arc<dyn EventStore>, admin: Arc<dyn StoreAdmin>, damage: Damage) -> Result<Self> {
         let head = admin.advance_feed(AdvanceFeed { deadline: deadline() }).await?.head;
-        let stubs = Stubs::find(&*store, &*admin, Position(0), damage).await?;
+        let stubs = Some(Stubs::find(&*store, &*admin, Position(0), damage).await?);
         let limit = store.capabilities().limits.page_items;
         let from = Some(FeedStart::First);
         Ok(Self { store, admin, stubs, from, at: Position(0), through: head.position, limit })
+    }
+
+    /// Goes from behind a position up to another, both of a feed that is known to reach there. Streams are looked through for
+    /// stubs only where something without content is met.
+    #[must_use]
+    pub fn between(store: Arc<dyn EventStore>, admin: Arc<dyn StoreAdmin>, after: Position, through: Position) -> Self {
+        let limit = store.capabilities().limits.page_items;
+        let from = (after < through).then_some(FeedStart::AfterPosition(after));
+        Self { store, admin, stubs: None, from, at: after, through: Some(through), limit }
     }
 
     /// The last position of the walk; none where the store has no positions.
@@ -76,8 +85,8 @@ impl Walk {
     }
 
     /// What was damaged about truncated and deleted streams, since this was last asked.
-    pub fn damaged_stubs(&mut self) -> Vec<Failure> {
-        std::mem::take(&mut self.stubs.damaged)
+    pub fn damaged_stubs(&mut self) -> Vec<Error> {
+        self.stubs.as_mut().map(|stubs| std::mem::take(&mut stubs.damaged)).unwrap_or_default()
     }
 
     /// The next items, at least one; none at the end.
@@ -119,20 +128,20 @@ impl Walk {
                 }
                 Ok(None) => return Ok(Step::End),
                 // The page may hold much that is good before what is not.
-                Err(failure) if is_damage(&failure) && self.limit > 1 => {
+                Err(error) if is_damage(&error) && self.limit > 1 => {
                     self.limit = (self.limit / LIMIT_FACTOR).max(1);
                 }
-                Err(failure) if is_damage(&failure) => return self.pass_over(failure).await,
-                Err(failure) => return Err(failure),
+                Err(error) if is_damage(&error) => return self.pass_over(error).await,
+                Err(error) => return Err(error),
             }
         }
     }
 
     /// Finds the first place behind damage from which the feed can be read: steps that double find one, halving the first.
-    async fn pass_over(&mut self, failure: Failure) -> Result<Step> {
+    async fn pass_over(&mut self, error: Error) -> Result<Step> {
         let Some(through) = self.through.filter(|through| self.at < *through) else {
             self.from = None;
-            return Ok(Step::Unreadable(None, failure));
+            return Ok(Step::Unreadable(None, error));
         };
         let (first, mut bad, mut step) = (self.at.next(), self.at, 1);
         let mut good = loop {
@@ -152,21 +161,20 @@ impl Walk {
         }
         self.at = good;
         self.from = (good < through).then_some(FeedStart::AfterPosition(good));
-        Ok(Step::Unreadable(Some((first, good)), failure))
+        Ok(Step::Unreadable(Some((first, good)), error))
     }
 
     async fn can_be_read_after(&self, place: Position) -> Result<bool> {
         match self.read(FeedStart::AfterPosition(place), 1).await {
             Ok(_) => Ok(true),
-            Err(failure) if is_damage(&failure) => Ok(false),
-            Err(failure) => Err(failure),
+            Err(error) if is_damage(&error) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
     async fn read(&self, from: FeedStart, limit: u32) -> Result<FeedPage> {
         let filter = FeedFilter::none();
-        let request = ReadFeed { from, filter, limit, max_bytes: PAGE_BYTES, deadline: deadline() };
-        Ok(self.store.read_feed(request).await?)
+        self.store.read_feed(ReadFeed { from, filter, limit, max_bytes: PAGE_BYTES, deadline: deadline() }).await
     }
 
     /// Whether an item was written after the walk began.
@@ -179,29 +187,34 @@ impl Walk {
     }
 
     /// Adds an item; a removed range as the stubs in it and what is left of it.
-    async fn add(&mut self, item: FeedItem, items: &mut Vec<FeedItem>) -> Result {
+    async fn add(&mut self, item: FeedItem, items: &mut Vec<FeedItem>) -> Result<()> {
         let (first, last) = match item {
             FeedItem::Commit(commit) => {
-                if let Some(position) = commit.first_position {
-                    self.stubs.drop_through(&*self.admin, position).await?;
+                if let (Some(position), Some(stubs)) = (commit.first_position, &mut self.stubs) {
+                    stubs.drop_through(&*self.admin, position).await?;
                 }
                 items.push(FeedItem::Commit(commit));
                 return Ok(());
             }
             FeedItem::Removed { first, last } => (first, self.through.map_or(last, |through| last.min(through))),
         };
-        let mut found = self.stubs.take_range(&*self.admin, first, last).await?;
-        if !covers(&found, first, last) && self.has_changed().await? {
+        let (mut stubs, found_now) = match self.stubs.take() {
+            Some(stubs) => (stubs, false),
+            None => (Stubs::find(&*self.store, &*self.admin, first, Damage::Stops).await?, true),
+        };
+        let mut found = stubs.take_range(&*self.admin, first, last).await?;
+        if !found_now && !covers(&found, first, last) && self.has_changed(&stubs).await? {
             // Something was truncated or deleted since the walk began: its stubs are not among those that were found.
-            self.stubs = Stubs::find(&*self.store, &*self.admin, first, self.stubs.damage).await?;
-            found = self.stubs.take_range(&*self.admin, first, last).await?;
+            stubs = Stubs::find(&*self.store, &*self.admin, first, stubs.damage).await?;
+            found = stubs.take_range(&*self.admin, first, last).await?;
         }
+        self.stubs = Some(stubs);
         fill(found, first, last, items);
         Ok(())
     }
 
-    async fn has_changed(&self) -> Result<bool> {
-        Ok(self.store.feed_head(deadline()).await?.position != self.through)
+    async fn has_changed(&self, stubs: &Stubs) -> Result<bool> {
+        Ok(self.store.feed_head(deadline()).await?.position != stubs.at)
     }
 }
 
@@ -228,12 +241,14 @@ fn fill(stubs: Vec<Commit>, first: Position, last: Position, items: &mut Vec<Fee
 
 /// The stubs of all streams that have some, by position. The feed shows them as removed ranges only.
 struct Stubs {
+    /// Where the feed ended before they were looked for.
+    at: Option<Position>,
     page: u32,
     streams: Vec<StubsOfStream>,
     /// Position of the next stub of each stream, and the stream.
     order: BinaryHeap<Reverse<(Position, usize)>>,
     damage: Damage,
-    damaged: Vec<Failure>,
+    damaged: Vec<Error>,
 }
 
 struct StubsOfStream {
@@ -245,15 +260,17 @@ struct StubsOfStream {
 impl Stubs {
     /// Finds the streams that were truncated or deleted, and their first stubs from a position on.
     async fn find(store: &dyn EventStore, admin: &dyn StoreAdmin, from: Position, damage: Damage) -> Result<Self> {
-        let mut stubs = Self { page: 1, streams: Vec::new(), order: BinaryHeap::new(), damage, damaged: Vec::new() };
+        let at = store.feed_head(deadline()).await?.position;
+        let mut stubs =
+            Self { at, page: 1, streams: Vec::new(), order: BinaryHeap::new(), damage, damaged: Vec::new() };
         let mut streams = Streams::all(store);
         loop {
             let page = match streams.next(store).await {
                 Ok(Some(page)) => page,
                 Ok(None) => break,
                 // Whoever passes over damage reads the list by itself, and tells of it then.
-                Err(failure) if is_damage(&failure) && damage == Damage::IsPassedOver => break,
-                Err(failure) => return Err(failure),
+                Err(error) if is_damage(&error) && damage == Damage::IsPassedOver => break,
+                Err(error) => return Err(error),
             };
             let stripped = page
                 .into_iter()
@@ -276,11 +293,11 @@ impl Stubs {
     }
 
     /// Puts the next stub of a stream into the order; of one that is damaged no more, where damage is passed over.
-    async fn advance(&mut self, admin: &dyn StoreAdmin, index: usize) -> Result {
+    async fn advance(&mut self, admin: &dyn StoreAdmin, index: usize) -> Result<()> {
         match self.read_more(admin, index).await {
-            Err(failure) if is_damage(&failure) && self.damage == Damage::IsPassedOver => {
+            Err(error) if is_damage(&error) && self.damage == Damage::IsPassedOver => {
                 self.streams[index].next = None;
-                self.damaged.push(failure);
+                self.damaged.push(error);
                 Ok(())
             }
             read => read,
@@ -288,7 +305,7 @@ impl Stubs {
     }
 
     /// Puts the next stub of a stream into the order, reading more of it where none waits.
-    async fn read_more(&mut self, admin: &dyn StoreAdmin, index: usize) -> Result {
+    async fn read_more(&mut self, admin: &dyn StoreAdmin, index: usize) -> Result<()> {
         let of_stream = &mut self.streams[index];
         while of_stream.waiting.is_empty() {
             let Some(from) = of_stream.next else { return Ok(()) };
@@ -308,8 +325,7 @@ impl Stubs {
                             ErrorKind::Unsupported,
                             "a store without positions can't be walked once something was truncated or deleted",
                         )
-                        .with("stream", &of_stream.stream)
-                        .into());
+                        .with("stream", &of_stream.stream));
                     }
                     Content::Stripped => of_stream.waiting.push_back(commit),
                     Content::Kept if commit.kind.is_marker() => {}
@@ -340,7 +356,7 @@ impl Stubs {
     }
 
     /// Passes over stubs up to a position, which the feed has shown by itself.
-    async fn drop_through(&mut self, admin: &dyn StoreAdmin, last: Position) -> Result {
+    async fn drop_through(&mut self, admin: &dyn StoreAdmin, last: Position) -> Result<()> {
         while self.front().is_some_and(|front| front <= last) {
             self.pop(admin).await?;
         }

@@ -1,0 +1,548 @@
+//! `evstore migrate`: moves a running system to another store. Each verb is a call of the library; what it says is here.
+
+use crate::failure::{Failure, Result};
+use crate::output::{Cell, Tone};
+use crate::progress::{Progress, Unit};
+use crate::session::Session;
+use crate::view;
+use evstore_api::provider::parse_duration;
+use evstore_api::{Error, ErrorKind, Meta, Position, StoreName};
+use evstore_migrate::{
+    Accepted, Compared, Cutover, Difference, Doing, Migration, Observer, Pace, Phase, Plan, Settled, Side, Status,
+    Verb, Way,
+};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often a wait looks.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often a watched status is printed.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Positions that a copy may be behind and still count as caught up: so many are copied in a moment.
+const CAUGHT_UP: u64 = 500;
+
+/// What `migrate` takes.
+#[derive(clap::Args, Debug)]
+#[command(
+    long_about = "Move a running system from one store to another, with a way back.\n\nEvery application node needs both stores \
+                  in its config before the cutover; nothing is restarted for it. The source is closed for a moment only, and \
+                  appends wait for it inside their own deadline. Where a move stands is written in the two stores: every verb \
+                  can be repeated, interrupted, and run by two people at once. docs/MIGRATION.md tells what happens.",
+    after_help = "Examples:\n  evstore migrate plan --source main --target next\n  evstore migrate start --source main --target next\n  \
+                  evstore migrate run &            copies, both ways, until the move is over\n  evstore migrate status\n  \
+                  evstore migrate cutover -y       evstore migrate rollback -y       evstore migrate finish -y"
+)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Command,
+    /// The store to leave; else -s, else the default.
+    #[arg(long, global = true, value_name = "STORE", value_parser = crate::args::store_name)]
+    source: Option<StoreName>,
+    /// The store to go to; else the one of [migrate] targets in the config, or the only other store.
+    #[arg(long, global = true, value_name = "STORE", value_parser = crate::args::store_name)]
+    target: Option<StoreName>,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Command {
+    /// Compare the two stores and read all of the source: what would be lost, what does not fit, how much there is.
+    Plan(Accept),
+    /// Begin: close the target for appends, and let it take copies.
+    Start {
+        #[command(flatten)]
+        accept: Accept,
+        /// Refuse what would be refused, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Copy, and go on copying what is appended, both ways, until the move is over.
+    Run {
+        /// Most events per second; else throttle of [migrate] in the config, else as fast as it goes.
+        #[arg(long, value_name = "EVENTS")]
+        throttle: Option<u64>,
+    },
+    /// Tell where the move stands.
+    Status {
+        /// Again every second, until interrupted.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Read both stores and compare them, position by position.
+    Verify,
+    /// Hand the streams over to the target.
+    Cutover(HandOver),
+    /// Take the streams back, with all that was appended since.
+    Rollback(HandOver),
+    /// Give the move up before it is decided, or a rollback that was cut off.
+    Abort {
+        /// Refuse what would be refused, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Leave the source for good. There is no way back after it.
+    Finish {
+        /// Refuse what would be refused, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Wait until the move has come so far.
+    Wait {
+        /// How far.
+        #[arg(long = "for", value_name = "PHASE", value_enum)]
+        until: Until,
+        /// How long at most, such as 30s or 5m; then it exits with 8.
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
+        timeout: Duration,
+    },
+}
+
+/// What a plan or a start may lose.
+#[derive(clap::Args, Debug)]
+struct Accept {
+    /// Something that the target promises less of, by the name that the plan gives it. May be given several times.
+    #[arg(long = "accept", value_name = "NAME")]
+    accepted: Vec<String>,
+}
+
+#[derive(clap::Args, Debug)]
+struct HandOver {
+    /// How long the copy may take to come near the source, such as 30s or 5m. Nothing is closed before.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
+    timeout: Duration,
+    /// Refuse what would be refused, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Until {
+    /// The target has all but the last moments.
+    CaughtUp,
+    /// The target has taken over.
+    Open,
+    /// The move is over.
+    Finished,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "wanted is a time such as 30s or 5m".to_owned())
+}
+
+/// Moves.
+///
+/// # Errors
+/// As the library's verbs; broken where the stores differ; not ready where it has to be waited for.
+pub async fn run(args: Args, session: &mut Session) -> Result {
+    make(args, session).await.map_err(|failure| match failure {
+        Failure::Store(error) if error.kind() == ErrorKind::Conflict => {
+            Failure::Advised { error, hint: "`evstore migrate status` tells where the move stands".into() }
+        }
+        other => other,
+    })
+}
+
+async fn make(args: Args, session: &mut Session) -> Result {
+    session.refuse_namespace("a move is of whole stores")?;
+    let names = names(&args, session)?;
+    let makes = matches!(args.verb, Command::Start { dry_run: false, .. });
+    let migration = match (open(&names, makes, session).await, &args.verb) {
+        (Err(failure), Command::Abort { dry_run: false }) => return release(&names, failure, session).await,
+        (opened, _) => opened?,
+    };
+    match args.verb {
+        Command::Plan(accept) => {
+            let plan = planned(&migration, session).await?;
+            let accepted: Accepted = accept.accepted.into_iter().collect();
+            print_plan(&plan, &accepted, session)?;
+            Ok(plan.check(&accepted)?)
+        }
+        Command::Start { accept, dry_run } => start(&migration, accept, dry_run, session).await,
+        Command::Run { throttle } => run_on(&migration, throttle, session).await,
+        Command::Status { watch } => status(&migration, watch, session).await,
+        Command::Verify => verify(&migration, session).await,
+        Command::Cutover(args) => hand_over(&migration, Way::Forth, &args, session).await,
+        Command::Rollback(args) => hand_over(&migration, Way::Back, &args, session).await,
+        Command::Abort { dry_run } => {
+            if !checked(&migration, Verb::Abort, dry_run, session).await? {
+                migration.abort().await?;
+                print_status(&migration.status().await?, &migration, session)?;
+            }
+            Ok(())
+        }
+        Command::Finish { dry_run } => finish(&migration, dry_run, session).await,
+        Command::Wait { until, timeout } => wait(&migration, until, timeout, session).await,
+    }
+}
+
+/// The names of the two stores.
+fn names(args: &Args, session: &mut Session) -> Result<(StoreName, StoreName)> {
+    let source = match &args.source {
+        Some(source) => source.clone(),
+        None => session.store_name()?,
+    };
+    if let Some(target) = &args.target {
+        return Ok((source, target.clone()));
+    }
+    let config = session.config()?;
+    let one_other = |names: &mut dyn Iterator<Item = &StoreName>| {
+        let mut others = names.filter(|name| **name != source).cloned();
+        others.next().filter(|_| others.next().is_none())
+    };
+    let target = one_other(&mut config.migrate().targets().iter()).or_else(|| one_other(&mut config.stores()));
+    match target {
+        Some(target) => Ok((source, target)),
+        None => Err(Failure::usage(
+            "nothing says which store to go to",
+            "name it with --target, or in the config under [migrate] targets",
+        )),
+    }
+}
+
+/// Opens both stores of a move; the target is made where it is missing and its config says so.
+///
+/// # Errors
+/// As the providers' openers; `Unsupported` for a store that can't be moved.
+pub async fn open(names: &(StoreName, StoreName), makes: bool, session: &mut Session) -> Result<Migration> {
+    let mut side = async |name: &StoreName, makes: bool| -> Result<Side> {
+        session.select(Some(name.clone()));
+        let store = if makes { session.open_store_to_append().await? } else { session.open_store().await? };
+        Ok(Side { name: name.clone(), store, admin: session.open_admin().await? })
+    };
+    let (source, target) = (side(&names.0, false).await?, side(&names.1, makes).await?);
+    Ok(Migration::new(source, target)?)
+}
+
+/// Opens a store again that is closed in favour of one that can't be opened.
+async fn release(names: &(StoreName, StoreName), failure: Failure, session: &mut Session) -> Result {
+    for (owner, other) in [(&names.0, &names.1), (&names.1, &names.0)] {
+        session.select(Some(owner.clone()));
+        let (Ok(store), Ok(admin)) = (session.open_store().await, session.open_admin().await) else { continue };
+        let side = Side { name: owner.clone(), store, admin };
+        if side.release(other).await? {
+            session.written(None);
+            let text = format!("{owner} takes appends again; {other} could not be opened");
+            return session.output().text(&json!({ "owner": owner.as_str(), "released": true }), &text);
+        }
+    }
+    Err(failure)
+}
+
+/// A bar for the long work of a verb.
+fn observer(session: &mut Session) -> Observer {
+    let bar = Progress::new(session.output(), "", Unit::Items("positions"), Some(0));
+    Arc::new(move |progress| {
+        bar.doing(match progress.doing {
+            Doing::Copying => "copying",
+            Doing::Comparing => "comparing",
+            Doing::Planning => "reading the source",
+        });
+        bar.of(progress.through.0);
+        bar.at(progress.at.0);
+    })
+}
+
+async fn planned(migration: &Migration, session: &mut Session) -> Result<Plan> {
+    let observer = observer(session);
+    Ok(migration.plan(Some(&observer)).await?)
+}
+
+async fn start(migration: &Migration, accept: Accept, dry_run: bool, session: &mut Session) -> Result {
+    migration.check(Verb::Start).await?;
+    let plan = planned(migration, session).await?;
+    let accepted: Accepted = accept.accepted.into_iter().collect();
+    plan.check(&accepted).map_err(|error| Failure::Advised {
+        error,
+        hint: "nothing was changed: `evstore migrate plan` lists what is lost; --accept NAME accepts it".into(),
+    })?;
+    if dry_run {
+        return print_plan(&plan, &accepted, session);
+    }
+    migration.start().await?;
+    session.written(None);
+    print_status(&migration.status().await?, migration, session)
+}
+
+async fn run_on(migration: &Migration, throttle: Option<u64>, session: &mut Session) -> Result {
+    let configured = session.config()?.migrate().throttle();
+    let pace = Pace { events_per_second: throttle.or(configured) };
+    session.output().note("copying until the move is over; interrupt it at any time and run it again");
+    let phase = {
+        let observer = observer(session);
+        migration.run(pace, Some(&observer)).await?
+    };
+    let status = migration.status().await?;
+    tell_end(phase, session);
+    print_status(&status, migration, session)
+}
+
+fn tell_end(phase: Phase, session: &mut Session) {
+    let note = match phase {
+        Phase::GivenUp(Way::Back) => {
+            "the way back was given up: `evstore migrate rollback` begins it again, `finish` ends the move"
+        }
+        Phase::GivenUp(Way::Forth) => "the move was given up: `evstore migrate start` begins it again",
+        _ => return,
+    };
+    session.output().note(note);
+}
+
+async fn status(migration: &Migration, watch: bool, session: &mut Session) -> Result {
+    loop {
+        print_status(&migration.status().await?, migration, session)?;
+        if !watch {
+            return Ok(());
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
+async fn verify(migration: &Migration, session: &mut Session) -> Result {
+    let compared = {
+        let observer = observer(session);
+        migration.verify(Some(&observer)).await?
+    };
+    print_compared(&compared, session)?;
+    judge(&compared)
+}
+
+/// Checks a verb; with `--dry-run` tells that it would be taken, and that is all.
+async fn checked(migration: &Migration, verb: Verb, dry_run: bool, session: &mut Session) -> Result<bool> {
+    migration.check(verb).await?;
+    if dry_run {
+        print_status(&migration.status().await?, migration, session)?;
+    }
+    Ok(dry_run)
+}
+
+async fn hand_over(migration: &Migration, way: Way, args: &HandOver, session: &mut Session) -> Result {
+    let (verb, from, to) = match way {
+        Way::Forth => (Verb::Cutover, migration.source(), migration.target()),
+        Way::Back => (Verb::Rollback, migration.target(), migration.source()),
+    };
+    if checked(migration, verb, args.dry_run, session).await? {
+        return Ok(());
+    }
+    session.confirm(&format!("Hand all streams of {} over to {}?", from.name, to.name))?;
+    let settled = {
+        let observer = observer(session);
+        match way {
+            Way::Forth => migration.cutover(args.timeout, Some(&observer)).await,
+            Way::Back => migration.rollback(args.timeout, Some(&observer)).await,
+        }
+    };
+    let settled = settled.map_err(cut_off)?;
+    if let Settled::Differs(compared) = &settled {
+        print_compared(compared, session)?;
+    }
+    let cutover = taken_over(settled)?;
+    session.written(None);
+    print_cutover(&cutover, migration, session)
+}
+
+/// What a hand-over came to, where it was made.
+///
+/// # Errors
+/// Not ready, or broken.
+pub fn taken_over(settled: Settled) -> Result<Cutover> {
+    match settled {
+        Settled::Done(cutover) => Ok(*cutover),
+        Settled::Behind { lag } => Err(Failure::NotReady {
+            message: format!("the copy is {lag} positions behind and does not come nearer in time; nothing was closed"),
+            hint: "let `evstore migrate run` copy first, or allow more with --timeout; `evstore migrate status` shows the lag"
+                .into(),
+        }),
+        Settled::Differs(compared) => Err(Failure::Broken {
+            message: format!("the stores differ; nothing was handed over: {} differences", compared.count()),
+            hint: "the owner takes appends; move to a new, empty store".into(),
+        }),
+    }
+}
+
+/// What goes wrong in the middle may leave a store closed: that has to be told, with the way on.
+fn cut_off(error: Error) -> Failure {
+    if error.context().iter().any(|(name, _)| *name == "closed") {
+        let hint = "the store that it names is closed: repeat the command to go on, or `evstore migrate abort` to open it again";
+        return Failure::Advised { error, hint: hint.into() };
+    }
+    error.into()
+}
+
+async fn finish(migration: &Migration, dry_run: bool, session: &mut Session) -> Result {
+    if checked(migration, Verb::Finish, dry_run, session).await? {
+        return Ok(());
+    }
+    session.confirm(&format!("Leave {} for good? There is no way back after it.", migration.source().name))?;
+    migration.finish().await?;
+    session.written(None);
+    let text = format!(
+        "now make {} the plain store in every config: default_store, without [migrate]",
+        migration.target().name
+    );
+    session.output().note(&text);
+    print_status(&migration.status().await?, migration, session)
+}
+
+async fn wait(migration: &Migration, until: Until, timeout: Duration, session: &mut Session) -> Result {
+    let began = Instant::now();
+    loop {
+        let status = migration.status().await?;
+        let reached = match until {
+            Until::CaughtUp => matches!(status.phase, Phase::Copying(_)) && status.lag() <= CAUGHT_UP,
+            Until::Open => {
+                matches!(status.phase, Phase::Moved(Way::Forth) | Phase::Copying(Way::Back) | Phase::GivenUp(Way::Back))
+            }
+            Until::Finished => false,
+        };
+        if reached || status.phase == Phase::Finished {
+            return print_status(&status, migration, session);
+        }
+        if began.elapsed() > timeout {
+            return Err(Failure::NotReady {
+                message: format!("the move has not come so far: {}", status.phase.sentence()),
+                hint: "`evstore migrate run` copies; allow more with --timeout".into(),
+            });
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn side_json(name: &StoreName, (meta, head): &(Meta, Position)) -> Value {
+    json!({ "store": name.as_str(), "state": meta.state.name(), "epoch": meta.epoch.0, "position": head.0 })
+}
+
+fn status_json(status: &Status, migration: &Migration) -> Map<String, Value> {
+    view::object([
+        ("phase", status.phase.name().into()),
+        ("source", side_json(&migration.source().name, &status.source)),
+        ("target", side_json(&migration.target().name, &status.target)),
+        ("lag", status.lag().into()),
+        ("compared", status.compared.0.into()),
+    ])
+}
+
+fn print_status(status: &Status, migration: &Migration, session: &mut Session) -> Result {
+    let side = |name: &StoreName, (meta, head): &(Meta, Position)| {
+        format!("{name}: {}, epoch {}, position {head}", meta.state.name(), meta.epoch)
+    };
+    let tone = match status.phase {
+        Phase::Fenced(_) | Phase::Decided(_) => Tone::Warning,
+        Phase::Moved(_) | Phase::Finished => Tone::Good,
+        Phase::NotBegun | Phase::Copying(_) | Phase::GivenUp(_) => Tone::Plain,
+    };
+    let facts = [
+        ("phase", Cell::toned(format!("{}: {}", status.phase.name(), status.phase.sentence()), tone)),
+        ("source", side(&migration.source().name, &status.source).into()),
+        ("target", side(&migration.target().name, &status.target).into()),
+        ("lag", format!("{} positions", status.lag()).into()),
+        ("compared", format!("up to position {}", status.compared).into()),
+    ];
+    session.output().facts(&Value::Object(status_json(status, migration)), &facts)
+}
+
+fn print_cutover(cutover: &Cutover, migration: &Migration, session: &mut Session) -> Result {
+    let owner = match cutover.way {
+        Way::Forth => &migration.target().name,
+        Way::Back => &migration.source().name,
+    };
+    let pause_ms = cutover.pause.map(|pause| pause.as_millis() as u64);
+    let json = view::object([
+        ("owner", owner.as_str().into()),
+        ("epoch", cutover.epoch.0.into()),
+        ("end", cutover.end.0.into()),
+        ("pause_ms", pause_ms.into()),
+        ("compared_commits", cutover.compared.commits.into()),
+        ("chain", cutover.compared.chain.to_string().into()),
+        ("differences", 0.into()),
+    ]);
+    let pause = pause_ms
+        .map_or_else(|| "unknown: another process had closed the store".to_owned(), |pause| format!("{pause} ms"));
+    let facts = [
+        ("owner", Cell::toned(owner.as_str(), Tone::Good)),
+        ("epoch", cutover.epoch.to_string().into()),
+        ("end", format!("position {}", cutover.end).into()),
+        ("no store took appends for", pause.into()),
+        ("compared meanwhile", format!("{} commits, no difference", cutover.compared.commits).into()),
+    ];
+    session.output().facts(&Value::Object(json), &facts)
+}
+
+fn print_plan(plan: &Plan, accepted: &Accepted, session: &mut Session) -> Result {
+    let facts = view::object([
+        ("events", plan.events.into()),
+        ("commits", plan.commits.into()),
+        ("bytes", plan.bytes.into()),
+        ("largest_commit", plan.largest_commit.into()),
+        ("snapshots", plan.snapshots.into()),
+        ("checkpoints", plan.checkpoints.into()),
+        ("through", plan.through.0.into()),
+        ("too_large", json!(plan.too_large)),
+        ("too_large_left_out", plan.too_large_more.into()),
+        ("ready", plan.check(accepted).is_ok().into()),
+    ]);
+    session.output().note(&format!(
+        "{} events in {} commits, {} bytes, {} snapshots, {} checkpoints",
+        plan.events, plan.commits, plan.bytes, plan.snapshots, plan.checkpoints
+    ));
+    plan.too_large.iter().for_each(|item| session.output().note(&format!("does not fit: {item}")));
+    let mut list = session.output().list("weaker", facts, &["name", "source", "target", "accepted", "meaning"]);
+    for weaker in &plan.weaker {
+        let is_accepted = accepted.contains(weaker.name);
+        let json = json!({
+            "name": weaker.name, "source": weaker.source, "target": weaker.target,
+            "accepted": is_accepted, "meaning": weaker.sentence,
+        });
+        list.item(&json.to_string(), || {
+            let tone = if is_accepted { Tone::Plain } else { Tone::Warning };
+            vec![
+                Cell::toned(weaker.name, tone),
+                weaker.source.as_str().into(),
+                weaker.target.as_str().into(),
+                if is_accepted { "yes" } else { "no" }.into(),
+                weaker.sentence.into(),
+            ]
+        })?;
+    }
+    list.end(Map::new(), "the target promises all that the source does")
+}
+
+fn print_compared(compared: &Compared, session: &mut Session) -> Result {
+    let facts = view::object([
+        ("after", compared.after.0.into()),
+        ("through", compared.through.0.into()),
+        ("commits", compared.commits.into()),
+        ("chain", compared.chain.to_string().into()),
+        ("differences", compared.count().into()),
+        ("differences_left_out", compared.more.into()),
+    ]);
+    session.output().note(&format!("compared {} commits up to position {}", compared.commits, compared.through));
+    let mut list = session.output().list("findings", facts, &["what", "position", "stream", "difference"]);
+    for difference in &compared.differences {
+        list.item(&difference_json(difference), || {
+            vec![
+                Cell::toned(difference.what, Tone::Bad),
+                difference.position.to_string().into(),
+                difference.stream.as_ref().map_or(String::new(), ToString::to_string).into(),
+                difference.detail.as_str().into(),
+            ]
+        })?;
+    }
+    list.end(Map::new(), "no difference")
+}
+
+fn difference_json(difference: &Difference) -> String {
+    let mut json = view::object([("what", difference.what.into()), ("position", difference.position.0.into())]);
+    json.extend(difference.stream.iter().flat_map(view::stream_json));
+    json.insert("difference".into(), difference.detail.as_str().into());
+    Value::Object(json).to_string()
+}
+
+fn judge(compared: &Compared) -> Result {
+    match compared.count() {
+        0 => Ok(()),
+        count => Err(Failure::Broken {
+            message: format!("the stores differ: {count} differences"),
+            hint: "do not hand over: move to a new, empty store, and keep this one to look at".into(),
+        }),
+    }
+}

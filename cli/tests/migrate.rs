@@ -1,0 +1,109 @@
+//! `evstore migrate` by the real binary: a running system is moved between two files, and the migrator is killed on the way.
+
+// A test may fail by a panic, also in its helpers.
+#![allow(clippy::unwrap_used)]
+
+mod evstore;
+mod mover;
+
+use evstore::{Folder, PERMITS, document};
+
+fn folder() -> Folder {
+    let folder = Folder::new();
+    let text = folder.read("evstore.toml");
+    folder.write("evstore.toml", &format!("{text}[migrate]\ntargets = [\"b\"]\n"));
+    folder
+}
+
+/// Nothing but for the tests that start nodes: then it is one of them.
+#[test]
+fn a_node() {
+    mover::work_if_told();
+}
+
+#[test]
+fn a_system_under_load_is_moved_there_and_back_by_a_migrator_that_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = |name: &str| format!("provider = \"sqlite\"\npath = \"{name}.db\"");
+    let system = mover::System::new(folder.path(), "a_node", &store("a"), &store("b"));
+    mover::there_and_back_and_for_good(system, "migrate start", 6);
+}
+
+#[test]
+fn a_store_is_moved_verb_by_verb() {
+    let folder = folder();
+    folder.ok(&format!("import {PERMITS}"));
+    folder.ok("checkpoint set mails 100");
+    let status = || document(&folder.ok("migrate status -o json"));
+    // The target is not made by a look.
+    assert_eq!(folder.error("migrate status -o json", 1)["kind"], "schema");
+    assert_eq!(document(&folder.ok("migrate start -o json"))["phase"], "copying");
+    let plan = document(&folder.ok("migrate plan -o json"));
+    assert_eq!((&plan["events"], &plan["checkpoints"], &plan["ready"]), (&8577.into(), &1.into(), &true.into()));
+    // Before a cutover there is nothing to take back or to finish, and nothing is done by a dry run.
+    assert_eq!(folder.error("migrate rollback -y -o json", 3)["context"]["phase"], "copying");
+    assert_eq!(folder.error("migrate finish -y -o json", 3)["kind"], "conflict");
+    folder.ok("migrate cutover --dry-run");
+    assert_eq!(status()["phase"], "copying");
+    assert_eq!(folder.error("migrate cutover -o json", 2)["kind"], "usage");
+    let cutover = document(&folder.ok("migrate cutover -y -o json"));
+    assert_eq!((&cutover["owner"], &cutover["end"], &cutover["differences"]), (&"b".into(), &8577.into(), &0.into()));
+    assert!(cutover["pause_ms"].as_u64().unwrap() < 5_000, "{cutover}");
+    assert_eq!(folder.error("-o json append order-1 --type x --data {}", 7)["context"]["to"], "b");
+    folder.ok("-s b append order-1 --type x --data {}");
+    let carried = document(&folder.ok("-s b checkpoint get mails -o json"));
+    assert_eq!(carried, document(&folder.ok("checkpoint get mails -o json")));
+    assert_eq!(document(&folder.ok("migrate rollback -y -o json"))["end"], 8578);
+    assert_eq!(status()["phase"], "moved_back");
+    folder.ok("append order-1 --type x --data {}");
+    folder.ok("migrate start");
+    folder.ok("migrate abort");
+    assert_eq!(status()["phase"], "given_up");
+    folder.ok("append order-1 --type x --data {}");
+    folder.ok("migrate start");
+    folder.ok("migrate cutover -y");
+    folder.ok("migrate wait --for open");
+    folder.ok("migrate finish -y");
+    folder.ok("migrate wait --for finished");
+    assert_eq!(folder.error("migrate rollback -y -o json", 3)["context"]["phase"], "finished");
+    let export = |store: &str| folder.ok(&format!("-s {store} export"));
+    assert_eq!(export("a"), export("b"), "both hold the same, byte for byte");
+    folder.ok("verify b");
+}
+
+#[test]
+fn what_can_not_be_moved_is_told_before_anything_is_changed() {
+    let folder = folder();
+    folder.ok("append order-1 --type x --data {}");
+    folder.ok("-s b append order-1 --type y --data {}");
+    let error = folder.error("migrate start -o json", 3);
+    assert_eq!(error["context"]["store"], "b", "{error}");
+    folder.ok("-s b append order-1 --type y --data {}");
+    assert_eq!(folder.error("migrate start --target a -o json", 2)["kind"], "invalid");
+    assert_eq!(folder.error("migrate cutover -y -o json", 3)["context"]["phase"], "not_begun");
+    // One file under two names is one store.
+    folder.write("evstore.toml", "default_store = \"a\"\n[stores.a]\nprovider = \"sqlite\"\npath = \"a.db\"\n[stores.b]\nprovider = \"sqlite\"\npath = \"a.db\"\n");
+    assert_eq!(folder.error("migrate start -o json", 2)["kind"], "invalid");
+    folder.ok("append order-1 --type x --data {}");
+}
+
+#[test]
+fn a_target_that_holds_less_is_refused_or_accepted_by_name() {
+    let folder = folder();
+    let text = folder.read("evstore.toml").replace("path = \"b.db\"", "path = \"b.db\"\nevent_bytes_max = \"1KiB\"");
+    folder.write("evstore.toml", &text);
+    folder.ok("append order-1 --type x --data {}");
+    let error = folder.error("migrate start -o json", 2);
+    assert_eq!(
+        (&error["kind"], &error["context"]["accept"]),
+        (&"unsupported".into(), &"event_bytes".into()),
+        "{error}"
+    );
+    assert_eq!(folder.error("migrate plan -o json", 2)["kind"], "unsupported");
+    folder.ok("migrate start --accept event_bytes --dry-run");
+    let large = "x".repeat(2000);
+    folder.ok(&format!("append order-1 --type x --data \"{large}\""));
+    let error = folder.error("migrate start --accept event_bytes -o json", 2);
+    assert_eq!(error["kind"], "too_large", "{error}");
+    folder.ok("append order-1 --type x --data {}");
+}

@@ -1,0 +1,133 @@
+//! Copies the feed of one store into another that is being filled: bit-exact, in feed order, behind what is there already. How far it
+//! came is the last position of the store that is filled, and nothing else.
+
+use crate::side::Side;
+use crate::walk::Walk;
+use crate::{Doing, Observer, Progress, deadline};
+use evstore_api::{Epoch, Error, ErrorKind, FeedItem, Origin, Position, Replica, Replicate, Result};
+use std::time::{Duration, Instant};
+
+/// Items of one request.
+const BATCH_ITEMS_MAX: usize = 1024;
+/// Bytes of one request, unless one item alone has more.
+const BATCH_BYTES_MAX: usize = 2 << 20;
+
+/// How fast a copy goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// Most events per second; as fast as it goes without it.
+    pub events_per_second: Option<u64>,
+}
+
+/// What a round copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Copied {
+    /// The last position of both stores.
+    pub through: Position,
+    /// Positions that were copied.
+    pub positions: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Copies up to where the source's feed ends when this begins.
+pub(crate) async fn round(
+    from: &Side,
+    to: &Side,
+    epoch: Epoch,
+    pace: Pace,
+    observer: Option<&Observer>,
+) -> Result<Copied> {
+    let began = Instant::now();
+    let after = to.head().await?;
+    let through = from.settled_head().await?;
+    if after > through {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            "the store that is filled holds more than the one that it is filled from",
+        )
+        .with("store", &to.name)
+        .with("last", after)
+        .with("source_last", through));
+    }
+    let mut walk = Walk::between(from.store.clone(), from.admin.clone(), after, through);
+    let mut next = walk.next().await.map_err(|error| from.named(error))?;
+    while let Some(items) = next {
+        let reached = items.last().and_then(last_of);
+        // The next page is read while this one is written: two pages at most are held.
+        let (written, read) = futures::join!(write(to, epoch, items, pace), walk.next());
+        written?;
+        next = read.map_err(|error| from.named(error))?;
+        if let (Some(observer), Some(at)) = (observer, reached) {
+            observer(Progress { doing: Doing::Copying, at, through });
+        }
+    }
+    Ok(Copied { through, positions: through.0 - after.0, took: began.elapsed() })
+}
+
+fn last_of(item: &FeedItem) -> Option<Position> {
+    match item {
+        FeedItem::Commit(commit) => commit.last_position(),
+        FeedItem::Removed { last, .. } => Some(*last),
+    }
+}
+
+async fn write(to: &Side, epoch: Epoch, items: Vec<FeedItem>, pace: Pace) -> Result<()> {
+    let (mut batch, mut bytes, mut events) = (Vec::new(), 0, 0);
+    for item in items {
+        let replica = match item {
+            FeedItem::Commit(commit) => Replica::Commit(commit),
+            FeedItem::Removed { first, last } => Replica::Removed { first, last },
+        };
+        let size = bytes_of(&replica);
+        if !batch.is_empty() && (batch.len() >= BATCH_ITEMS_MAX || bytes + size > BATCH_BYTES_MAX) {
+            send(to, epoch, std::mem::take(&mut batch)).await?;
+            bytes = 0;
+        }
+        bytes += size;
+        events += events_of(&replica);
+        batch.push(replica);
+    }
+    send(to, epoch, batch).await?;
+    rest(pace, events).await;
+    Ok(())
+}
+
+/// Sends one request. Nothing is retried here but what may have been written: then the same request is recognised.
+pub(crate) async fn send(to: &Side, epoch: Epoch, items: Vec<Replica>) -> Result<()> {
+    if items.is_empty() {
+        return Ok(());
+    }
+    let request = Replicate { epoch, origin: Origin::Move, items, deadline: deadline() };
+    match to.admin.replicate(request.clone()).await {
+        Err(error) if error.kind() == ErrorKind::Indeterminate => {
+            to.admin.replicate(request).await.map(drop).map_err(|error| to.named(error))
+        }
+        answer => answer.map(drop).map_err(|error| to.named(error)),
+    }
+}
+
+/// Waits as long as so many events may take.
+async fn rest(pace: Pace, events: u64) {
+    if let Some(most) = pace.events_per_second.filter(|most| *most > 0) {
+        tokio::time::sleep(Duration::from_secs_f64(events as f64 / most as f64)).await;
+    }
+}
+
+pub(crate) fn bytes_of(replica: &Replica) -> usize {
+    match replica {
+        Replica::Commit(commit) => {
+            commit.events.iter().map(|event| 64 + event.data.len() + event.metadata.len()).sum::<usize>() + 128
+        }
+        Replica::Removed { .. } => 32,
+        Replica::Snapshot(snapshot) => snapshot.data.len() + 128,
+        Replica::Record(record) => record.value.as_ref().map_or(0, bytes::Bytes::len) + 64,
+    }
+}
+
+fn events_of(replica: &Replica) -> u64 {
+    match replica {
+        Replica::Commit(commit) => commit.events.len() as u64,
+        Replica::Removed { .. } | Replica::Snapshot(_) | Replica::Record(_) => 0,
+    }
+}

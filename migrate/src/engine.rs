@@ -1,0 +1,655 @@
+//! The move itself: looks where it stands, and makes the next step. Nothing is remembered between two looks.
+
+use crate::compare::{self, Compared};
+use crate::copy::{self, Pace};
+use crate::phase::{self, Phase, Way};
+use crate::side::Side;
+use crate::{Observer, carry, deadline};
+use bytes::Bytes;
+use evstore_api::{
+    Advice, Cursor, Deadline, Epoch, Error, ErrorKind, Meta, Position, PutRecord, ReadRecord, RecordExpected,
+    RecordKey, RecordKind, RecordName, Result, WaitFeed,
+};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// How long a look at the source's feed waits for more.
+const POLL: Duration = Duration::from_secs(1);
+/// How long the process that closed a store is left to finish before another one helps.
+const HELP_AFTER: Duration = Duration::from_secs(2);
+/// How often checkpoints are carried while the copy runs.
+const CARRY_EVERY: Duration = Duration::from_secs(30);
+/// Positions that may be left to copy when the source is closed.
+const NEAR: u64 = 500;
+/// How long a store may be closed before the move is given up and the store opened again.
+const CLOSED_MAX: Duration = Duration::from_secs(20);
+/// Pauses after a store could not be reached.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Looks at two records until both belong to one moment.
+const LOOKS_MAX: u32 = 20;
+/// The record of the store that is filled which says up to where it was compared. It is no checkpoint, and is never carried.
+const MARK: &str = "evstore-migrate";
+
+/// Two stores of a move.
+#[derive(Clone, Debug)]
+pub struct Migration {
+    source: Side,
+    target: Side,
+}
+
+/// Both records, and what they mean together.
+#[derive(Clone, Debug)]
+struct Look {
+    phase: Phase,
+    source: Meta,
+    target: Meta,
+}
+
+/// Where a move stands, for people and programs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    /// The phase.
+    pub phase: Phase,
+    /// The source's record and the last position of its feed.
+    pub source: (Meta, Position),
+    /// The same of the target.
+    pub target: (Meta, Position),
+    /// Up to which position the store that is filled was compared.
+    pub compared: Position,
+}
+
+impl Status {
+    /// Positions that the owner has and the other store has not.
+    #[must_use]
+    pub fn lag(&self) -> u64 {
+        let (source, target) = (self.source.1.0, self.target.1.0);
+        match self.phase {
+            Phase::Copying(Way::Back) | Phase::Fenced(Way::Back) | Phase::Decided(Way::Back) => {
+                target.saturating_sub(source)
+            }
+            _ => source.saturating_sub(target),
+        }
+    }
+}
+
+/// What an operator may ask of a move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Begin to fill the target.
+    Start,
+    /// Hand the streams over.
+    Cutover,
+    /// Take them back.
+    Rollback,
+    /// Give it up before it is decided.
+    Abort,
+    /// Leave the source for good.
+    Finish,
+}
+
+impl Verb {
+    /// Refuses it in a phase in which it means nothing.
+    fn check(self, phase: Phase) -> Result<()> {
+        use Phase::{Copying, Decided, Fenced, Finished, GivenUp, Moved, NotBegun};
+        use Way::{Back, Forth};
+        let (allowed, message) = match self {
+            Self::Start => (
+                matches!(phase, NotBegun | Copying(Forth) | GivenUp(Forth) | Moved(Back)),
+                "the move was begun already",
+            ),
+            Self::Cutover => {
+                (matches!(phase, Copying(Forth) | Fenced(Forth) | Decided(Forth)), "there is no copy to hand over to")
+            }
+            Self::Rollback => (
+                matches!(phase, Moved(Forth) | GivenUp(Back) | Copying(Back) | Fenced(Back) | Decided(Back)),
+                "there is nothing to take back",
+            ),
+            Self::Abort => {
+                (matches!(phase, GivenUp(Forth) | Copying(Forth) | Fenced(_)), "there is nothing that can be given up")
+            }
+            Self::Finish => (
+                matches!(phase, Finished | Copying(Back) | Moved(Forth) | GivenUp(Back)),
+                "a move is finished after its cutover",
+            ),
+        };
+        if allowed { Ok(()) } else { Err(refused(message, phase)) }
+    }
+}
+
+/// What a cutover or a rollback did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cutover {
+    /// Which way.
+    pub way: Way,
+    /// The epoch of the new owner.
+    pub epoch: Epoch,
+    /// The last position of the store that was left.
+    pub end: Position,
+    /// How long no store took appends; none where another process had closed the store.
+    pub pause: Option<Duration>,
+    /// What was compared while the store was closed.
+    pub compared: Compared,
+}
+
+/// How a cutover or a rollback ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Settled {
+    /// The other store took over.
+    Done(Box<Cutover>),
+    /// The copy did not come near enough in time; nothing was closed.
+    Behind {
+        /// Positions that were left to copy.
+        lag: u64,
+    },
+    /// The stores differ. The owner is open, and the move given up in its record.
+    Differs(Box<Compared>),
+}
+
+impl Migration {
+    /// A move between two stores.
+    ///
+    /// # Errors
+    /// `Invalid` where they are one store, `Unsupported` where one of them can't be moved in this release.
+    pub fn new(source: Side, target: Side) -> Result<Self> {
+        if source.name == target.name {
+            return Err(Error::new(ErrorKind::Invalid, "a move has two stores").with("store", &source.name));
+        }
+        source.check()?;
+        target.check()?;
+        Ok(Self { source, target })
+    }
+
+    /// The store that streams are moved from.
+    #[must_use]
+    pub fn source(&self) -> &Side {
+        &self.source
+    }
+
+    /// The store that streams are moved to.
+    #[must_use]
+    pub fn target(&self) -> &Side {
+        &self.target
+    }
+
+    /// Where the move stands.
+    ///
+    /// # Errors
+    /// As reading the stores.
+    pub async fn status(&self) -> Result<Status> {
+        let look = self.look().await?;
+        let way = way_of(look.phase).unwrap_or(Way::Forth);
+        let (source, target) = (self.source.head().await?, self.target.head().await?);
+        let compared = self.mark(way).await?;
+        Ok(Status { phase: look.phase, source: (look.source, source), target: (look.target, target), compared })
+    }
+
+    /// Begins: the target is closed for appends and takes copies from now on. Begun already is success.
+    ///
+    /// # Errors
+    /// `Conflict` where the target has something of its own or a move is in a later phase, `HistoryLost` where it holds another
+    /// history. Nothing was changed.
+    pub async fn start(&self) -> Result<Phase> {
+        let look = self.look().await?;
+        match look.phase {
+            Phase::Copying(Way::Forth) => Ok(look.phase),
+            Phase::NotBegun | Phase::GivenUp(Way::Forth) | Phase::Moved(Way::Back) => {
+                self.begin(Way::Forth, &look).await
+            }
+            other => Err(refused("the move was begun already", other)),
+        }
+    }
+
+    /// Whether a verb would be taken now; nothing is changed.
+    ///
+    /// # Errors
+    /// `Conflict` where it would not.
+    pub async fn check(&self, verb: Verb) -> Result<Phase> {
+        let phase = self.look().await?.phase;
+        verb.check(phase).map(|()| phase)
+    }
+
+    /// Copies, and goes on copying what is appended, until the move is over: the way back too, once there is one. Helps on whoever
+    /// closed a store and did not come back. May run in several processes.
+    ///
+    /// # Errors
+    /// What does not pass by itself: differences (`Corrupt`), `HistoryLost`, `Denied`. What passes is waited out.
+    ///
+    /// # Cancel safety
+    /// It can be dropped anywhere.
+    pub async fn run(&self, pace: Pace, observer: Option<&Observer>) -> Result<Phase> {
+        let mut runner = Runner { pace, closed_since: None, carried_at: None, pause: PAUSE_MIN };
+        loop {
+            match self.run_step(&mut runner, observer).await {
+                Ok(Some(phase)) => return Ok(phase),
+                Ok(None) => runner.pause = PAUSE_MIN,
+                Err(error) if passes(&error) => {
+                    tracing::warn!(%error, pause = ?runner.pause, "a move waits for its stores");
+                    tokio::time::sleep(runner.pause).await;
+                    runner.pause = (runner.pause * 2).min(PAUSE_MAX);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn run_step(&self, runner: &mut Runner, observer: Option<&Observer>) -> Result<Option<Phase>> {
+        let look = self.sound_look().await?;
+        if !matches!(look.phase, Phase::Fenced(_) | Phase::Decided(_)) {
+            runner.closed_since = None;
+        }
+        match look.phase {
+            Phase::Copying(way) => self.copy_on(way, &look, runner, observer).await?,
+            Phase::Fenced(way) | Phase::Decided(way) => {
+                let since = *runner.closed_since.get_or_insert_with(Instant::now);
+                if since.elapsed() < HELP_AFTER {
+                    tokio::time::sleep(PAUSE_MIN).await;
+                } else if let Settled::Differs(compared) = self.settle(way, None).await? {
+                    return Err(differs(&compared));
+                }
+            }
+            Phase::Moved(Way::Forth) => drop(self.begin(Way::Back, &look).await?),
+            Phase::NotBegun => return Err(refused("nothing was begun between these stores", look.phase)),
+            Phase::Moved(Way::Back) | Phase::GivenUp(_) | Phase::Finished => return Ok(Some(look.phase)),
+        }
+        Ok(None)
+    }
+
+    async fn copy_on(&self, way: Way, look: &Look, runner: &mut Runner, observer: Option<&Observer>) -> Result<()> {
+        let (from, to) = self.sides(way);
+        let epoch = self.filled(way, look).epoch;
+        let copied = copy::round(from, to, epoch, runner.pace, observer).await?;
+        if copied.positions > NEAR {
+            return Ok(());
+        }
+        let compared = self.compare_new(way, observer).await?;
+        if compared.count() > 0 {
+            return Err(differs(&compared));
+        }
+        // Snapshots are as many as streams: once here, and once more before and after a hand-over.
+        if runner.carried_at.is_none() {
+            carry::snapshots(from, to, epoch).await?;
+        }
+        if runner.carried_at.is_none_or(|at| at.elapsed() > CARRY_EVERY) {
+            carry::checkpoints(from, to, epoch).await?;
+            runner.carried_at = Some(Instant::now());
+        }
+        if copied.positions == 0 {
+            let after = Cursor::total(look.source.incarnation(), copied.through);
+            from.store.wait_feed(WaitFeed { after, deadline: Deadline::within(POLL) }).await?;
+        }
+        Ok(())
+    }
+
+    /// Copies once, up to where the owner's feed ends now.
+    ///
+    /// # Errors
+    /// As the stores; `Conflict` where nothing is to be copied now.
+    pub async fn catch_up(&self, pace: Pace, observer: Option<&Observer>) -> Result<Position> {
+        let look = self.sound_look().await?;
+        let Phase::Copying(way) = look.phase else {
+            return Err(refused("nothing is copied now", look.phase));
+        };
+        let (from, to) = self.sides(way);
+        Ok(copy::round(from, to, self.filled(way, &look).epoch, pace, observer).await?.through)
+    }
+
+    /// Reads both stores and compares all that the one that is filled holds, or after a move what both do.
+    ///
+    /// # Errors
+    /// As the stores; `Conflict` where nothing was begun.
+    pub async fn verify(&self, observer: Option<&Observer>) -> Result<Compared> {
+        let look = self.sound_look().await?;
+        let Some(way) = way_of(look.phase) else {
+            return Err(refused("nothing was begun between these stores", look.phase));
+        };
+        let (from, to) = self.sides(way);
+        let (one, other) = (from.settled_head().await?, to.head().await?);
+        let owner_has_more = matches!(look.phase, Phase::Moved(_) | Phase::Finished | Phase::GivenUp(_));
+        let through = if owner_has_more { one.min(other) } else { other };
+        let compared = compare::run(from, to, Position(0), through, observer).await?;
+        if compared.count() == 0 {
+            self.set_mark(way, through).await?;
+        }
+        Ok(compared)
+    }
+
+    /// Hands the streams over to the target. The source is closed for as long as the rest takes, and never again after that.
+    ///
+    /// # Errors
+    /// As the stores. A failure before the decision opens the source again, if it can be reached; else a repeat goes on.
+    pub async fn cutover(&self, patience: Duration, observer: Option<&Observer>) -> Result<Settled> {
+        Verb::Cutover.check(self.sound_look().await?.phase)?;
+        self.hand_over(Way::Forth, patience, observer).await
+    }
+
+    /// Hands the streams back to the source, with all that was appended since.
+    ///
+    /// # Errors
+    /// As [`cutover`](Self::cutover).
+    pub async fn rollback(&self, patience: Duration, observer: Option<&Observer>) -> Result<Settled> {
+        let look = self.sound_look().await?;
+        Verb::Rollback.check(look.phase)?;
+        if matches!(look.phase, Phase::Moved(Way::Forth) | Phase::GivenUp(Way::Back)) {
+            self.begin(Way::Back, &look).await?;
+        }
+        self.hand_over(Way::Back, patience, observer).await
+    }
+
+    /// Gives the move up before it is decided, or a rollback that has closed the target. The owner stays the owner.
+    ///
+    /// # Errors
+    /// `Conflict` where it is decided already.
+    pub async fn abort(&self) -> Result<Phase> {
+        for way in [Way::Forth, Way::Back] {
+            let (from, to) = self.sides(way);
+            if from.release(&to.name).await? {
+                return Ok(Phase::GivenUp(way));
+            }
+        }
+        for _ in 0..LOOKS_MAX {
+            let look = self.look().await?;
+            Verb::Abort.check(look.phase)?;
+            let (Phase::Copying(way) | Phase::Fenced(way)) = look.phase else { return Ok(look.phase) };
+            let owner = self.owner(way, &look);
+            if self.sides(way).0.swap(owner, phase::given_up(owner)).await? {
+                return Ok(Phase::GivenUp(way));
+            }
+        }
+        Err(contended())
+    }
+
+    /// Ends the move: the source is left for good, and there is no way back. Ended already is success.
+    ///
+    /// # Errors
+    /// `Conflict` where the target has not taken over, or a rollback is under way.
+    pub async fn finish(&self) -> Result<Phase> {
+        for _ in 0..LOOKS_MAX {
+            let look = self.sound_look().await?;
+            Verb::Finish.check(look.phase)?;
+            let made = match look.phase {
+                Phase::Finished => return Ok(look.phase),
+                // The way back is given up in the owner's record, where a rollback would have to close it.
+                Phase::Copying(_) => self.target.swap(&look.target, phase::given_up(&look.target)).await?,
+                _ => self.source.swap(&look.source, phase::retired(&look.source, &self.target.name)).await?,
+            };
+            tracing::debug!(made, "a step of finishing");
+        }
+        Err(contended())
+    }
+
+    async fn begin(&self, way: Way, look: &Look) -> Result<Phase> {
+        let (from, to) = self.sides(way);
+        let (owner, filled) = (self.owner(way, look), self.filled(way, look));
+        let empty = is_empty(to).await?;
+        let importing = phase::importing((&from.name, owner), (&to.name, filled), empty)?;
+        if !to.swap(filled, importing.clone()).await? {
+            return Err(contended());
+        }
+        if filled.state == evstore_api::StoreState::Open && !is_empty(to).await? {
+            // An append came in between the look and the closing of the store: it is somebody's store, and stays it.
+            to.swap(&importing, Meta { epoch: importing.epoch.next(), ..phase::open(&importing) }).await?;
+            return Err(Error::new(ErrorKind::Conflict, "the target is in use; a move needs an empty one")
+                .with("store", &to.name));
+        }
+        Ok(Phase::Copying(way))
+    }
+
+    async fn hand_over(&self, way: Way, patience: Duration, observer: Option<&Observer>) -> Result<Settled> {
+        let look = self.sound_look().await?;
+        if look.phase != Phase::Copying(way) {
+            return self.settle(way, None).await;
+        }
+        let (from, to) = self.sides(way);
+        let epoch = self.filled(way, &look).epoch;
+        let began = Instant::now();
+        carry::snapshots(from, to, epoch).await?;
+        loop {
+            let copied = copy::round(from, to, epoch, Pace::default(), observer).await?;
+            let compared = self.compare_new(way, observer).await?;
+            if compared.count() > 0 {
+                return Ok(Settled::Differs(Box::new(compared)));
+            }
+            if copied.positions <= NEAR {
+                break;
+            }
+            if began.elapsed() > patience {
+                return Ok(Settled::Behind { lag: copied.positions });
+            }
+        }
+        carry::checkpoints(from, to, epoch).await?;
+        let owner = self.owner(way, &look);
+        let closed_at = Instant::now();
+        if !from.swap(owner, phase::fenced(owner, &to.name)).await? {
+            return Err(contended());
+        }
+        self.settle(way, Some(closed_at)).await
+    }
+
+    /// Copies the rest, compares, decides and opens, from wherever that stands. What fails before the decision gives the move up, so
+    /// that the owner is closed for no longer than it has to be.
+    async fn settle(&self, way: Way, closed_at: Option<Instant>) -> Result<Settled> {
+        let (from, to) = self.sides(way);
+        let late = || {
+            Error::new(ErrorKind::DeadlineExceeded, "the rest was not copied and compared in time")
+                .with("seconds", CLOSED_MAX.as_secs())
+        };
+        let decided = tokio::time::timeout(CLOSED_MAX, self.decide(way)).await.unwrap_or_else(|_| Err(late()));
+        let compared = match decided {
+            Ok(Decision::Made(compared)) => compared,
+            Ok(Decision::Differs(compared)) => {
+                from.release(&to.name).await?;
+                return Ok(Settled::Differs(Box::new(compared)));
+            }
+            Err(error) => {
+                // The other store may be the one that failed: it is not asked. A decision whose answer was lost stands.
+                let released = from.release(&to.name).await;
+                match (self.is_decided(way).await, released) {
+                    (true, _) => Compared::default(),
+                    (false, Ok(_)) => return Err(error),
+                    (false, Err(other)) => {
+                        tracing::warn!(error = %other, "the store that was closed could not be opened again");
+                        return Err(error.with("closed", &from.name));
+                    }
+                }
+            }
+        };
+        self.open(way).await?;
+        let pause = closed_at.map(|at| at.elapsed());
+        let look = self.look().await?;
+        let end = self.owner(way, &look).state.end().unwrap_or(compared.through);
+        let epoch = self.filled(way, &look).epoch;
+        // They are hints: a store that can't take them is not worse off than without a move.
+        if let Err(error) = carry::later_snapshots(from, to).await {
+            tracing::warn!(%error, "snapshots that were taken last were left behind");
+        }
+        Ok(Settled::Done(Box::new(Cutover { way, epoch, end, pause, compared })))
+    }
+
+    async fn is_decided(&self, way: Way) -> bool {
+        self.look().await.is_ok_and(|look| took_over(look.phase, way))
+    }
+
+    async fn decide(&self, way: Way) -> Result<Decision> {
+        let (from, to) = self.sides(way);
+        for _ in 0..LOOKS_MAX {
+            let look = self.sound_look().await?;
+            if took_over(look.phase, way) {
+                return Ok(Decision::Made(Compared::default()));
+            }
+            if look.phase != Phase::Fenced(way) {
+                return Err(refused("another command changed the move meanwhile", look.phase));
+            }
+            let owner = self.owner(way, &look);
+            let copied = copy::round(from, to, owner.epoch, Pace::default(), None).await?;
+            let compared = self.compare_new(way, None).await?;
+            if compared.count() > 0 {
+                return Ok(Decision::Differs(compared));
+            }
+            carry::checkpoints(from, to, owner.epoch).await?;
+            carry::check_checkpoints(from, to).await?;
+            let end = to.head().await?;
+            if end != copied.through || end != compared.through {
+                return Err(Error::new(ErrorKind::Conflict, "the copy does not end where its source does")
+                    .with("source_last", copied.through)
+                    .with("last", end));
+            }
+            if from.swap(owner, phase::moved(owner, &to.name, end)).await? {
+                return Ok(Decision::Made(compared));
+            }
+        }
+        Err(contended())
+    }
+
+    /// Opens the store that the decision names. It has to succeed: nobody else takes appends any more.
+    async fn open(&self, way: Way) -> Result<()> {
+        let to = self.sides(way).1;
+        for _ in 0..LOOKS_MAX {
+            let look = self.look().await?;
+            if look.phase != Phase::Decided(way) {
+                return Ok(());
+            }
+            let filled = self.filled(way, &look);
+            to.swap(filled, phase::open(filled)).await?;
+        }
+        Err(contended())
+    }
+
+    /// Compares what came since it was compared last.
+    async fn compare_new(&self, way: Way, observer: Option<&Observer>) -> Result<Compared> {
+        let (from, to) = self.sides(way);
+        let through = to.head().await?;
+        let after = self.mark(way).await?;
+        let after = if after > through { Position(0) } else { after };
+        let compared = compare::run(from, to, after, through, observer).await?;
+        if compared.count() == 0 && through > after {
+            self.set_mark(way, through).await?;
+        }
+        Ok(compared)
+    }
+
+    async fn mark(&self, way: Way) -> Result<Position> {
+        let to = self.sides(way).1;
+        let record = to.store.read_record(ReadRecord { key: mark_key()?, deadline: deadline() }).await?;
+        let value = record.and_then(|record| record.value);
+        let value: Value = value.and_then(|value| serde_json::from_slice(&value).ok()).unwrap_or_default();
+        Ok(Position(value["compared"].as_u64().unwrap_or_default()))
+    }
+
+    async fn set_mark(&self, way: Way, compared: Position) -> Result<()> {
+        let value = Some(Bytes::from(json!({ "compared": compared.0 }).to_string()));
+        let request = PutRecord { key: mark_key()?, expected: RecordExpected::Any, value, deadline: deadline() };
+        match self.sides(way).1.store.put_record(request).await {
+            // Another migrator's mark is as good, and one that is too old only costs a comparison.
+            Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Indeterminate) => Ok(()),
+            put => put.map(drop),
+        }
+    }
+
+    async fn look(&self) -> Result<Look> {
+        let mut target = self.target.meta().await?;
+        for _ in 0..LOOKS_MAX {
+            let source = self.source.meta().await?;
+            let again = self.target.meta().await?;
+            if again == target {
+                let phase = phase::of((&self.source.name, &source), (&self.target.name, &target));
+                return Ok(Look { phase, source, target });
+            }
+            target = again;
+        }
+        Err(contended())
+    }
+
+    /// A look before something is copied, compared or decided: both stores have to be of one history.
+    async fn sound_look(&self) -> Result<Look> {
+        let look = self.look().await?;
+        if look.phase != Phase::NotBegun {
+            phase::check_histories(&look.source, &look.target)?;
+        }
+        Ok(look)
+    }
+
+    fn sides(&self, way: Way) -> (&Side, &Side) {
+        match way {
+            Way::Forth => (&self.source, &self.target),
+            Way::Back => (&self.target, &self.source),
+        }
+    }
+
+    fn owner<'a>(&self, way: Way, look: &'a Look) -> &'a Meta {
+        match way {
+            Way::Forth => &look.source,
+            Way::Back => &look.target,
+        }
+    }
+
+    fn filled<'a>(&self, way: Way, look: &'a Look) -> &'a Meta {
+        match way {
+            Way::Forth => &look.target,
+            Way::Back => &look.source,
+        }
+    }
+}
+
+/// What a run remembers between two steps. All of it may be forgotten.
+struct Runner {
+    pace: Pace,
+    closed_since: Option<Instant>,
+    carried_at: Option<Instant>,
+    pause: Duration,
+}
+
+enum Decision {
+    Made(Compared),
+    Differs(Compared),
+}
+
+/// Which way a phase goes; none where nothing was begun.
+fn way_of(phase: Phase) -> Option<Way> {
+    match phase {
+        Phase::Copying(way) | Phase::Fenced(way) | Phase::Decided(way) | Phase::Moved(way) | Phase::GivenUp(way) => {
+            Some(way)
+        }
+        Phase::Finished => Some(Way::Forth),
+        Phase::NotBegun => None,
+    }
+}
+
+/// Whether a hand-over is decided, by whomever; what comes after it may have begun too.
+fn took_over(phase: Phase, way: Way) -> bool {
+    match (phase, way) {
+        (Phase::Decided(done) | Phase::Moved(done), _) => done == way,
+        (Phase::Copying(Way::Back) | Phase::GivenUp(Way::Back) | Phase::Finished, Way::Forth) => true,
+        _ => false,
+    }
+}
+
+fn mark_key() -> Result<RecordKey> {
+    Ok(RecordKey { kind: RecordKind::Presence, name: RecordName::new(MARK)? })
+}
+
+async fn is_empty(side: &Side) -> Result<bool> {
+    let first = crate::pages::Streams::all(&*side.store).at_most(1).next(&*side.store).await?;
+    Ok(side.settled_head().await?.0 == 0 && first.is_none_or(|streams| streams.is_empty()))
+}
+
+fn passes(error: &Error) -> bool {
+    matches!(error.advice(), Advice::RetryLater | Advice::AllowMoreTime | Advice::RepeatSameCommit)
+}
+
+fn refused(message: &'static str, phase: Phase) -> Error {
+    Error::new(ErrorKind::Conflict, message).with("phase", phase.name())
+}
+
+fn contended() -> Error {
+    Error::new(ErrorKind::Conflict, "another command changed the stores at the same time; look again")
+}
+
+fn differs(compared: &Compared) -> Error {
+    let error =
+        Error::new(ErrorKind::Corrupt, "the copy differs from its source").with("differences", compared.count());
+    match compared.differences.first() {
+        Some(first) => error.with("first", format_args!("position {}: {}", first.position, first.detail)),
+        None => error,
+    }
+}

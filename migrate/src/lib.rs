@@ -1,0 +1,63 @@
+//! Live migration: moves a running system from one event store to another, with a way back.
+//!
+//! A [`Migration`] is two stores and nothing else. All that it knows it reads from them: their two records say which step comes next
+//! ([`phase`], pure), and the copy goes on behind the last position of the store that is filled. So every call can be repeated, cut
+//! off anywhere, and made by several processes at once: each step is a compare-and-set of a whole record, and one of them makes it.
+//! The rules are those that the models in `models/` were checked for; `docs/MIGRATION.md` tells them.
+//!
+//! This release moves stores whose fence is of the whole store, whose feed has one order and whose positions have no holes. Others are
+//! refused.
+
+mod carry;
+mod compare;
+mod copy;
+mod engine;
+pub mod pages;
+pub mod phase;
+pub mod plan;
+mod side;
+pub mod walk;
+
+pub use compare::{Compared, Difference};
+pub use copy::Pace;
+pub use engine::{Cutover, Migration, Settled, Status, Verb};
+pub use phase::{Phase, Way};
+pub use plan::{Accepted, Plan, Weaker};
+pub use side::Side;
+
+use evstore_api::{Deadline, Position};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest that one call to a store may take.
+const CALL_MAX: Duration = Duration::from_secs(60);
+
+/// When a call that begins now has to end.
+fn deadline() -> Deadline {
+    Deadline::within(CALL_MAX)
+}
+
+/// What is being done, and how far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What.
+    pub doing: Doing,
+    /// Up to which position.
+    pub at: Position,
+    /// Up to which it goes, for now.
+    pub through: Position,
+}
+
+/// What takes long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doing {
+    /// The feed is copied.
+    Copying,
+    /// Both stores are read and compared.
+    Comparing,
+    /// All of the source is read, to see whether the target can hold it.
+    Planning,
+}
+
+/// Who is told of progress.
+pub type Observer = Arc<dyn Fn(Progress) + Send + Sync>;

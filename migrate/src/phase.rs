@@ -1,0 +1,276 @@
+//! Where a move stands, told from the records of both stores, and the records that each step makes of them. Pure: what is here was
+//! checked in the model `models/src/store_fence.rs`, rule by rule.
+
+use evstore_api::{Error, ErrorKind, Lineage, Meta, Position, Result, StoreName, StoreState};
+
+/// Which way streams go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the source to the target.
+    Forth,
+    /// From the target back to the source.
+    Back,
+}
+
+/// Where a move stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing was begun between these two stores.
+    NotBegun,
+    /// One store owns the streams and takes appends, the other is filled.
+    Copying(Way),
+    /// The owner is closed; the rest is copied and compared.
+    Fenced(Way),
+    /// It is decided: the other store owns the streams, and has yet to be opened.
+    Decided(Way),
+    /// The other store took over. Its way back, or forth again, can be begun.
+    Moved(Way),
+    /// It was given up, in the record of the store that stays the owner; what was copied is left in the other one.
+    GivenUp(Way),
+    /// The move is over, and there is no way back.
+    Finished,
+}
+
+impl Phase {
+    /// The name for programs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotBegun => "not_begun",
+            Self::Copying(Way::Forth) => "copying",
+            Self::Fenced(Way::Forth) => "fenced",
+            Self::Decided(Way::Forth) => "decided",
+            Self::Moved(Way::Forth) => "moved",
+            Self::GivenUp(Way::Forth) => "given_up",
+            Self::Copying(Way::Back) => "copying_back",
+            Self::Fenced(Way::Back) => "fenced_back",
+            Self::Decided(Way::Back) => "decided_back",
+            Self::Moved(Way::Back) => "moved_back",
+            Self::GivenUp(Way::Back) => "way_back_given_up",
+            Self::Finished => "finished",
+        }
+    }
+
+    /// What it means, in a sentence.
+    #[must_use]
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::NotBegun => "nothing was begun",
+            Self::Copying(Way::Forth) => "the source takes appends and is copied to the target",
+            Self::Fenced(Way::Forth) => "the source is closed while the rest is copied and compared",
+            Self::Decided(Way::Forth) => "the target owns the streams and is about to be opened",
+            Self::Moved(Way::Forth) => "the target took over; nothing is copied back yet",
+            Self::GivenUp(Way::Forth) => "the move was given up; the source takes appends",
+            Self::Copying(Way::Back) => "the target took over and is copied back, so that there is a way back",
+            Self::Fenced(Way::Back) => "the target is closed while the rest is copied back and compared",
+            Self::Decided(Way::Back) => "the source owns the streams again and is about to be opened",
+            Self::Moved(Way::Back) => "the source took over again",
+            Self::GivenUp(Way::Back) => "the target took over; its way back was given up",
+            Self::Finished => "the move is over; there is no way back",
+        }
+    }
+}
+
+/// Tells where a move stands.
+#[must_use]
+pub fn of(source: (&StoreName, &Meta), target: (&StoreName, &Meta)) -> Phase {
+    let forth = between(source, target, Way::Forth);
+    match forth {
+        Phase::NotBegun => between(target, source, Way::Back),
+        found => found,
+    }
+}
+
+fn between(from: (&StoreName, &Meta), to: (&StoreName, &Meta), way: Way) -> Phase {
+    use StoreState::{Fenced, Importing, Moved, Open, Retired};
+    let (e, f) = (from.1.epoch.0, to.1.epoch.0);
+    match (&from.1.state, &to.1.state) {
+        (Open, Importing { from: Some(name) }) if name == from.0 && f == e + 1 => Phase::Copying(way),
+        (Open, Importing { from: Some(name) }) if name == from.0 && f < e => Phase::GivenUp(way),
+        (Fenced { to: there }, Importing { from: Some(name) }) if there == to.0 && name == from.0 && e == f => {
+            Phase::Fenced(way)
+        }
+        (Moved { to: there, .. }, Importing { from: Some(name) }) if there == to.0 && name == from.0 && e == f => {
+            Phase::Decided(way)
+        }
+        (Moved { to: there, .. }, Open) if there == to.0 && f >= e => Phase::Moved(way),
+        (Retired { to: there }, Open) if there == to.0 && way == Way::Forth => Phase::Finished,
+        _ => Phase::NotBegun,
+    }
+}
+
+/// The record with which a store begins to be filled from another, which is open (rules A7 and A8). `empty` says whether it holds
+/// nothing.
+///
+/// # Errors
+/// `HistoryLost` where it holds another history than the one that is to be copied; `Conflict` where it takes part in something else.
+pub fn importing(from: (&StoreName, &Meta), to: (&StoreName, &Meta), empty: bool) -> Result<Meta> {
+    let refused =
+        |message| Err(Error::new(ErrorKind::Conflict, message).with("store", to.0).with("state", to.1.state.name()));
+    if from.1.state != StoreState::Open {
+        return Err(Error::new(ErrorKind::Conflict, "streams are moved from a store that is open")
+            .with("store", from.0)
+            .with("state", from.1.state.name()));
+    }
+    if from.1 == to.1 {
+        return Err(Error::new(ErrorKind::Invalid, "the source and the target are one and the same store")
+            .with("source", from.0)
+            .with("target", to.0));
+    }
+    match &to.1.state {
+        StoreState::Open if !empty => return refused("the target holds events of its own; a move needs an empty one"),
+        StoreState::Open => {}
+        StoreState::Moved { to: there, .. } | StoreState::Importing { from: Some(there) } if there == from.0 => {}
+        StoreState::Retired { .. } => return refused("the target was left for good; move to an empty store"),
+        _ => return refused("the target takes part in something else"),
+    }
+    let epoch = from.1.epoch.max(to.1.epoch).next();
+    if epoch != from.1.epoch.next() {
+        return refused("the target has changed hands more often than the source; move to a new store");
+    }
+    let lineage = lineage(&from.1.lineage, &to.1.lineage, empty)?;
+    Ok(Meta { epoch, lineage, state: StoreState::Importing { from: Some(from.0.clone()) }, ..to.1.clone() })
+}
+
+/// Cursors of the one store have to be good in the other: it takes over its histories.
+fn lineage(from: &[Lineage], to: &[Lineage], empty: bool) -> Result<Vec<Lineage>> {
+    if from.last() == to.last() {
+        return Ok(to.to_vec());
+    }
+    let is_known = |one: &Lineage| to.iter().any(|other| other.incarnation == one.incarnation);
+    if !empty || from.iter().any(is_known) {
+        return Err(Error::new(
+            ErrorKind::HistoryLost,
+            "one of the stores lost a part of its history since it was copied; move to a new, empty store",
+        ));
+    }
+    let mut all = to.to_vec();
+    if let Some(last) = all.last_mut() {
+        last.ended_at = Some(Position(0));
+    }
+    all.extend_from_slice(from);
+    Ok(all)
+}
+
+/// The record that closes the owner (rule A2).
+#[must_use]
+pub fn fenced(owner: &Meta, to: &StoreName) -> Meta {
+    Meta { epoch: owner.epoch.next(), state: StoreState::Fenced { to: to.clone() }, ..owner.clone() }
+}
+
+/// The record that decides, once the other store was read complete up to `end` (rule A3).
+#[must_use]
+pub fn moved(owner: &Meta, to: &StoreName, end: Position) -> Meta {
+    Meta { state: StoreState::Moved { to: to.clone(), end }, ..owner.clone() }
+}
+
+/// The record that opens the other store in the epoch of the decision (rule A4).
+#[must_use]
+pub fn open(filled: &Meta) -> Meta {
+    Meta { state: StoreState::Open, ..filled.clone() }
+}
+
+/// The record that gives a move up: two epochs above the open one, whether it was fenced since or not (rule A5).
+#[must_use]
+pub fn given_up(owner: &Meta) -> Meta {
+    let epoch = if owner.state == StoreState::Open { owner.epoch.next().next() } else { owner.epoch.next() };
+    Meta { epoch, state: StoreState::Open, ..owner.clone() }
+}
+
+/// The record of a store that was left for good (rule A11).
+#[must_use]
+pub fn retired(left: &Meta, to: &StoreName) -> Meta {
+    Meta { state: StoreState::Retired { to: to.clone() }, ..left.clone() }
+}
+
+/// The histories that two stores of one move have in common end in the same one, or something was lost.
+///
+/// # Errors
+/// `HistoryLost`.
+pub fn check_histories(one: &Meta, other: &Meta) -> Result<()> {
+    if one.lineage.last() == other.lineage.last() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::HistoryLost, "one of the stores lost a part of its history, by a failover or a restore")
+        .with("source", one.incarnation())
+        .with("target", other.incarnation()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evstore_api::{Epoch, Timestamp};
+
+    fn name(name: &str) -> StoreName {
+        StoreName::new(name).unwrap()
+    }
+
+    fn meta(epoch: u64, state: StoreState) -> Meta {
+        Meta { epoch: Epoch(epoch), state, ..Meta::new(Timestamp(0)) }
+    }
+
+    fn phase(source: &Meta, target: &Meta) -> Phase {
+        of((&name("s"), source), (&name("t"), target))
+    }
+
+    #[test]
+    fn each_step_leads_to_the_next_phase() {
+        let (s, t) = (name("s"), name("t"));
+        let source = meta(0, StoreState::Open);
+        let target = meta(0, StoreState::Open);
+        assert_eq!(phase(&source, &target), Phase::NotBegun);
+        let target = importing((&s, &source), (&t, &target), true).unwrap();
+        assert_eq!(phase(&source, &target), Phase::Copying(Way::Forth));
+        assert_eq!(target.incarnation(), source.incarnation());
+        assert_eq!(phase(&given_up(&source), &target), Phase::GivenUp(Way::Forth));
+        let source = fenced(&source, &t);
+        assert_eq!(phase(&source, &target), Phase::Fenced(Way::Forth));
+        assert_eq!(given_up(&source).epoch, Epoch(2));
+        let source = moved(&source, &t, Position(7));
+        assert_eq!(phase(&source, &target), Phase::Decided(Way::Forth));
+        let target = open(&target);
+        assert_eq!(phase(&source, &target), Phase::Moved(Way::Forth));
+        assert_eq!(phase(&retired(&source, &t), &target), Phase::Finished);
+        let back = importing((&t, &target), (&s, &source), false).unwrap();
+        assert_eq!((phase(&back, &target), back.epoch), (Phase::Copying(Way::Back), Epoch(2)));
+        let kept = given_up(&target);
+        assert_eq!(phase(&back, &kept), Phase::GivenUp(Way::Back));
+        assert_eq!(phase(&retired(&back, &t), &kept), Phase::Finished);
+        let target = moved(&fenced(&target, &s), &s, Position(9));
+        let source = open(&back);
+        assert_eq!(phase(&source, &target), Phase::Moved(Way::Back));
+        let again = importing((&s, &source), (&t, &target), false).unwrap();
+        assert_eq!((phase(&source, &again), again.epoch), (Phase::Copying(Way::Forth), Epoch(3)));
+    }
+
+    #[test]
+    fn every_step_is_one_that_a_store_takes() {
+        let (s, t) = (name("s"), name("t"));
+        let (source, target) = (meta(4, StoreState::Open), meta(1, StoreState::Open));
+        let filled = importing((&s, &source), (&t, &target), true).unwrap();
+        target.check_next(&filled).unwrap();
+        let closed = fenced(&source, &t);
+        source.check_next(&closed).unwrap();
+        source.check_next(&given_up(&source)).unwrap();
+        closed.check_next(&given_up(&closed)).unwrap();
+        let gone = moved(&closed, &t, Position(3));
+        closed.check_next(&gone).unwrap();
+        filled.check_next(&open(&filled)).unwrap();
+        gone.check_next(&retired(&gone, &t)).unwrap();
+    }
+
+    #[test]
+    fn a_target_with_something_of_its_own_is_refused() {
+        let (s, t) = (name("s"), name("t"));
+        let source = meta(0, StoreState::Open);
+        let itself = importing((&s, &source), (&t, &source), true).unwrap_err();
+        assert_eq!(itself.kind(), ErrorKind::Invalid);
+        let refused = |target: &Meta, empty| importing((&s, &source), (&t, target), empty).unwrap_err().kind();
+        assert_eq!(refused(&meta(0, StoreState::Open), false), ErrorKind::Conflict);
+        assert_eq!(refused(&meta(0, StoreState::Retired { to: name("x") }), true), ErrorKind::Conflict);
+        assert_eq!(refused(&meta(0, StoreState::Importing { from: Some(name("x")) }), true), ErrorKind::Conflict);
+        // It was filled before, from a source that has lost something since.
+        let other = meta(0, StoreState::Importing { from: Some(name("s")) });
+        assert_eq!(refused(&other, false), ErrorKind::HistoryLost);
+    }
+}

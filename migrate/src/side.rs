@@ -1,0 +1,125 @@
+//! One of the two stores of a move: its name, and both of its faces.
+
+use crate::{deadline, phase};
+use evstore_api::capabilities::{FeedOrder, Fence, Positions, Support};
+use evstore_api::{
+    AdvanceFeed, Error, ErrorKind, EventStore, Meta, MetaSwapped, Position, Result, StoreAdmin, StoreName, StoreState,
+    SwapMeta,
+};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a change of the record is sent whose answer is lost, or a feed is asked to catch up.
+const TRIES_MAX: u32 = 20;
+/// How long to wait in between.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// A store that takes part in a move.
+#[derive(Clone, Debug)]
+pub struct Side {
+    /// Its name, the same in the config of everybody who uses it.
+    pub name: StoreName,
+    /// The side that applications hold, for reading; the store itself, that follows no move.
+    pub store: Arc<dyn EventStore>,
+    /// The side that changes who may write.
+    pub admin: Arc<dyn StoreAdmin>,
+}
+
+impl Side {
+    /// Its record.
+    pub(crate) async fn meta(&self) -> Result<Meta> {
+        self.admin.read_meta(deadline()).await.map_err(|error| self.named(error))
+    }
+
+    /// The last position of its feed, as it is.
+    pub(crate) async fn head(&self) -> Result<Position> {
+        let head = self.store.feed_head(deadline()).await.map_err(|error| self.named(error))?;
+        head.position.ok_or_else(|| self.named(unmovable("positions", self.store.capabilities().positions)))
+    }
+
+    /// The last position of its feed once that has come up to what was acknowledged before this call.
+    pub(crate) async fn settled_head(&self) -> Result<Position> {
+        for _ in 0..TRIES_MAX {
+            let advanced = self.admin.advance_feed(AdvanceFeed { deadline: deadline() }).await;
+            let head = advanced.map_err(|error| self.named(error))?.head;
+            match head.position {
+                Some(position) if head.lag.commits == 0 => return Ok(position),
+                Some(_) => tokio::time::sleep(PAUSE).await,
+                None => return Err(self.named(unmovable("positions", self.store.capabilities().positions))),
+            }
+        }
+        Err(self.named(Error::new(ErrorKind::Unavailable, "the feed does not come up to its streams")))
+    }
+
+    /// Changes its record if it is as it was read; says whether it is as wanted now.
+    pub(crate) async fn swap(&self, expected: &Meta, new: Meta) -> Result<bool> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let request = SwapMeta { expected: expected.clone(), new: new.clone(), deadline: deadline() };
+            match self.admin.swap_meta(request).await {
+                Ok(MetaSwapped::Done) => {
+                    tracing::info!(store = %self.name, state = new.state.name(), epoch = %new.epoch, "the record was changed");
+                    return Ok(true);
+                }
+                Ok(MetaSwapped::Differs(found)) => return Ok(*found == new),
+                // The change itself tells what became of an earlier one: it is a compare-and-set of the whole.
+                Err(error) if error.kind() == ErrorKind::Indeterminate && tries < TRIES_MAX => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(error) => return Err(self.named(error)),
+            }
+        }
+    }
+
+    /// Opens it again where it is closed in favour of this store and nothing was decided; says whether it was. The other store is not
+    /// asked: it may be gone, and this store alone decides (rule A5).
+    ///
+    /// # Errors
+    /// As reading and changing the record.
+    pub async fn release(&self, to: &StoreName) -> Result<bool> {
+        for _ in 0..TRIES_MAX {
+            let meta = self.meta().await?;
+            match &meta.state {
+                StoreState::Fenced { to: there } if there == to => {}
+                _ => return Ok(false),
+            }
+            if self.swap(&meta, phase::given_up(&meta)).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Refuses a store that can't be moved from or to in this release.
+    ///
+    /// # Errors
+    /// `Unsupported`, with the capability that is not enough.
+    pub(crate) fn check(&self) -> Result<()> {
+        let found = self.store.capabilities();
+        let refused = match (found.fence, found.order, found.positions, found.replication) {
+            (Fence::Store, FeedOrder::Total, Positions::Contiguous, Support::Promised) => return Ok(()),
+            (Fence::Partition | Fence::Stream, ..) => unmovable("fence", found.fence),
+            (_, FeedOrder::BestEffort | FeedOrder::PerStream | FeedOrder::PerPartition, ..) => {
+                unmovable("order", found.order)
+            }
+            (_, _, Positions::Increasing | Positions::Opaque, _) => unmovable("positions", found.positions),
+            (.., Support::Refused) => unmovable("replication", found.replication),
+        };
+        Err(self.named(refused.with("provider", found.provider)))
+    }
+
+    /// An error with the store's name.
+    pub(crate) fn named(&self, error: Error) -> Error {
+        if error.context().iter().any(|(name, _)| *name == "store") { error } else { error.with("store", &self.name) }
+    }
+}
+
+fn unmovable(capability: &'static str, found: impl std::fmt::Debug) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        "this release moves stores with one fence, one order and positions without holes only",
+    )
+    .with("capability", capability)
+    .with("declared", format_args!("{found:?}"))
+}

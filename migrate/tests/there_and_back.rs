@@ -1,0 +1,274 @@
+//! A store with all that a store can hold is moved, taken back, moved again and left for good: nothing is lost on the way.
+
+// A test may fail by a panic, also in its helpers.
+#![allow(clippy::unwrap_used)]
+
+use evstore_api::capabilities::Support;
+use evstore_api::{
+    Append, CommitId, Cursor, Deadline, Delete, ErrorKind, EventStore, EventType, Events, Expected, FeedStart,
+    NewCommit, NewEvent, Position, PutRecord, PutSnapshot, ReadFeed, ReadRecord, ReadSnapshot, RecordExpected,
+    RecordKey, RecordKind, RecordName, Revision, Settings, Snapshot, StoreName, StreamId, Timestamp, Truncate,
+};
+use evstore_migrate::{Migration, Pace, Phase, Settled, Side, Way};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn deadline() -> Deadline {
+    Deadline::within(Duration::from_secs(20))
+}
+
+fn stream(name: &str) -> StreamId {
+    StreamId::new(name).unwrap()
+}
+
+/// A commit whose id is told by a number.
+fn append(name: &str, id: u8, events: usize) -> Append {
+    let event = |n: usize| NewEvent::new(EventType::new("Made").unwrap(), format!("{id}/{n}").into_bytes());
+    let events = Events::new((0..events).map(event).collect()).unwrap();
+    let commit = NewCommit { id: CommitId([id; 16]), events };
+    Append { stream: stream(name), expected: Expected::Any, commit, deadline: deadline() }
+}
+
+fn checkpoint(consumer: &str) -> RecordKey {
+    RecordKey { kind: RecordKind::Checkpoint, name: RecordName::new(consumer).unwrap() }
+}
+
+async fn put_checkpoint(side: &Side, consumer: &str, value: Option<&str>) {
+    let value = value.map(|value| value.to_owned().into_bytes().into());
+    let request = PutRecord { key: checkpoint(consumer), expected: RecordExpected::Any, value, deadline: deadline() };
+    side.store.put_record(request).await.unwrap();
+}
+
+async fn snapshot(side: &Side, name: &str) {
+    let head = side.store.head(evstore_api::ReadHead { stream: stream(name), deadline: deadline() }).await.unwrap();
+    let snapshot = Snapshot {
+        stream: stream(name),
+        revision: head.revision,
+        number: head.number,
+        commit: head.commit.unwrap(),
+        schema: 1,
+        content_type: evstore_api::ContentType::bytes(),
+        data: "state".into(),
+        taken_at: Timestamp(7),
+    };
+    side.store.put_snapshot(PutSnapshot { snapshot, deadline: deadline() }).await.unwrap();
+}
+
+async fn fill(side: &Side) {
+    for id in 1..=20 {
+        side.store
+            .append(append(["a-1", "a-2", "b-1", "b-2"][usize::from(id) % 4], id, usize::from(id % 3) + 1))
+            .await
+            .unwrap();
+    }
+    let truncate =
+        Truncate { stream: stream("a-1"), commit: CommitId([100; 16]), before: Revision(4), deadline: deadline() };
+    side.admin.truncate(truncate).await.unwrap();
+    let delete =
+        Delete { stream: stream("b-2"), expected: Expected::Any, commit: CommitId([101; 16]), deadline: deadline() };
+    side.admin.delete(delete).await.unwrap();
+    snapshot(side, "a-2").await;
+    put_checkpoint(side, "mails", Some("seven")).await;
+    put_checkpoint(side, "gone", Some("one")).await;
+}
+
+async fn memory_and_sqlite(folder: &std::path::Path) -> Migration {
+    let memory = evstore_memory::provider();
+    let name = |name| StoreName::new(name).unwrap();
+    let settings = Settings::new(name("old"), memory.keys, []).unwrap();
+    let (store, admin) =
+        (memory.opener.open(&settings).await.unwrap(), memory.opener.open_admin(&settings).await.unwrap());
+    let old = Side { name: name("old"), store, admin };
+    let sqlite = evstore_sqlite::provider();
+    let path = folder.join("new.db").to_str().unwrap().to_owned();
+    let settings = Settings::new(name("new"), sqlite.keys, [("path".to_owned(), path)]).unwrap();
+    let (store, admin) =
+        (sqlite.opener.open(&settings).await.unwrap(), sqlite.opener.open_admin(&settings).await.unwrap());
+    Migration::new(old, Side { name: name("new"), store, admin }).unwrap()
+}
+
+async fn feed(store: &dyn EventStore, after: &Cursor) -> Vec<String> {
+    let request = ReadFeed {
+        from: FeedStart::After(after.clone()),
+        filter: evstore_api::FeedFilter::none(),
+        limit: 100,
+        max_bytes: 1 << 20,
+        deadline: deadline(),
+    };
+    let page = store.read_feed(request).await.unwrap();
+    page.events().map(|event| format!("{} {} {}", event.stream(), event.revision(), event.event.id)).collect()
+}
+
+async fn hand_over(settled: evstore_api::Result<Settled>) {
+    match settled.unwrap() {
+        Settled::Done(cutover) => assert_eq!(cutover.compared.count(), 0),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn everything_goes_there_and_back_and_there_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let migration = memory_and_sqlite(folder.path()).await;
+    let (old, new) = (migration.source(), migration.target());
+    assert_eq!(old.store.capabilities().deletion, Support::Promised);
+    fill(old).await;
+    let place = old.store.feed_head(deadline()).await.unwrap().cursor;
+
+    assert_eq!(migration.start().await.unwrap(), Phase::Copying(Way::Forth));
+    assert_eq!(migration.start().await.unwrap(), Phase::Copying(Way::Forth));
+    migration.catch_up(Pace::default(), None).await.unwrap();
+    // The target takes nothing, and says where the streams are.
+    let error = new.store.append(append("a-1", 50, 1)).await.unwrap_err();
+    assert_eq!((error.kind(), error.moved_to()), (ErrorKind::Moved, Some(&old.name)));
+    // What happens after the copy comes along: a truncation of what was copied, and a checkpoint that is deleted.
+    old.store.append(append("a-2", 21, 2)).await.unwrap();
+    let truncate =
+        Truncate { stream: stream("a-2"), commit: CommitId([102; 16]), before: Revision(3), deadline: deadline() };
+    old.admin.truncate(truncate).await.unwrap();
+    put_checkpoint(old, "gone", None).await;
+    hand_over(migration.cutover(PATIENCE, None).await).await;
+    assert_eq!(migration.status().await.unwrap().phase, Phase::Moved(Way::Forth));
+
+    // A repeat is recognised, an old place is good, and the old store says where to go.
+    assert!(new.store.append(append("a-2", 21, 2)).await.unwrap().repeated);
+    let error = old.store.append(append("a-1", 51, 1)).await.unwrap_err();
+    assert_eq!((error.kind(), error.moved_to()), (ErrorKind::Moved, Some(&new.name)));
+    assert_eq!(new.store.append(append("b-2", 52, 1)).await.unwrap_err().kind(), ErrorKind::Gone);
+    new.store.append(append("c-1", 53, 1)).await.unwrap();
+    let seen = feed(&*new.store, &place).await;
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    let read = |side: &Side, key| {
+        let store = side.store.clone();
+        async move { store.read_record(ReadRecord { key, deadline: deadline() }).await.unwrap() }
+    };
+    assert_eq!(read(new, checkpoint("mails")).await, read(old, checkpoint("mails")).await);
+    assert_eq!(read(new, checkpoint("gone")).await.and_then(|record| record.value), None);
+    let kept = ReadSnapshot { stream: stream("a-2"), deadline: deadline() };
+    assert_eq!(new.store.read_snapshot(kept.clone()).await.unwrap(), old.store.read_snapshot(kept).await.unwrap());
+
+    // Back, with what was appended meanwhile.
+    put_checkpoint(new, "mails", Some("eight")).await;
+    hand_over(migration.rollback(PATIENCE, None).await).await;
+    assert_eq!(migration.status().await.unwrap().phase, Phase::Moved(Way::Back));
+    assert_eq!(feed(&*old.store, &place).await, seen);
+    assert_eq!(read(old, checkpoint("mails")).await, read(new, checkpoint("mails")).await);
+    old.store.append(append("c-1", 54, 1)).await.unwrap();
+
+    // And there again, for good.
+    assert_eq!(migration.start().await.unwrap(), Phase::Copying(Way::Forth));
+    hand_over(migration.cutover(PATIENCE, None).await).await;
+    assert_eq!(migration.verify(None).await.unwrap().count(), 0);
+    assert_eq!(migration.finish().await.unwrap(), Phase::Finished);
+    assert_eq!(migration.finish().await.unwrap(), Phase::Finished);
+    assert_eq!(migration.rollback(PATIENCE, None).await.unwrap_err().kind(), ErrorKind::Conflict);
+    new.store.append(append("c-1", 55, 1)).await.unwrap();
+    assert_eq!(old.store.append(append("c-1", 55, 1)).await.unwrap_err().moved_to(), Some(&new.name));
+}
+
+#[tokio::test]
+async fn a_move_is_given_up_and_begun_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let migration = memory_and_sqlite(folder.path()).await;
+    let (old, new) = (migration.source(), migration.target());
+    assert_eq!(migration.cutover(PATIENCE, None).await.unwrap_err().kind(), ErrorKind::Conflict);
+    fill(old).await;
+    migration.start().await.unwrap();
+    migration.catch_up(Pace::default(), None).await.unwrap();
+    assert_eq!(migration.abort().await.unwrap(), Phase::GivenUp(Way::Forth));
+    assert_eq!(migration.abort().await.unwrap(), Phase::GivenUp(Way::Forth));
+    old.store.append(append("a-1", 60, 1)).await.unwrap();
+    assert_eq!(new.store.append(append("a-1", 61, 1)).await.unwrap_err().kind(), ErrorKind::Moved);
+    migration.start().await.unwrap();
+    hand_over(migration.cutover(PATIENCE, None).await).await;
+    assert_eq!(migration.abort().await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert!(new.store.append(append("a-1", 60, 1)).await.unwrap().repeated);
+}
+
+/// As a migrator leaves it that is killed inside the pause, while the other store can't be reached.
+#[tokio::test]
+async fn a_closed_store_is_opened_again_without_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let migration = memory_and_sqlite(folder.path()).await;
+    let (old, new) = (migration.source(), migration.target());
+    fill(old).await;
+    migration.start().await.unwrap();
+    let fence = || async {
+        let expected = old.admin.read_meta(deadline()).await.unwrap();
+        let closed = evstore_migrate::phase::fenced(&expected, &new.name);
+        old.admin.swap_meta(evstore_api::SwapMeta { expected, new: closed, deadline: deadline() }).await.unwrap();
+    };
+    fence().await;
+    assert_eq!(old.store.append(append("a-1", 80, 1)).await.unwrap_err().kind(), ErrorKind::Fenced);
+    // It goes on where it was left.
+    hand_over(migration.cutover(PATIENCE, None).await).await;
+    hand_over(migration.rollback(PATIENCE, None).await).await;
+    migration.start().await.unwrap();
+    fence().await;
+    new.admin.close().await.unwrap();
+    assert!(migration.cutover(PATIENCE, None).await.is_err());
+    assert_eq!(migration.abort().await.unwrap(), Phase::GivenUp(Way::Forth));
+    old.store.append(append("a-1", 80, 1)).await.unwrap();
+    assert!(!old.release(&new.name).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_rollback_needs_no_run_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let migration = memory_and_sqlite(folder.path()).await;
+    fill(migration.source()).await;
+    migration.start().await.unwrap();
+    hand_over(migration.cutover(PATIENCE, None).await).await;
+    hand_over(migration.rollback(PATIENCE, None).await).await;
+    assert_eq!(migration.status().await.unwrap().phase, Phase::Moved(Way::Back));
+}
+
+#[tokio::test]
+async fn a_run_copies_both_ways_until_the_move_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let migration = memory_and_sqlite(folder.path()).await;
+    fill(migration.source()).await;
+    migration.start().await.unwrap();
+    let runs = [migration.clone(), migration.clone()]
+        .map(|one| tokio::spawn(async move { one.run(Pace::default(), None).await }));
+    hand_over(migration.cutover(PATIENCE, None).await).await;
+    migration.target().store.append(append("c-1", 70, 3)).await.unwrap();
+    let end = migration.target().store.feed_head(deadline()).await.unwrap().position;
+    let begun = std::time::Instant::now();
+    while migration.source().store.feed_head(deadline()).await.unwrap().position != end {
+        assert!(begun.elapsed() < PATIENCE, "nothing was copied back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    migration.finish().await.unwrap();
+    for run in runs {
+        // One of them may see the step in between, where the way back is given up and the source not yet left.
+        assert!(matches!(run.await.unwrap().unwrap(), Phase::Finished | Phase::GivenUp(Way::Back)));
+    }
+}
+
+#[tokio::test]
+async fn a_target_in_use_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let migration = memory_and_sqlite(folder.path()).await;
+    migration.target().store.append(append("x-1", 1, 1)).await.unwrap();
+    assert_eq!(migration.start().await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(migration.plan(None).await.unwrap_err().kind(), ErrorKind::Conflict);
+    migration.target().store.append(append("x-1", 2, 1)).await.unwrap();
+    assert_eq!(migration.status().await.unwrap().target.1, Position(2));
+}
+
+#[tokio::test]
+async fn a_copy_that_does_not_come_near_is_told_and_closes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let migration = memory_and_sqlite(folder.path()).await;
+    for id in 1..=200 {
+        migration.source().store.append(append("a-1", id, 4)).await.unwrap();
+    }
+    migration.start().await.unwrap();
+    let settled = migration.cutover(Duration::ZERO, None).await.unwrap();
+    assert_eq!(settled, Settled::Behind { lag: 800 });
+    assert_eq!(migration.status().await.unwrap().phase, Phase::Copying(Way::Forth));
+    migration.source().store.append(append("a-1", 201, 1)).await.unwrap();
+    hand_over(migration.cutover(PATIENCE, None).await).await;
+}

@@ -1,0 +1,240 @@
+//! Follows a move: asks the store that its streams live in now, whichever the call began at.
+//!
+//! A write finds out by itself, as the store that is left refuses it. A read would not: the store is asked whether it is still the
+//! owner, unless it said so a moment ago. Where the config names targets of a move the read waits for the answer; else it does not, and a
+//! later one heeds it. What stands in the records is all that decides; nobody is told of a move.
+
+use super::layered::Layer;
+use super::request::{Effect, Request};
+use super::{Inner, inner};
+use crate::backoff::Backoff;
+use crate::config::Config;
+use crate::registry::Registry;
+use evstore_api::number::NUMBER_MAX;
+use evstore_api::{
+    Deadline, Error, ErrorKind, EventStore, Incarnation, PutRecord, RecordExpected, RecordKey, RecordKind, RecordName,
+    RecordNumber, Result, StoreName,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a store is believed to be the owner that said so: a reader that has not noticed a move is behind by no more than this.
+const BELIEVED: Duration = Duration::from_millis(250);
+/// Longest that the question may take, so that a store that can be read but not written does not stop readers.
+const ASKED_MAX: Duration = Duration::from_secs(2);
+/// Longest time that is waited for more of a feed before the question is asked again.
+const WAIT_MAX: Duration = Duration::from_millis(500);
+/// Pauses while two stores name each other: it is decided who takes over, and that one is about to be opened.
+const PAUSE_MIN: Duration = Duration::from_millis(2);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+/// The record that is asked to change and never does.
+const QUESTION: &str = "evstore-owner";
+
+/// The layer.
+pub struct Route {
+    registry: Registry,
+    config: Config,
+    /// Whether the config names targets of a move.
+    expects_move: bool,
+    /// Where calls go now.
+    now: Mutex<Arc<Place>>,
+    /// Every store that was opened, the first one included.
+    opened: tokio::sync::Mutex<BTreeMap<StoreName, Arc<Place>>>,
+}
+
+/// A store that calls can go to.
+struct Place {
+    name: StoreName,
+    inner: Inner,
+    /// When it last said that it is the owner; held while it is asked, so that many readers ask once.
+    believed: tokio::sync::Mutex<Option<Instant>>,
+    /// Whether it is being asked beside the reads.
+    asking: AtomicBool,
+    /// Where it said that its streams went, until a read heeds it.
+    left_for: Mutex<Option<StoreName>>,
+}
+
+impl Place {
+    fn new(name: StoreName, inner: Inner) -> Arc<Self> {
+        let (asking, left_for) = (AtomicBool::new(false), Mutex::default());
+        Arc::new(Self { name, inner, believed: tokio::sync::Mutex::default(), asking, left_for })
+    }
+
+    /// What it said when it was last asked; asks it again beside the reads when that was too long ago.
+    fn said(self: &Arc<Self>) -> Option<Error> {
+        if let Some(to) = self.left_for.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Some(left_for(to));
+        }
+        let is_believed =
+            self.believed.try_lock().is_ok_and(|believed| believed.is_some_and(|at| at.elapsed() < BELIEVED));
+        if !is_believed && !self.asking.swap(true, Ordering::AcqRel) {
+            let place = self.clone();
+            tokio::spawn(async move {
+                if let Ok(Some(moved)) = place.ask(Deadline::within(ASKED_MAX)).await {
+                    *place.left_for.lock().unwrap_or_else(PoisonError::into_inner) = moved.moved_to().cloned();
+                }
+                place.asking.store(false, Ordering::Release);
+            });
+        }
+        None
+    }
+
+    /// Asks whether it is the owner: gives its refusal where it is not.
+    async fn ask(&self, deadline: Deadline) -> Result<Option<Error>> {
+        let mut believed = self.believed.lock().await;
+        if believed.is_some_and(|at| at.elapsed() < BELIEVED) {
+            return Ok(None);
+        }
+        let asked_at = Instant::now();
+        // Whether it may write is what a store says first; this number no record ever has, so that nothing is written.
+        let question = PutRecord {
+            key: RecordKey { kind: RecordKind::Checkpoint, name: RecordName::new(QUESTION)? },
+            expected: RecordExpected::At(RecordNumber(NUMBER_MAX)),
+            value: None,
+            deadline: deadline.min(Deadline::within(ASKED_MAX)),
+        };
+        match self.inner.once.put_record(question).await {
+            Err(error) if error.kind() == ErrorKind::Moved => Ok(Some(error)),
+            // One that is fenced is the owner until it says otherwise; and one that may not be asked can't be doubted.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::Conflict | ErrorKind::Fenced | ErrorKind::Denied | ErrorKind::Unsupported
+                ) =>
+            {
+                *believed = Some(asked_at);
+                Ok(None)
+            }
+            // It can't be reached, or not be written to: the read itself has to tell.
+            Err(_) | Ok(_) => Ok(None),
+        }
+    }
+
+    async fn incarnation(&self, deadline: Deadline) -> Result<Incarnation> {
+        Ok(self.inner.store.feed_head(deadline).await?.cursor.incarnation())
+    }
+}
+
+impl Route {
+    /// Begins at the store of this name.
+    pub fn new(name: &StoreName, inner: Inner, registry: &Registry, config: &Config) -> Self {
+        let home = Place::new(name.clone(), inner);
+        let opened = tokio::sync::Mutex::new(BTreeMap::from([(name.clone(), home.clone())]));
+        let expects_move = !config.migrate().targets().is_empty();
+        Self { registry: registry.clone(), config: config.clone(), expects_move, now: Mutex::new(home), opened }
+    }
+
+    fn place(&self) -> Arc<Place> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Goes where a refusal points, from the place that gave it.
+    async fn follow(&self, from: &Place, moved: Error, deadline: Deadline) -> Result<StoreName> {
+        let Some(to) = moved.moved_to().cloned() else { return Err(moved) };
+        let place = self.open(&to, moved).await?;
+        // A store of the right name and another history was made by mistake: appending there would be a fork.
+        let (here, there) = futures::join!(from.incarnation(deadline), place.incarnation(deadline));
+        if here? != there? {
+            return Err(Error::new(
+                ErrorKind::HistoryLost,
+                "the store that the streams moved to has another history; check its settings in the config",
+            )
+            .with("store", &from.name)
+            .with("to", &to));
+        }
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.name != to {
+            tracing::info!(from = %from.name, to = %to, "calls follow a move");
+            // What it said when the streams left it is no longer so.
+            place.left_for.lock().unwrap_or_else(PoisonError::into_inner).take();
+            *now = place;
+        }
+        Ok(to)
+    }
+
+    async fn open(&self, name: &StoreName, moved: Error) -> Result<Arc<Place>> {
+        let mut opened = self.opened.lock().await;
+        if let Some(place) = opened.get(name) {
+            return Ok(place.clone());
+        }
+        if !self.config.stores().any(|known| known == name) {
+            return Err(Error::new(
+                ErrorKind::Moved,
+                "the streams moved to a store that this config does not have; add it",
+            )
+            .with("to", name)
+            .with("add", format_args!("[stores.{name}]"))
+            .to_store(name.clone())
+            .caused_by(moved));
+        }
+        let configured = self.registry.settings(&self.config, name)?.existing()?;
+        let store = configured.open_provided().await?;
+        let place = Place::new(name.clone(), inner(name, store, &configured.layers));
+        opened.insert(name.clone(), place.clone());
+        Ok(place)
+    }
+}
+
+impl Layer for Route {
+    const NAME: &'static str = "route";
+
+    async fn call<R: Request>(&self, _: &dyn EventStore, request: R) -> Result<R::Answer> {
+        let deadline = request.deadline();
+        let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX, R::OPERATION.as_bytes());
+        let mut refused_by = BTreeSet::new();
+        loop {
+            let place = self.place();
+            let refusal = match R::EFFECT {
+                // It refuses by itself.
+                Effect::Write | Effect::WriteOnce => None,
+                Effect::Read | Effect::Wait if self.expects_move => place.ask(deadline).await?,
+                Effect::Read | Effect::Wait => place.said(),
+            };
+            // Two stores that name each other hold the same while that lasts: either can be read.
+            let reads_anyway = refusal.is_some() && refused_by.contains(&place.name) && R::EFFECT == Effect::Read;
+            let moved = match refusal {
+                Some(moved) if !reads_anyway => moved,
+                Some(_) | None => {
+                    let slice = match R::EFFECT {
+                        Effect::Wait => deadline.min(Deadline::within(WAIT_MAX)),
+                        Effect::Read | Effect::Write | Effect::WriteOnce => deadline,
+                    };
+                    match request.clone().with_deadline(slice).send(&*place.inner.store).await {
+                        Err(moved) if moved.kind() == ErrorKind::Moved => moved,
+                        Ok(_) if slice < deadline && slice.has_passed() => continue,
+                        answer => return answer,
+                    }
+                }
+            };
+            if !refused_by.insert(place.name.clone()) {
+                let pause = backoff.pause();
+                if pause >= deadline.remaining() {
+                    return Err(being_handed_over(&request, moved));
+                }
+                tokio::time::sleep(pause).await;
+            }
+            self.follow(&place, moved, deadline).await?;
+        }
+    }
+
+    async fn close(&self) -> Result<()> {
+        let opened: Vec<_> = self.opened.lock().await.values().cloned().collect();
+        let mut result = Ok(());
+        for place in opened {
+            result = place.inner.store.close().await.and(result);
+        }
+        result
+    }
+}
+
+fn left_for(to: StoreName) -> Error {
+    Error::new(ErrorKind::Moved, "the store's streams live in another store").with("to", &to).to_store(to)
+}
+
+fn being_handed_over<R: Request>(request: &R, moved: Error) -> Error {
+    let error = Error::new(ErrorKind::Fenced, "the streams are being handed over, and no store takes them yet")
+        .caused_by(moved);
+    request.commit().into_iter().fold(error, Error::of_commit)
+}

@@ -1,0 +1,237 @@
+//! An application whose store is moved under it keeps appending, reading and following, and nobody tells it.
+
+// A test may fail by a panic, also in its helpers.
+#![allow(clippy::unwrap_used)]
+
+use evstore::api::Waited;
+use evstore::{
+    Append, CommitId, Config, Deadline, Delivery, Direction, ErrorKind, EventType, Events, Expected, NewCommit,
+    NewEvent, ReadStream, Registry, Start, Store, StoreName, StreamId, StreamStart,
+};
+use evstore_migrate::{Migration, Settled, Side};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const BOTH: &str = "default_store = \"old\"\n[stores.old]\nprovider = \"memory\"\nname = \"old\"\n[stores.new]\nprovider = \"memory\"\nname = \"new\"\n[migrate]\ntargets = [\"new\"]\n";
+const OLD_ONLY: &str = "[stores.old]\nprovider = \"memory\"\nname = \"old\"\n";
+
+fn name(name: &str) -> StoreName {
+    StoreName::new(name).unwrap()
+}
+
+fn config(text: &str) -> Config {
+    Config::parse(text).unwrap()
+}
+
+async fn node(registry: &Registry, text: &str, store: &str) -> Store {
+    registry.open(&config(text), &name(store)).await.unwrap()
+}
+
+/// The stores themselves, as a migrator has them.
+async fn migration(registry: &Registry) -> Migration {
+    let side = |store: &'static str| async move {
+        let configured = registry.settings(&config(BOTH), &name(store)).unwrap();
+        let store_itself = configured.provider.opener.open(&configured.settings).await.unwrap();
+        Side { name: name(store), store: store_itself, admin: configured.open_admin().await.unwrap() }
+    };
+    Migration::new(side("old").await, side("new").await).unwrap()
+}
+
+fn append(id: u64, wait: Duration) -> Append {
+    let mut commit = [0; 16];
+    commit[..8].copy_from_slice(&id.to_le_bytes());
+    let event = NewEvent::new(EventType::new("made").unwrap(), id.to_string().into_bytes());
+    let commit = NewCommit { id: CommitId(commit), events: Events::new(vec![event]).unwrap() };
+    let stream = StreamId::new(format!("a-{}", id % 3)).unwrap();
+    Append { stream, expected: Expected::Any, commit, deadline: Deadline::within(wait) }
+}
+
+async fn revision(store: &Store, stream: &str) -> u64 {
+    let request = ReadStream {
+        stream: StreamId::new(stream).unwrap(),
+        from: StreamStart::Last,
+        direction: Direction::Backward,
+        limit: 1,
+        max_bytes: 1 << 20,
+        deadline: store.deadline(),
+    };
+    store.events().read_stream(request).await.unwrap().head.revision.0
+}
+
+#[test]
+fn the_config_of_the_tests_names_the_target() {
+    assert_eq!(config(BOTH).migrate().targets(), [name("new")]);
+}
+
+async fn done(settled: evstore::Result<Settled>) {
+    assert!(matches!(settled.unwrap(), Settled::Done(_)));
+}
+
+#[tokio::test]
+async fn appends_and_reads_follow_there_and_back() {
+    let registry = Registry::builtin();
+    let (one, other) = (node(&registry, BOTH, "old").await, node(&registry, BOTH, "old").await);
+    let migration = migration(&registry).await;
+    one.events().append(append(0, PATIENCE)).await.unwrap();
+    migration.start().await.unwrap();
+    // A node that was deployed with the new config already.
+    let early = node(&registry, BOTH, "new").await;
+    early.events().append(append(3, PATIENCE)).await.unwrap();
+    assert_eq!(revision(&early, "a-0").await, 2);
+    done(migration.cutover(PATIENCE, None).await).await;
+    one.events().append(append(6, PATIENCE)).await.unwrap();
+    assert!(one.events().append(append(0, PATIENCE)).await.unwrap().repeated);
+    // One that only reads notices too.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(revision(&other, "a-0").await, 3);
+    done(migration.rollback(PATIENCE, None).await).await;
+    early.events().append(append(9, PATIENCE)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(revision(&other, "a-0").await, 4);
+    let head = migration.source().store.feed_head(Deadline::within(PATIENCE)).await.unwrap();
+    assert_eq!(head.position.unwrap().0, 4, "all of it is where the streams are");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_append_fails_and_none_is_lost_under_load() {
+    let registry = Registry::builtin();
+    let migration = migration(&registry).await;
+    let writers = (0..4u64).map(|writer| {
+        let registry = registry.clone();
+        tokio::spawn(async move {
+            let store = node(&registry, BOTH, if writer == 3 { "new" } else { "old" }).await;
+            for number in 0..300 {
+                store.events().append(append(writer * 1000 + number, PATIENCE)).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        })
+    });
+    migration.start().await.unwrap();
+    let writers: Vec<_> = writers.collect();
+    let follower = node(&registry, BOTH, "old").await;
+    let follows = tokio::spawn(async move {
+        let mut feed = follower.subscribe(Start::First).open().await.unwrap();
+        let mut seen = Vec::new();
+        while seen.len() < 1200 {
+            if let Some(Delivery::Batch(batch)) = feed.next().await.unwrap() {
+                seen.extend(batch.events().map(|event| (event.position().unwrap().0, event.event().data.clone())));
+            }
+        }
+        seen
+    });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    done(migration.cutover(PATIENCE, None).await).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    done(migration.rollback(PATIENCE, None).await).await;
+    migration.start().await.unwrap();
+    done(migration.cutover(PATIENCE, None).await).await;
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let seen = tokio::time::timeout(PATIENCE, follows).await.unwrap().unwrap();
+    let positions: Vec<u64> = seen.iter().map(|(position, _)| *position).collect();
+    assert_eq!(positions, (1..=1200).collect::<Vec<_>>(), "every event once, in order");
+    let mut data: Vec<_> = seen.into_iter().map(|(_, data)| data).collect();
+    data.sort();
+    data.dedup();
+    assert_eq!(data.len(), 1200);
+}
+
+#[tokio::test]
+async fn a_node_that_was_never_told_of_the_target_says_what_to_configure() {
+    let registry = Registry::builtin();
+    let told = node(&registry, OLD_ONLY, "old").await;
+    let migration = migration(&registry).await;
+    told.events().append(append(0, PATIENCE)).await.unwrap();
+    migration.start().await.unwrap();
+    done(migration.cutover(PATIENCE, None).await).await;
+    let error = told.events().append(append(1, PATIENCE)).await.unwrap_err();
+    assert_eq!((error.kind(), error.moved_to()), (ErrorKind::Moved, Some(&name("new"))));
+    assert!(error.to_string().contains("add: [stores.new]"), "{error}");
+    // A read from what was left behind would be silently old: the store is asked beside it, and a later one fails.
+    let begun = std::time::Instant::now();
+    let error = loop {
+        assert!(begun.elapsed() < PATIENCE, "a reader never notices");
+        match told.events().feed_head(told.deadline()).await {
+            Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Moved);
+    assert!(error.to_string().contains("add: [stores.new]"), "{error}");
+}
+
+/// One file for the source, and a target whose path some nodes have wrong.
+#[tokio::test]
+async fn a_store_of_the_right_name_and_another_history_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = |path: &str| {
+        let file = |name: &str, path: &str| {
+            format!("[stores.{name}]\nprovider = \"sqlite\"\npath = \"{}/{path}\"\n", folder.path().display())
+        };
+        format!("{}{}", file("old", "old.db"), file("new", path))
+    };
+    let registry = Registry::builtin();
+    let open = |path: &str, store: &str| {
+        let (registry, config, store) = (registry.clone(), config(&text(path)), name(store));
+        async move { registry.settings(&config, &store).unwrap() }
+    };
+    let mut sides = Vec::new();
+    for store in ["old", "new"] {
+        let configured = open("new.db", store).await;
+        let itself = configured.provider.opener.open(&configured.settings).await.unwrap();
+        sides.push(Side { name: name(store), store: itself, admin: configured.open_admin().await.unwrap() });
+    }
+    let new = sides.pop().unwrap();
+    let migration = Migration::new(sides.pop().unwrap(), new).unwrap();
+    migration.start().await.unwrap();
+    done(migration.cutover(PATIENCE, None).await).await;
+    // Not there: it is not made, as an empty store would take the append.
+    let mistyped = registry.open(&config(&text("nwe.db")), &name("old")).await.unwrap();
+    assert_eq!(mistyped.events().append(append(0, PATIENCE)).await.unwrap_err().kind(), ErrorKind::Schema);
+    assert!(!folder.path().join("nwe.db").exists());
+    // There, and another one.
+    drop(registry.open(&config(&text("other.db")), &name("new")).await.unwrap());
+    let wrong = registry.open(&config(&text("other.db")), &name("old")).await.unwrap();
+    assert_eq!(wrong.events().append(append(0, PATIENCE)).await.unwrap_err().kind(), ErrorKind::HistoryLost);
+    let right = registry.open(&config(&text("new.db")), &name("old")).await.unwrap();
+    right.events().append(append(0, PATIENCE)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_wait_goes_on_in_the_store_that_took_over() {
+    let registry = Registry::builtin();
+    let migration = migration(&registry).await;
+    let (node, writer) = (node(&registry, BOTH, "old").await, node(&registry, BOTH, "old").await);
+    let after = node.events().feed_head(node.deadline()).await.unwrap().cursor;
+    let waits = tokio::spawn(async move {
+        let request = evstore::api::WaitFeed { after, deadline: Deadline::within(PATIENCE) };
+        node.events().wait_feed(request).await.unwrap()
+    });
+    migration.start().await.unwrap();
+    done(migration.cutover(PATIENCE, None).await).await;
+    writer.events().append(append(0, PATIENCE)).await.unwrap();
+    assert_eq!(waits.await.unwrap(), Waited::More);
+}
+
+#[tokio::test]
+async fn a_hand_over_that_does_not_end_is_told_by_the_deadline() {
+    let registry = Registry::builtin();
+    let migration = migration(&registry).await;
+    let node = node(&registry, BOTH, "old").await;
+    migration.start().await.unwrap();
+    // As a migrator leaves it that is killed between the decision and the opening.
+    let (old, new) = (migration.source(), migration.target());
+    let deadline = Deadline::within(PATIENCE);
+    let meta = old.admin.read_meta(deadline).await.unwrap();
+    let fenced = evstore_migrate::phase::fenced(&meta, &new.name);
+    let moved = evstore_migrate::phase::moved(&fenced, &new.name, evstore::Position(0));
+    for (expected, next) in [(meta, fenced.clone()), (fenced, moved)] {
+        old.admin.swap_meta(evstore::api::SwapMeta { expected, new: next, deadline }).await.unwrap();
+    }
+    let error = node.events().append(append(0, Duration::from_millis(300))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+    assert_eq!(revision(&node, "a-0").await, 0);
+    done(migration.cutover(PATIENCE, None).await).await;
+    node.events().append(append(0, PATIENCE)).await.unwrap();
+}
