@@ -39,7 +39,7 @@ pub struct Args {
     /// The store to leave; else -s, else the default.
     #[arg(long, global = true, value_name = "STORE", value_parser = crate::args::store_name)]
     source: Option<StoreName>,
-    /// The store to go to; else the one of [migrate] targets in the config, or the only other store.
+    /// The store to go to; else the one that the migrate table of the config names, or the only other store.
     #[arg(long, global = true, value_name = "STORE", value_parser = crate::args::store_name)]
     target: Option<StoreName>,
 }
@@ -58,7 +58,7 @@ enum Command {
     },
     /// Copy, and go on copying what is appended, both ways, until the move is over.
     Run {
-        /// Most events per second; else throttle of [migrate] in the config, else as fast as it goes.
+        /// Most events per second; else the throttle of the migrate table in the config, else as fast as it goes.
         #[arg(long, value_name = "EVENTS")]
         throttle: Option<u64>,
     },
