@@ -152,15 +152,8 @@ async fn look(shared: &Shared) {
 /// Makes a step. Where another history begins, it is written down first.
 pub async fn step(shared: &Shared, deadline: Deadline) -> Result<Step> {
     loop {
-        let mut connection = shared.connection(deadline).await?;
-        let call = shared.whole(&mut connection, async |connection| once(shared, connection).await);
-        let stepped = tokio::time::timeout_at(deadline.0.into(), call).await;
-        let Ok(stepped) = stepped else {
-            connection.close_on_drop();
-            return Err(crate::store::late());
-        };
-        drop(connection);
-        match stepped? {
+        let stepped = shared.read(deadline, async |connection| once(shared, connection).await).await?;
+        match stepped {
             Outcome::Stepped(step) => {
                 shared.sequencer.publish(step.end);
                 return Ok(step);

@@ -119,14 +119,15 @@ impl Shared {
         work: impl AsyncFnOnce(&mut PgConnection) -> Worked<T>,
     ) -> Result<T> {
         refusal::check_deadline(deadline)?;
-        let mut connection = self.connection(deadline).await?;
-        let whole = self.whole(&mut connection, work);
-        if let Ok(worked) = tokio::time::timeout_at(deadline.0.into(), whole).await {
-            return Ok(worked?);
+        let mut lent = Lent(Some(self.connection(deadline).await?));
+        let whole = self.whole(lent.connection(), work);
+        match tokio::time::timeout_at(deadline.0.into(), whole).await {
+            Ok(worked) => {
+                lent.give_back();
+                Ok(worked?)
+            }
+            Err(_) => Err(late()),
         }
-        // Its answer is still on the way; nobody else shall get it.
-        connection.close_on_drop();
-        Err(late())
     }
 
     /// Runs statements by themselves; in a transaction where a pooler would give each of them to another server process.
@@ -170,6 +171,28 @@ impl Shared {
         // The server's own timeout is the deadline; this one is for a server that does not answer at all.
         let patience = Deadline::within(deadline.remaining() + Duration::from_secs(1));
         tokio::time::timeout_at(patience.0.into(), whole).await.unwrap_or_else(|_| Err(error::late()))
+    }
+}
+
+/// A connection of the pool in use. Dropped before it is given back, it is closed: an answer may still be on its way, or a
+/// transaction open whose locks nobody would ever give up.
+struct Lent(Option<sqlx::pool::PoolConnection<Postgres>>);
+
+impl Lent {
+    fn connection(&mut self) -> &mut PgConnection {
+        self.0.as_mut().expect("a lent connection is there until it is given back")
+    }
+
+    fn give_back(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(connection) = &mut self.0 {
+            connection.close_on_drop();
+        }
     }
 }
 

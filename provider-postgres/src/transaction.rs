@@ -33,14 +33,15 @@ pub struct Found {
 impl Transaction {
     /// Begins. Nothing on the server outlives the deadline.
     pub async fn begin(client: &Shared, deadline: Deadline) -> Result<Self> {
-        let mut connection = client.connection(deadline).await?;
+        let connection = client.connection(deadline).await?;
         refusal::check_deadline(deadline)?;
         let millis = deadline.remaining().as_millis().clamp(1, i32::MAX as u128);
         let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {millis}");
-        let begun = connection.execute(&*begin).await;
+        let (statements, own) = (client.statements.clone(), client.own().clone());
+        let mut transaction = Self { connection: Some(connection), statements, own, now: client.now() };
+        let begun = transaction.connection().execute(&*begin).await;
         begun.map_err(error::not_written)?;
-        let own = client.own().clone();
-        Ok(Self { connection: Some(connection), statements: client.statements.clone(), own, now: client.now() })
+        Ok(transaction)
     }
 
     /// The connection.

@@ -73,6 +73,10 @@ impl Opener for Tenants {
     }
 
     fn scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        if !(1..=16).contains(&tag.len()) || !tag.bytes().all(allowed) {
+            return Err(Error::new(ErrorKind::Invalid, "the tag of a scratch store is 1 to 16 letters a-z and digits"));
+        }
         settings.clone().with("tenant", format!("{SCRATCH}{tag}"))
     }
 
