@@ -381,37 +381,9 @@ BEGIN
         outcome := 'moved';
         RETURN;
     END IF;
-    IF last > 9007199254740991 - (1::bigint << 40) THEN
-        -- Near the last position there may be some without one. What fits takes them; what does not stays new, and is waited for in
-        -- vain: the feed is behind for ever, and says so.
-        WITH fresh AS MATERIALIZED (
-            SELECT c.stream, c.revision, c.number, greatest(c.count, 1) AS places, c.lay,
-                sum(greatest(c.count, 1)) OVER (ORDER BY c.ordering) AS upto
-            FROM (
-                SELECT *, ctid AS lay FROM commits WHERE xid >= bias + pg_snapshot_xmax(before)::text::bigint
-                UNION ALL
-                SELECT l.* FROM pg_snapshot_xip(before) running
-                CROSS JOIN LATERAL (SELECT *, ctid AS lay FROM commits WHERE xid = bias + running::text::bigint OFFSET 0) l
-            ) c
-            WHERE NOT EXISTS (SELECT FROM feed f WHERE f.stream = c.stream AND f.revision = c.revision AND f.number = c.number)
-        ), fed AS (
-            INSERT INTO feed (position, stream, revision, number, places, lay)
-            SELECT last + upto - places + 1, stream, revision, number, places, lay FROM fresh
-            WHERE last + upto <= 9007199254740991 ORDER BY upto
-        ), kept AS (
-            UPDATE sequencer s SET position = last + t.fits,
-                snapshot = CASE WHEN t.fits = t.total THEN pg_current_snapshot() ELSE s.snapshot END
-            FROM (
-                SELECT max(upto) AS total, coalesce(max(upto) FILTER (WHERE last + upto <= 9007199254740991), 0) AS fits FROM fresh
-            ) t WHERE t.fits > 0
-            RETURNING t.fits
-        )
-        SELECT coalesce(sum(fits), 0) INTO moved FROM kept;
-        end_position := last + moved;
-        outcome := 'done';
-        RETURN;
-    END IF;
     -- One statement: its snapshot is the one that is kept, and everything that it sees and the one before did not is new.
+    -- Near the last position there may be some without one. What fits takes them; what does not stays new, and is waited for in
+    -- vain: the feed is behind for ever, and says so.
     WITH fresh AS MATERIALIZED (
         SELECT c.stream, c.revision, c.number, greatest(c.count, 1) AS places, c.lay,
             sum(greatest(c.count, 1)) OVER (ORDER BY c.ordering) AS upto
@@ -421,15 +393,21 @@ BEGIN
             SELECT l.* FROM pg_snapshot_xip(before) running
             CROSS JOIN LATERAL (SELECT *, ctid AS lay FROM commits WHERE xid = bias + running::text::bigint OFFSET 0) l
         ) c
+        WHERE last <= 9007199254740991 - (1::bigint << 40) OR NOT EXISTS (
+            SELECT FROM feed f WHERE f.stream = c.stream AND f.revision = c.revision AND f.number = c.number
+        )
     ), fed AS (
         INSERT INTO feed (position, stream, revision, number, places, lay)
-        SELECT last + upto - places + 1, stream, revision, number, places, lay FROM fresh ORDER BY upto
+        SELECT last + upto - places + 1, stream, revision, number, places, lay FROM fresh
+        WHERE last + upto <= 9007199254740991 ORDER BY upto
     ), kept AS (
-        UPDATE sequencer s SET snapshot = pg_current_snapshot(), position = last + t.total
-        FROM (SELECT max(upto) AS total FROM fresh) t WHERE t.total IS NOT NULL
-        RETURNING t.total
+        UPDATE sequencer s SET position = last + t.fits,
+            snapshot = CASE WHEN t.fits = t.total THEN pg_current_snapshot() ELSE s.snapshot END
+        FROM (SELECT max(upto) AS total, max(upto) FILTER (WHERE last + upto <= 9007199254740991) AS fits FROM fresh) t
+        WHERE t.fits IS NOT NULL
+        RETURNING t.fits
     )
-    SELECT coalesce(sum(total), 0) INTO moved FROM kept;
+    SELECT coalesce(sum(fits), 0) INTO moved FROM kept;
     end_position := last + moved;
     outcome := 'done';
 END

@@ -479,7 +479,7 @@ async fn a_broken_sequencer_is_noticed() {
         slow,
         ("bias bigint;\nBEGIN", "bias bigint; early pg_snapshot;\nBEGIN"),
         (TAKEN, "SELECT s.snapshot, s.position, store.xid_bias, pg_current_snapshot() INTO before, last, bias, early"),
-        ("snapshot = pg_current_snapshot()", "snapshot = early"),
+        ("THEN pg_current_snapshot()", "THEN early"),
     ];
     let none_running =
         ("SELECT l.* FROM pg_snapshot_xip(before) running", "SELECT l.* FROM (SELECT 0 WHERE false) none (running)");
