@@ -114,7 +114,9 @@ async fn rest(pace: Pace, events: u64) {
     }
 }
 
-pub(crate) fn bytes_of(replica: &Replica) -> usize {
+/// About how many bytes it takes in a request.
+#[must_use]
+pub fn bytes_of(replica: &Replica) -> usize {
     match replica {
         Replica::Commit(commit) => {
             commit.events.iter().map(|event| 64 + event.data.len() + event.metadata.len()).sum::<usize>() + 128
@@ -125,7 +127,9 @@ pub(crate) fn bytes_of(replica: &Replica) -> usize {
     }
 }
 
-fn events_of(replica: &Replica) -> u64 {
+/// Events that it brings.
+#[must_use]
+pub fn events_of(replica: &Replica) -> u64 {
     match replica {
         Replica::Commit(commit) => commit.events.len() as u64,
         Replica::Removed { .. } | Replica::Snapshot(_) | Replica::Record(_) => 0,

@@ -19,7 +19,7 @@ mod side;
 pub mod walk;
 
 pub use compare::{Compared, Difference};
-pub use copy::Pace;
+pub use copy::{Pace, bytes_of, events_of};
 pub use engine::{Cutover, Migration, Settled, Status, Verb};
 pub use phase::{Phase, Way};
 pub use plan::{Accepted, Plan, Weaker};

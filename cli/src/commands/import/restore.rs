@@ -18,6 +18,7 @@ use evstore_api::{
 use evstore_kit::limits;
 use evstore_migrate::pages::Streams;
 use evstore_migrate::walk::{Damage, Walk};
+use evstore_migrate::{bytes_of, events_of};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -234,24 +235,6 @@ impl Batch {
                 .with("lines", format_args!("{} to {}", batch.first_line, batch.last_line))
         })?;
         Ok(if receipt.written == 0 { events } else { 0 })
-    }
-}
-
-fn bytes_of(replica: &Replica) -> usize {
-    match replica {
-        Replica::Commit(commit) => {
-            commit.events.iter().map(|event| 64 + event.data.len() + event.metadata.len()).sum::<usize>() + 128
-        }
-        Replica::Removed { .. } => 32,
-        Replica::Snapshot(snapshot) => snapshot.data.len() + 128,
-        Replica::Record(record) => record.value.as_ref().map_or(0, bytes::Bytes::len) + 64,
-    }
-}
-
-fn events_of(replica: &Replica) -> u64 {
-    match replica {
-        Replica::Commit(commit) => commit.events.len() as u64,
-        Replica::Removed { .. } | Replica::Snapshot(_) | Replica::Record(_) => 0,
     }
 }
 
