@@ -5,7 +5,7 @@
 //! caller; a lane of its own begins only when something waits.
 
 use crate::append::Batch;
-use crate::store::{ASK_AFTER, Client};
+use crate::store::{ASK_AFTER, Client, Lent};
 use evstore_api::{Append, Appended, Deadline, Error, ErrorKind, Result};
 use evstore_kit::decide::Wanted;
 use evstore_kit::group_commit::keep_begun;
@@ -214,10 +214,10 @@ impl Lanes {
     }
 }
 
-/// A connection on which a batch is sent. Dropped before it is given back, it is closed: an answer may still be on its way.
+/// A connection on which a batch is sent. Dropped before it is given back, it is closed.
 pub struct Line<'a> {
     lanes: &'a Lanes,
-    connection: Option<PoolConnection<Postgres>>,
+    lent: Lent,
 }
 
 impl<'a> Line<'a> {
@@ -229,10 +229,9 @@ impl<'a> Line<'a> {
         loop {
             let kept = client.lanes.lock().kept.pop();
             let Some((connection, since)) = kept else {
-                let connection = Some(client.connection(deadline).await?);
-                return Ok(Self { lanes: &client.lanes, connection });
+                return Ok(Self { lanes: &client.lanes, lent: client.connection(deadline).await? });
             };
-            let mut line = Self { lanes: &client.lanes, connection: Some(connection) };
+            let mut line = Self { lanes: &client.lanes, lent: Lent::new(connection) };
             if since.elapsed() < ASK_AFTER {
                 return Ok(line);
             }
@@ -247,25 +246,17 @@ impl<'a> Line<'a> {
 
     /// The connection.
     pub fn connection(&mut self) -> &mut PgConnection {
-        self.connection.as_mut().expect("a line has its connection until it is given back")
+        self.lent.connection()
     }
 
     /// Keeps the connection for the next batch, or gives it back to the pool.
-    pub fn give_back(mut self) {
+    pub fn give_back(self) {
         let mut state = self.lanes.lock();
         if state.kept.len() < self.lanes.kept_max && !state.closed {
-            state.kept.extend(self.connection.take().map(|connection| (connection, Instant::now())));
+            state.kept.extend(self.lent.into_inner().map(|connection| (connection, Instant::now())));
         } else {
             drop(state);
-            drop(self.connection.take());
-        }
-    }
-}
-
-impl Drop for Line<'_> {
-    fn drop(&mut self) {
-        if let Some(mut connection) = self.connection.take() {
-            connection.close_on_drop();
+            self.lent.give_back();
         }
     }
 }

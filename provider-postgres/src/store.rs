@@ -20,6 +20,7 @@ use evstore_api::{
     Truncate, Truncated, WaitFeed, Waited,
 };
 use evstore_kit::refusal;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, Postgres};
 use std::ops::{AsyncFnOnce, Deref};
@@ -90,12 +91,12 @@ impl Shared {
     ///
     /// # Errors
     /// `DeadlineExceeded`, `Unavailable`, `Denied`, `Throttled`, `Closed`; nothing was sent.
-    pub async fn connection(&self, deadline: Deadline) -> Result<sqlx::pool::PoolConnection<Postgres>> {
+    pub async fn connection(&self, deadline: Deadline) -> Result<Lent> {
         let acquired = tokio::time::timeout_at(deadline.0.into(), self.pool.acquire()).await;
         match acquired.map_err(|_| late())? {
             // The pool goes on trying where nobody listens, and says no more than that it took too long.
             Err(sqlx::Error::PoolTimedOut) => Err(self.why_no_connection().await),
-            acquired => acquired.map_err(error::not_written),
+            acquired => acquired.map(Lent::new).map_err(error::not_written),
         }
     }
 
@@ -119,7 +120,7 @@ impl Shared {
         work: impl AsyncFnOnce(&mut PgConnection) -> Worked<T>,
     ) -> Result<T> {
         refusal::check_deadline(deadline)?;
-        let mut lent = Lent(Some(self.connection(deadline).await?));
+        let mut lent = self.connection(deadline).await?;
         let whole = self.whole(lent.connection(), work);
         match tokio::time::timeout_at(deadline.0.into(), whole).await {
             Ok(worked) => {
@@ -176,15 +177,27 @@ impl Shared {
 
 /// A connection of the pool in use. Dropped before it is given back, it is closed: an answer may still be on its way, or a
 /// transaction open whose locks nobody would ever give up.
-struct Lent(Option<sqlx::pool::PoolConnection<Postgres>>);
+pub struct Lent(Option<PoolConnection<Postgres>>);
 
 impl Lent {
-    fn connection(&mut self) -> &mut PgConnection {
+    /// Takes care of a connection.
+    pub fn new(connection: PoolConnection<Postgres>) -> Self {
+        Self(Some(connection))
+    }
+
+    /// The connection.
+    pub fn connection(&mut self) -> &mut PgConnection {
         self.0.as_mut().expect("a lent connection is there until it is given back")
     }
 
-    fn give_back(mut self) {
-        drop(self.0.take());
+    /// Gives it back to the pool.
+    pub fn give_back(self) {
+        drop(self.into_inner());
+    }
+
+    /// The connection, of which somebody else takes care now.
+    pub fn into_inner(mut self) -> Option<PoolConnection<Postgres>> {
+        self.0.take()
     }
 }
 

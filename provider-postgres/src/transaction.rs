@@ -3,7 +3,7 @@
 use crate::codec;
 use crate::error::{self, Fate, Result as Worked};
 use crate::statements::{Statement, Statements};
-use crate::store::Shared;
+use crate::store::{Lent, Shared};
 use evstore_api::{Deadline, Head, Meta, Result, StoreName, StreamId, Timestamp};
 use evstore_kit::decide::Situation;
 use evstore_kit::refusal;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 /// A running transaction. Dropped before its end, its connection is closed and the server undoes it.
 pub struct Transaction {
-    connection: Option<sqlx::pool::PoolConnection<Postgres>>,
+    lent: Lent,
     statements: Arc<Statements>,
     own: StoreName,
     now: Timestamp,
@@ -33,12 +33,15 @@ pub struct Found {
 impl Transaction {
     /// Begins. Nothing on the server outlives the deadline.
     pub async fn begin(client: &Shared, deadline: Deadline) -> Result<Self> {
-        let connection = client.connection(deadline).await?;
-        refusal::check_deadline(deadline)?;
+        let lent = client.connection(deadline).await?;
+        if let Err(passed) = refusal::check_deadline(deadline) {
+            lent.give_back();
+            return Err(passed);
+        }
         let millis = deadline.remaining().as_millis().clamp(1, i32::MAX as u128);
         let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {millis}");
         let (statements, own) = (client.statements.clone(), client.own().clone());
-        let mut transaction = Self { connection: Some(connection), statements, own, now: client.now() };
+        let mut transaction = Self { lent, statements, own, now: client.now() };
         let begun = transaction.connection().execute(&*begin).await;
         begun.map_err(error::not_written)?;
         Ok(transaction)
@@ -46,7 +49,7 @@ impl Transaction {
 
     /// The connection.
     pub fn connection(&mut self) -> &mut PgConnection {
-        self.connection.as_mut().expect("a transaction has its connection until it ends")
+        self.lent.connection()
     }
 
     /// The statements of the store.
@@ -125,7 +128,7 @@ impl Transaction {
         let committed = self.connection().execute("COMMIT").await;
         match committed {
             Ok(_) => {
-                drop(self.connection.take());
+                self.lent.give_back();
                 Ok(())
             }
             Err(failed) if error::fate(&failed) == Fate::Unknown => Err(error::indeterminate(&failed)),
@@ -138,7 +141,7 @@ impl Transaction {
         let undone = self.connection().execute("ROLLBACK").await;
         // A connection that could not say so is closed by the drop, which undoes it too.
         if undone.is_ok() {
-            drop(self.connection.take());
+            self.lent.give_back();
         }
     }
 
@@ -156,12 +159,4 @@ impl Transaction {
 
 fn missing_record() -> evstore_api::Error {
     evstore_api::Error::new(evstore_api::ErrorKind::Schema, "the store's record is missing")
-}
-
-impl Drop for Transaction {
-    fn drop(&mut self) {
-        if let Some(mut connection) = self.connection.take() {
-            connection.close_on_drop();
-        }
-    }
 }
