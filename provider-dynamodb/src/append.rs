@@ -7,7 +7,7 @@ use crate::lane::{Done, Work};
 use crate::link::Order;
 use crate::snapshot;
 use crate::store::{Client, Handle};
-use crate::tables::{numbered, number, stream_key};
+use crate::tables::{number, numbered, stream_key};
 use evstore_api::{
     Append, Appended, CommitNumber, Content, Deadline, Delete, Deleted, Error, ErrorKind, FindCommit, Result, StreamId,
     Truncate, Truncated, Usage,
@@ -72,8 +72,11 @@ async fn cut(client: &Client, stream: &StreamId, done: &Done, deadline: Deadline
     strip(client, stream, done.had_from, done.last.from, deadline).await.map_err(|error| match error.kind() {
         // The marker is written; that the rest is not done is what the caller has to know.
         ErrorKind::Corrupt => error,
-        _ => Error::new(ErrorKind::Indeterminate, "the marker is written, and what it takes away is not all gone; repeat it")
-            .caused_by(error),
+        _ => Error::new(
+            ErrorKind::Indeterminate,
+            "the marker is written, and what it takes away is not all gone; repeat it",
+        )
+        .caused_by(error),
     })
 }
 
@@ -99,9 +102,9 @@ pub async fn strip(
         let part = client.link().query(&range, start, STRIP_PART, deadline, &mut usage).await?;
         let mut kept = Vec::new();
         for item in &part.items {
-            kept.extend(frame_of(stream, item)?.filter(|(_, frame)| {
-                frame.content == Content::Kept && !frame.kind.is_marker()
-            }));
+            kept.extend(
+                frame_of(stream, item)?.filter(|(_, frame)| frame.content == Content::Kept && !frame.kind.is_marker()),
+            );
         }
         stream::iter(kept)
             .map(|(number, frame)| async move {
@@ -125,9 +128,9 @@ pub async fn find_commit(client: &Client, request: &FindCommit) -> Result<Option
     let _open = client.enter(request.deadline).await?;
     let (stream, commit) = (&request.stream, request.commit);
     let mut usage = Usage::default();
-    let found = client.memory().look(stream, |known| {
-        known.and_then(|known| Some((known.last.clone(), known.find(commit)?.clone())))
-    });
+    let found = client
+        .memory()
+        .look(stream, |known| known.and_then(|known| Some((known.last.clone(), known.find(commit)?.clone()))));
     let (last, found) = match found {
         Some((last, found)) => (last, Some(found)),
         None => {

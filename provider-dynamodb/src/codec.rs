@@ -2,7 +2,8 @@
 //!
 //! A commit is two attributes. The frame is everything but the events: what it holds is at the top of [`encode_frame`], every number
 //! an unsigned LEB128 varint, and it ends with a CRC-32 that also covers the item's key, so that an item that was moved is found. The
-//! events are as format v1 encodes them, compressed by zstd where that is smaller. Removing them strips the commit.
+//! events are as format v1 encodes them, compressed by zstd where that is smaller, without the four bytes that every frame of zstd begins
+//! with. Removing them strips the commit.
 
 use bytes::Bytes;
 use evstore_api::number::NUMBER_MAX;
@@ -20,6 +21,8 @@ const CHECKSUM_BYTES: usize = 4;
 const COMPRESSED_FROM_BYTES: usize = 64;
 /// How hard zstd tries: the level that measured best for commits of this size.
 const COMPRESSION_LEVEL: i32 = 3;
+/// What every frame of zstd begins with, left out of what is stored: the frame of the commit says that it is one.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Largest commit that is decompressed: more than any limit allows.
 const PLAIN_BYTES_MAX: u64 = 16 << 20;
 
@@ -120,10 +123,12 @@ impl Events {
     /// Of encoded events: compressed where that is smaller.
     pub fn new(encoded: Vec<u8>) -> Self {
         if encoded.len() >= COMPRESSED_FROM_BYTES
-            && let Ok(smaller) = zstd::bulk::compress(&encoded, COMPRESSION_LEVEL)
+            && let Ok(compressed) = zstd::bulk::compress(&encoded, COMPRESSION_LEVEL)
+            && let Some(smaller) = compressed.strip_prefix(&ZSTD_MAGIC)
             && smaller.len() < encoded.len()
         {
-            return Self { stored: Some(smaller.into()), plain_bytes: Some(encoded.len() as u64) };
+            let stored = Some(Bytes::copy_from_slice(smaller));
+            return Self { stored, plain_bytes: Some(encoded.len() as u64) };
         }
         Self { stored: Some(encoded.into()), plain_bytes: None }
     }
@@ -212,16 +217,10 @@ fn parse_frame(body: &[u8]) -> Result<Frame> {
         (Revision(1), CommitNumber(1))
     };
     let plain_bytes = if has(COMPRESSED) { Some(reader.number()?) } else { None };
-    let kind = if has(MARKER) {
-        format::decode_kind(&Bytes::copy_from_slice(reader.bytes()?))?
-    } else {
-        CommitKind::Events
-    };
-    let extensions = if has(EXTENDED) {
-        format::decode_extensions(&Bytes::copy_from_slice(reader.bytes()?))?
-    } else {
-        Vec::new()
-    };
+    let kind =
+        if has(MARKER) { format::decode_kind(&Bytes::copy_from_slice(reader.bytes()?))? } else { CommitKind::Events };
+    let extensions =
+        if has(EXTENDED) { format::decode_extensions(&Bytes::copy_from_slice(reader.bytes()?))? } else { Vec::new() };
     reader.finish()?;
     if first.0 == 0 || kind.is_marker() != (count == 0) {
         return Err(corrupt("a commit's numbers do not agree"));
@@ -273,9 +272,11 @@ pub fn commit(stream: &StreamId, number: CommitNumber, frame: Frame, stored: Opt
     let stored = stored.ok_or_else(|| named(corrupt("the events of a commit are missing")))?;
     let encoded: Bytes = match frame.plain_bytes {
         None => stored.into(),
-        Some(bytes) if bytes <= PLAIN_BYTES_MAX => zstd::bulk::decompress(&stored, bytes as usize)
-            .map_err(|cause| named(corrupt("a commit is not decompressible").caused_by(cause)))?
-            .into(),
+        Some(bytes) if bytes <= PLAIN_BYTES_MAX => {
+            zstd::bulk::decompress(&[&ZSTD_MAGIC, &stored[..]].concat(), bytes as usize)
+                .map_err(|cause| named(corrupt("a commit is not decompressible").caused_by(cause)))?
+                .into()
+        }
         Some(_) => return Err(named(corrupt("a commit is larger than any can be"))),
     };
     commit.events = format::decode_events(commit.id, &encoded).map_err(named)?;
@@ -657,18 +658,11 @@ mod tests {
 
     #[test]
     fn small_things_read_back() {
-        let key = RecordKey {
-            kind: evstore_api::RecordKind::Checkpoint,
-            name: evstore_api::RecordName::new("c").unwrap(),
-        };
+        let key =
+            RecordKey { kind: evstore_api::RecordKind::Checkpoint, name: evstore_api::RecordName::new("c").unwrap() };
         for value in [None, Some(Bytes::new()), Some(Bytes::from_static(b"x"))] {
-            let record = Record {
-                key: key.clone(),
-                number: RecordNumber(3),
-                epoch: Epoch(1),
-                value,
-                updated_at: Timestamp(9),
-            };
+            let record =
+                Record { key: key.clone(), number: RecordNumber(3), epoch: Epoch(1), value, updated_at: Timestamp(9) };
             assert_eq!(decode_record(&encode_record(&record), key.clone()).unwrap(), record);
         }
         let snapshot = Snapshot {

@@ -19,30 +19,76 @@ pub const SCRATCH: char = '.';
 
 /// What a store on DynamoDB reads from its table.
 pub const KEYS: &[ConfigKey] = &[
-    plain("table", KeyKind::Text, "evstore", "Its first table; two more have the same name with `-log` and `-names` behind it. 1 to 200 \
-         of a-z, A-Z, 0-9, _ and -."),
+    plain(
+        "table",
+        KeyKind::Text,
+        "evstore",
+        "Its first table; two more have the same name with `-log` and `-names` behind it. 1 to 200 \
+         of a-z, A-Z, 0-9, _ and -.",
+    ),
     absent("region", "The region; without it the one that AWS's tools are set up for."),
-    absent("endpoint", "`https://host` of another endpoint than the region's: one in the own network, or an engine that speaks as \
-         DynamoDB does. `http://` only on this machine, or with `insecure`."),
-    plain("insecure", KeyKind::Switch, "false", "Whether `http://` may lead to another host, where everybody on the way can read and \
-         change what is sent."),
-    secret("access_key_id", "With `secret_access_key`, whose requests they are; without them whoever AWS's tools are set up for: \
-         environment, profile, container, instance."),
+    absent(
+        "endpoint",
+        "`https://host` of another endpoint than the region's: one in the own network, or an engine that speaks as \
+         DynamoDB does. `http://` only on this machine, or with `insecure`.",
+    ),
+    plain(
+        "insecure",
+        KeyKind::Switch,
+        "false",
+        "Whether `http://` may lead to another host, where everybody on the way can read and \
+         change what is sent.",
+    ),
+    secret(
+        "access_key_id",
+        "With `secret_access_key`, whose requests they are; without them whoever AWS's tools are set up for: \
+         environment, profile, container, instance.",
+    ),
     secret("secret_access_key", "See `access_key_id`."),
     secret("session_token", "Beside the two, for credentials that end."),
-    plain("feed", KeyKind::OneOf(&["transactional"]), "transactional", "How the feed comes about. `transactional`: an append takes its \
+    plain(
+        "feed",
+        KeyKind::OneOf(&["transactional"]),
+        "transactional",
+        "How the feed comes about. `transactional`: an append takes its \
          positions in its own transaction, in one order and at once, and all of a store's appends share one next position. Fixed when \
-         the store is made."),
-    plain("snapshots", KeyKind::OneOf(&["separate", "interleaved"]), "separate", "Where snapshots are kept: `separate` keeps the latest \
-         in an item of its own; `interleaved` keeps each behind its commit. Fixed when the store is made."),
+         the store is made.",
+    ),
+    plain(
+        "snapshots",
+        KeyKind::OneOf(&["separate", "interleaved"]),
+        "separate",
+        "Where snapshots are kept: `separate` keeps the latest \
+         in an item of its own; `interleaved` keeps each behind its commit. Fixed when the store is made.",
+    ),
     plain("auto_create", KeyKind::Switch, "false", "Whether opening makes the tables where they are missing."),
-    plain("billing", KeyKind::OneOf(&["on-demand", "provisioned"]), "on-demand", "How tables that are made are paid for."),
+    plain(
+        "billing",
+        KeyKind::OneOf(&["on-demand", "provisioned"]),
+        "on-demand",
+        "How tables that are made are paid for.",
+    ),
     plain("read_units", KeyKind::Count, "5", "Read units for each table, with `billing = \"provisioned\"`."),
     plain("write_units", KeyKind::Count, "5", "Write units for each table, with `billing = \"provisioned\"`."),
-    plain("idempotency_commits", KeyKind::Count, "64", "Commits of a stream, counted from its end, among which a repeated one is \
-         recognised; 64 to 1000."),
-    plain("request_timeout", KeyKind::Duration, "5s", "How long one request may take; past it nobody knows whether it was carried out."),
-    plain("feed_poll", KeyKind::Duration, "100ms", "How often a reader that waits for the feed looks whether another process appended."),
+    plain(
+        "idempotency_commits",
+        KeyKind::Count,
+        "64",
+        "Commits of a stream, counted from its end, among which a repeated one is \
+         recognised; 64 to 1000.",
+    ),
+    plain(
+        "request_timeout",
+        KeyKind::Duration,
+        "5s",
+        "How long one request may take; past it nobody knows whether it was carried out.",
+    ),
+    plain(
+        "feed_poll",
+        KeyKind::Duration,
+        "100ms",
+        "How often a reader that waits for the feed looks whether another process appended.",
+    ),
     keys::event_bytes_max("390KiB"),
     keys::commit_bytes_max("395KiB"),
     keys::commit_events_max("10000"),
@@ -152,7 +198,8 @@ impl Config {
         }
         let text = |key| settings.text(key).map(str::to_owned);
         let units = |key| bounded(settings, key, 1, UNITS_CEILING);
-        let time = |key| settings.duration(key).filter(|time| !time.is_zero()).ok_or_else(|| out_of_bounds(settings, key));
+        let time =
+            |key| settings.duration(key).filter(|time| !time.is_zero()).ok_or_else(|| out_of_bounds(settings, key));
         Ok(Self {
             own: settings.store().clone(),
             table: table(settings)?,
@@ -165,7 +212,9 @@ impl Config {
             },
             auto_create: settings.switch("auto_create").unwrap_or(false),
             billing: match settings.text("billing") {
-                Some("provisioned") => Billing::Provisioned { read: units("read_units")?, write: units("write_units")? },
+                Some("provisioned") => {
+                    Billing::Provisioned { read: units("read_units")?, write: units("write_units")? }
+                }
                 _ => Billing::OnDemand,
             },
             window: bounded(settings, "idempotency_commits", keys::IDEMPOTENCY_COMMITS_MIN, WINDOW_CEILING)?,
@@ -233,9 +282,9 @@ fn endpoint(settings: &Settings) -> Result<Option<String>> {
     match given.split_once("://") {
         Some(("https", _)) => Ok(Some(given.to_owned())),
         Some(("http", _)) if loopback || settings.switch("insecure").unwrap_or(false) => Ok(Some(given.to_owned())),
-        Some(("http", _)) => {
-            refused("http:// leads to another host, where everybody on the way can read what is sent; insecure = true allows it")
-        }
+        Some(("http", _)) => refused(
+            "http:// leads to another host, where everybody on the way can read what is sent; insecure = true allows it",
+        ),
         _ => refused("an endpoint is https://host or http://host, with a port where it has one, and nothing else"),
     }
 }
@@ -276,7 +325,8 @@ mod tests {
             assert!(!config(&[("endpoint", endpoint)]).unwrap().is_aws());
         }
         assert!(config(&[("endpoint", "https://dynamodb.eu-west-1.amazonaws.com")]).unwrap().is_aws());
-        let bad = ["http://10.0.0.1", "http://localhost.example", "ftp://localhost", "localhost", "http://", "https://a:b@c"];
+        let bad =
+            ["http://10.0.0.1", "http://localhost.example", "ftp://localhost", "localhost", "http://", "https://a:b@c"];
         for endpoint in bad {
             assert_eq!(config(&[("endpoint", endpoint)]).unwrap_err().kind(), ErrorKind::Invalid, "{endpoint}");
         }

@@ -129,9 +129,10 @@ pub fn late(purpose: Purpose) -> Error {
 
 /// The same once more, for several that wait for one answer.
 pub fn again(error: &Error) -> Error {
-    let copied = error.context().iter().fold(Error::new(error.kind(), error.message()), |copied, (name, value)| {
-        copied.with(name, value)
-    });
+    let copied = error
+        .context()
+        .iter()
+        .fold(Error::new(error.kind(), error.message()), |copied, (name, value)| copied.with(name, value));
     let copied = match StdError::source(error) {
         Some(cause) => copied.caused_by(cause.to_string()),
         None => copied,

@@ -67,7 +67,8 @@ fn status(client: &Client, table: Table, found: &TableDescription) -> Finding {
 fn billing(client: &Client, table: Table, found: &TableDescription) -> Finding {
     const ABOUT: &str = "capacity";
     let name = client.link().table(table);
-    let on_demand = found.billing_mode_summary().and_then(|one| one.billing_mode()) == Some(&BillingMode::PayPerRequest);
+    let on_demand =
+        found.billing_mode_summary().and_then(|one| one.billing_mode()) == Some(&BillingMode::PayPerRequest);
     let units = found.provisioned_throughput();
     match units {
         Some(units) if !on_demand && units.write_capacity_units() != Some(0) => Finding::fine(
@@ -100,7 +101,9 @@ async fn recovery(client: &Client, table: Table, deadline: Deadline) -> Result<F
         .and_then(|found| found.point_in_time_recovery_description)
         .and_then(|found| found.point_in_time_recovery_status);
     Ok(match status {
-        Some(PointInTimeRecoveryStatus::Enabled) => Finding::fine(ABOUT, format!("{name} can be restored to any second")),
+        Some(PointInTimeRecoveryStatus::Enabled) => {
+            Finding::fine(ABOUT, format!("{name} can be restored to any second"))
+        }
         _ => Finding::warning(
             ABOUT,
             format!("{name} can't be restored to a point in time"),

@@ -8,8 +8,8 @@ use crate::codec::{Events, Frame, Ref, encode_frame};
 use crate::config::Snapshots;
 use crate::error;
 use crate::known::{self, Known, Last};
-use crate::link::{Condition, TRANSACTION_BYTES_MAX, TRANSACTION_ITEMS_MAX, Transacted, Verdict, Write};
-use crate::log::{self, Tail};
+use crate::link::{Condition, TRANSACTION_BYTES_MAX, TRANSACTION_ITEMS_MAX, Transacted, Verdict, Write, Written};
+use crate::log::{self, Owner, Tail};
 use crate::read;
 use crate::schema::{self, StoredMeta};
 use crate::store::Client;
@@ -18,7 +18,8 @@ use crate::tables::{
 };
 use aws_sdk_dynamodb::types::AttributeValue;
 use evstore_api::{
-    Appended, CommitKind, CommitNumber, Content, Deadline, Error, ErrorKind, Position, Result, Revision, StreamId, Usage,
+    Appended, CommitKind, CommitNumber, Content, Deadline, Error, ErrorKind, Position, Result, Revision, StreamId,
+    Usage,
 };
 use evstore_kit::decide::{self, Decision, Situation, Slot, Wanted};
 use evstore_kit::refusal;
@@ -27,7 +28,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 /// Appends of one transaction: each is its commit, and at most one item more.
@@ -38,6 +39,12 @@ const QUEUE_BYTES_MAX: usize = 64 << 20;
 const QUEUE_UNIT_BYTES: usize = 1 << 10;
 /// Tries of one batch: each but the last met a writer of another process, or found that what it rested on had moved.
 const TRIES_MAX: u32 = 1_000;
+/// Races that a batch loses before it claims the next place.
+const LOST_BEFORE_CLAIM: u32 = 3;
+/// Tries to put a claim: each but the last met a writer that was quicker.
+const CLAIMS_MAX: u32 = 100;
+/// How long another's claim is respected: far longer than it takes to read some streams and write.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
 /// First pause after the service said that others write the same items; it doubles, and a part of it is chance.
 const CONTENDED_PAUSE: Duration = Duration::from_millis(2);
 /// Longest such pause.
@@ -155,6 +162,27 @@ impl Lane {
 struct Place {
     tail: Option<Tail>,
     meta: Option<Arc<StoredMeta>>,
+    /// Another's claim, since when it is seen.
+    claim: Option<(Tail, Instant)>,
+}
+
+impl Place {
+    /// What is not known any more.
+    fn forget(&mut self) {
+        self.tail = None;
+        self.meta = None;
+    }
+
+    /// Whether another writer is to be let go first.
+    fn is_claimed(&mut self, tail: Tail, own: Owner) -> bool {
+        let claimed = tail.claim.is_some_and(|owner| owner != own);
+        let since = match self.claim {
+            Some((seen, since)) if seen == tail => since,
+            _ => Instant::now(),
+        };
+        self.claim = claimed.then_some((tail, since));
+        claimed && since.elapsed() < CLAIM_PATIENCE
+    }
 }
 
 async fn run(client: Arc<Client>, mut receiver: mpsc::UnboundedReceiver<Job>) {
@@ -193,6 +221,8 @@ struct Batch<'a> {
     store_is_fresh: bool,
     /// The streams that are to be read anew.
     stale: HashSet<StreamId>,
+    /// Whether the next place of the log is held for this batch.
+    holds_claim: bool,
 }
 
 /// What is decided of a job.
@@ -236,28 +266,89 @@ struct Decided {
 impl<'a> Batch<'a> {
     fn new(client: &'a Client, place: &'a mut Place) -> Self {
         let usage = Usage::default();
-        Self { client, place, usage, fresh: HashSet::new(), store_is_fresh: false, stale: HashSet::new() }
+        Self {
+            client,
+            place,
+            usage,
+            fresh: HashSet::new(),
+            store_is_fresh: false,
+            stale: HashSet::new(),
+            holds_claim: false,
+        }
     }
 
     /// Answers every job.
     async fn write(mut self, mut jobs: Vec<Job>) {
+        let error = self.attempts(&mut jobs).await;
+        if self.holds_claim {
+            self.release().await;
+        }
+        fail(jobs, &error);
+    }
+
+    /// Tries until every job is answered, or gives what those that are left are answered with.
+    async fn attempts(&mut self, jobs: &mut Vec<Job>) -> Error {
         let mut pause = CONTENDED_PAUSE;
+        let mut lost = 0;
         for _ in 0..TRIES_MAX {
-            jobs = keep(jobs);
+            *jobs = keep(std::mem::take(jobs));
             if jobs.is_empty() {
-                return;
+                break;
             }
-            match self.attempt(&mut jobs).await {
-                Ok(Outcome::Answered) => return,
-                Ok(Outcome::Again) => {}
+            match self.attempt(jobs).await {
+                Ok(Outcome::Again) => continue,
+                Ok(Outcome::Answered) => break,
+                Ok(Outcome::Lost) => {}
                 Ok(Outcome::Contended) => {
                     tokio::time::sleep(jittered(pause)).await;
                     pause = (pause * 2).min(CONTENDED_PAUSE_MAX);
                 }
-                Err(error) => return fail(jobs, &error),
+                Err(error) => return error,
+            }
+            lost += 1;
+            if lost % LOST_BEFORE_CLAIM == 0
+                && !self.holds_claim
+                && let Err(error) = self.claim(jobs).await
+            {
+                return error;
             }
         }
-        fail(jobs, &Error::new(ErrorKind::Throttled, "too many processes write to the store at once"));
+        Error::new(ErrorKind::Throttled, "too many processes write to the store at once")
+    }
+
+    /// Puts a claim at the end of the log. It is one small write that needs no knowledge of streams, and so as quick as those who win.
+    async fn claim(&mut self, jobs: &[Job]) -> Result<()> {
+        let (client, deadline) = (self.client, self.client.patience());
+        for _ in 0..CLAIMS_MAX {
+            let (tail, meta) = self.store(deadline).await?;
+            if self.place.is_claimed(tail, client.owner()) {
+                return Ok(());
+            }
+            let own = Tail { claim: Some(client.owner()), ..tail };
+            let free = log::free(meta.token, client.owner(), tail.claim);
+            match client.link().put(Table::Log, log::barrier(own), free, deadline, &mut self.usage).await? {
+                Written::Done => {
+                    self.place.tail = Some(own);
+                    self.holds_claim = true;
+                    // Nobody writes now: what is read next stands until this batch does.
+                    self.stale.extend(jobs.iter().map(|job| job.work.wanted.stream.clone()));
+                    return Ok(());
+                }
+                Written::Refused(there) => self.place.tail = there.as_ref().map(log::tail_of).transpose()?,
+                Written::Contended => tokio::time::sleep(jittered(CONTENDED_PAUSE)).await,
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets others go on. Where it fails, they wait a moment.
+    async fn release(&mut self) {
+        self.holds_claim = false;
+        let Some(tail) = self.place.tail.take().filter(|tail| tail.claim == Some(self.client.owner())) else { return };
+        let free = log::free(tail.token, self.client.owner(), None);
+        let barrier = log::barrier(Tail { claim: None, ..tail });
+        let deadline = self.client.patience();
+        let _outwaited = self.client.link().put(Table::Log, barrier, free, deadline, &mut self.usage).await;
     }
 
     async fn attempt(&mut self, jobs: &mut Vec<Job>) -> Result<Outcome> {
@@ -267,6 +358,10 @@ impl<'a> Batch<'a> {
             return Ok(Outcome::Answered);
         }
         let (tail, meta) = self.store(deadline).await?;
+        if self.place.is_claimed(tail, self.client.owner()) {
+            self.place.tail = None;
+            return Ok(Outcome::Contended);
+        }
         let decided = match self.decide(jobs, tail, &meta) {
             Ok(decided) => decided,
             Err(needs) => {
@@ -293,7 +388,8 @@ impl<'a> Batch<'a> {
         let writes = writes.into_iter().map(|write| write.write).collect();
         match self.client.link().transact(writes, deadline, &mut self.usage).await {
             Ok(Transacted::Done) => {
-                self.place.tail = Some(Tail { end: decided.end, token: meta.token });
+                self.place.tail = Some(Tail { end: decided.end, token: meta.token, claim: None });
+                self.holds_claim = false;
                 self.learn(&decided);
                 self.client.ring();
                 self.answer(std::mem::take(jobs), decided);
@@ -305,12 +401,13 @@ impl<'a> Batch<'a> {
             }
             Ok(Transacted::Refused(verdicts)) => {
                 take_back(jobs);
+                self.holds_claim = false;
                 self.refused(verdicts, &places, meta.token)?;
-                Ok(Outcome::Again)
+                Ok(Outcome::Lost)
             }
             Err(error) => {
                 // Whatever became of it, it has to be read again.
-                *self.place = Place::default();
+                self.place.forget();
                 decided.overlays.keys().for_each(|stream| self.client.memory().forget(stream));
                 self.failed(std::mem::take(jobs), decided, &error);
                 Ok(Outcome::Answered)
@@ -323,9 +420,7 @@ impl<'a> Batch<'a> {
         let missing: HashSet<StreamId> = jobs
             .iter()
             .map(|job| &job.work.wanted.stream)
-            .filter(|stream| {
-                self.stale.contains(*stream) || self.client.memory().look(stream, |known| known.is_none())
-            })
+            .filter(|stream| self.stale.contains(*stream) || self.client.memory().look(stream, |known| known.is_none()))
             .cloned()
             .collect();
         let client = self.client;
@@ -370,8 +465,7 @@ impl<'a> Batch<'a> {
 
     /// Decides every job, or tells what has to be read first.
     fn decide(&self, jobs: &[Job], tail: Tail, meta: &StoredMeta) -> Result<Decided, Vec<Need>> {
-        let mut decided =
-            Decided { verdicts: Vec::with_capacity(jobs.len()), overlays: HashMap::new(), end: tail.end };
+        let mut decided = Decided { verdicts: Vec::with_capacity(jobs.len()), overlays: HashMap::new(), end: tail.end };
         let mut needs = Vec::new();
         for (at, job) in jobs.iter().enumerate() {
             match self.decide_one(job, at, meta, &mut decided) {
@@ -404,7 +498,8 @@ impl<'a> Batch<'a> {
         let mut found = added.clone().find(|receipt| receipt.commit == wanted.commit).cloned();
         if found.is_none() {
             ground = if overlay.added.is_empty() { Ground::Stands } else { Ground::Batch };
-            found = self.client.memory().look(stream, |known| known.and_then(|known| known.find(wanted.commit).cloned()));
+            found =
+                self.client.memory().look(stream, |known| known.and_then(|known| known.find(wanted.commit).cloned()));
             found = found.filter(|receipt| known::in_window(self.client, &overlay.last, receipt));
             if found.is_some() {
                 ground = Ground::Stands;
@@ -480,7 +575,7 @@ impl<'a> Batch<'a> {
             match need {
                 Need::Stream(stream) => drop(self.stale.insert(stream)),
                 Need::Store => {
-                    *self.place = Place::default();
+                    self.place.forget();
                     self.store_is_fresh = true;
                 }
                 Need::Cut(at) => match self.find_cut(&jobs[at], deadline).await {
@@ -529,7 +624,7 @@ impl<'a> Batch<'a> {
             return Vec::new();
         }
         let entry = log::entry(tail.end.next(), decided.end, meta.token, &refs);
-        let write = Write::put(Table::Log, entry, Some(log::free(meta.token)));
+        let write = Write::put(Table::Log, entry, Some(log::free(meta.token, self.client.owner(), tail.claim)));
         writes.insert(0, Placed { stream: None, write });
         writes
     }
@@ -605,8 +700,13 @@ impl<'a> Batch<'a> {
 }
 
 enum Outcome {
+    /// Every job is.
     Answered,
+    /// Something had to be read; now it can be decided.
     Again,
+    /// Another process was quicker.
+    Lost,
+    /// Others are at it just now.
     Contended,
 }
 

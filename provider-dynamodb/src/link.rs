@@ -15,8 +15,8 @@ use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, CancellationReason, ConditionCheck, ConsumedCapacity, KeysAndAttributes, Put, ReturnConsumedCapacity,
-    ReturnValuesOnConditionCheckFailure, TransactWriteItem,
+    AttributeValue, CancellationReason, ConditionCheck, ConsumedCapacity, KeysAndAttributes, Put,
+    ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
 };
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::Provider;
@@ -40,10 +40,16 @@ const LEFT_OVER_PAUSE: Duration = Duration::from_millis(10);
 const LEFT_OVER_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The way to the tables of one store.
-#[derive(Debug)]
 pub struct Link {
     client: Client,
     tables: Tables,
+}
+
+/// Without the SDK's client, which shows whose requests they are.
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").field("tables", &self.tables).finish_non_exhaustive()
+    }
 }
 
 /// What became of a write under a condition.
@@ -53,6 +59,8 @@ pub enum Written {
     Done,
     /// The condition does not hold, of what is there.
     Refused(Option<Item>),
+    /// Nothing was written: a transaction is on the item just now.
+    Contended,
 }
 
 /// What became of a transaction.
@@ -309,7 +317,13 @@ impl Link {
     ///
     /// # Errors
     /// As [`error::failed`] for a read.
-    pub async fn get_all(&self, table: Table, keys: Vec<Item>, deadline: Deadline, usage: &mut Usage) -> Result<Vec<Item>> {
+    pub async fn get_all(
+        &self,
+        table: Table,
+        keys: Vec<Item>,
+        deadline: Deadline,
+        usage: &mut Usage,
+    ) -> Result<Vec<Item>> {
         let mut items = Vec::with_capacity(keys.len());
         let mut rest = keys;
         let mut pause = LEFT_OVER_PAUSE;
@@ -377,6 +391,7 @@ impl Link {
                     _ => None,
                 }))
             }
+            Err(error) if error::code(&error).is_some_and(error::is_contention) => Ok(Written::Contended),
             Err(error) => Err(error::failed(&error, Purpose::Write)),
         }
     }
@@ -536,7 +551,10 @@ fn cancelled(error: &SdkError<TransactWriteItemsError, HttpResponse>) -> Option<
 fn verdicts(reasons: &[CancellationReason]) -> Result<Transacted> {
     let codes: Vec<&str> = reasons.iter().map(|reason| reason.code().unwrap_or("None")).collect();
     let known = |code: &&&str| {
-        **code == "None" || **code == "ConditionalCheckFailed" || error::is_contention(code) || error::is_throttling(code)
+        **code == "None"
+            || **code == "ConditionalCheckFailed"
+            || error::is_contention(code)
+            || error::is_throttling(code)
     };
     if let Some(code) = codes.iter().find(|code| !known(code)) {
         let too_large = *code == "ItemCollectionSizeLimitExceeded";

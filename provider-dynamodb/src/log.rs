@@ -6,11 +6,15 @@
 //! The chain is the fence too. A change of the store's record puts a barrier at that key, in its own transaction, and a writer may
 //! replace the barrier only if it has read the changed record: each record of the log says by its token which one its writer had
 //! read, and a writer takes the end of the chain and its token from the same item. What a fence costs an append is nothing.
+//!
+//! A writer that keeps losing the race for that key puts a claim there, which is a barrier with its name: others let it go first for a
+//! while. It keeps the slow from starving, and nothing rests on it.
 
 use crate::codec::{self, Ref, corrupt};
 use crate::link::{Condition, Link, Order, Part, Range};
 use crate::tables::{
-    BARRIER, Item, LAST, LOG, NUMBER, STUBS, TOKEN, Table, VALUE, bytes, bytes_of, number, number_of, numbered, with,
+    BARRIER, Item, LAST, LOG, NUMBER, OWNER, STUBS, TOKEN, Table, VALUE, bytes, bytes_of, number, number_of, numbered,
+    with,
 };
 use aws_sdk_dynamodb::types::AttributeValue;
 use evstore_api::{Deadline, Error, ErrorKind, Position, Result, Usage};
@@ -22,7 +26,13 @@ pub struct Tail {
     pub end: Position,
     /// How often the store's record was changed.
     pub token: u64,
+    /// Who holds the next place for itself.
+    pub claim: Option<Owner>,
 }
+
+/// Identity of a writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner(pub [u8; 16]);
 
 /// A record of the log.
 #[derive(Clone, Debug)]
@@ -45,14 +55,19 @@ pub fn entry(first: Position, last: Position, token: u64, commits: &[Ref]) -> It
 /// The mark of a change of the store's record.
 pub fn barrier(tail: Tail) -> Item {
     let item = with(numbered(LOG, tail.end.0 + 1), TOKEN, number(tail.token));
-    with(item, BARRIER, AttributeValue::Bool(true))
+    let item = with(item, BARRIER, AttributeValue::Bool(true));
+    match tail.claim {
+        Some(owner) => with(item, OWNER, bytes(owner.0)),
+        None => item,
+    }
 }
 
-/// That nothing stands there but the barrier of the record of the store that the writer has read.
-pub fn free(token: u64) -> Condition {
+/// That nothing stands there but the barrier of the record of the store that the writer has read, and no claim but its own and one that
+/// it has waited for long enough.
+pub fn free(token: u64, own: Owner, outwaited: Option<Owner>) -> Condition {
     Condition {
-        expression: "attribute_not_exists(k) OR (attribute_exists(b) AND t = :t)",
-        values: vec![(":t", number(token))],
+        expression: "attribute_not_exists(k) OR (attribute_exists(b) AND t = :t AND (attribute_not_exists(o) OR o IN (:o, :w)))",
+        values: vec![(":t", number(token)), (":o", bytes(own.0)), (":w", bytes(outwaited.unwrap_or(own).0))],
     }
 }
 
@@ -72,7 +87,8 @@ pub fn tail_of(item: &Item) -> Result<Tail> {
         true => number_of(item, NUMBER).and_then(|at| at.checked_sub(1)),
         false => number_of(item, LAST),
     };
-    Ok(Tail { end: Position(end.ok_or_else(wrong)?), token })
+    let claim = bytes_of(item, OWNER).and_then(|owner| owner.try_into().ok()).map(Owner);
+    Ok(Tail { end: Position(end.ok_or_else(wrong)?), token, claim })
 }
 
 /// Reads the end of the chain.
@@ -80,11 +96,13 @@ pub fn tail_of(item: &Item) -> Result<Tail> {
 /// # Errors
 /// `Schema` where there is none.
 pub async fn tail(link: &Link, deadline: Deadline, usage: &mut Usage) -> Result<Tail> {
-    let range = range(LOG, None, None, Order::Falling, Some("n, q, t, b"));
+    let range = range(LOG, None, None, Order::Falling, Some("n, q, t, b, o"));
     let part = link.query(&range, None, 1, deadline, usage).await?;
     match part.items.first() {
         Some(item) => tail_of(item),
-        None => Err(Error::new(ErrorKind::Schema, "the store's log is not there; apply the schema, or set auto_create")),
+        None => {
+            Err(Error::new(ErrorKind::Schema, "the store's log is not there; apply the schema, or set auto_create"))
+        }
     }
 }
 
@@ -108,12 +126,7 @@ pub async fn after(
 ///
 /// # Errors
 /// As reads have them.
-pub async fn holding(
-    link: &Link,
-    position: Position,
-    deadline: Deadline,
-    usage: &mut Usage,
-) -> Result<Option<Entry>> {
+pub async fn holding(link: &Link, position: Position, deadline: Deadline, usage: &mut Usage) -> Result<Option<Entry>> {
     before(link, LOG, position, deadline, usage).await.map(|found| found.filter(|entry| entry.last >= position))
 }
 
@@ -180,12 +193,14 @@ mod tests {
     fn a_record_and_a_barrier_tell_where_the_chain_ends() {
         let one = Ref { stream: StreamId::new("s-1").unwrap(), number: CommitNumber(3), positions: 4 };
         let item = entry(Position(7), Position(10), 2, &[one]);
-        assert_eq!(tail_of(&item).unwrap(), Tail { end: Position(10), token: 2 });
+        assert_eq!(tail_of(&item).unwrap(), Tail { end: Position(10), token: 2, claim: None });
         assert_eq!(entry_of(&item).unwrap().unwrap().last, Position(10));
-        let tail = Tail { end: Position(10), token: 3 };
-        let barrier = barrier(tail);
-        assert_eq!(tail_of(&barrier).unwrap(), tail);
-        assert!(entry_of(&barrier).unwrap().is_none());
+        for claim in [None, Some(Owner([7; 16]))] {
+            let tail = Tail { end: Position(10), token: 3, claim };
+            let barrier = barrier(tail);
+            assert_eq!(tail_of(&barrier).unwrap(), tail);
+            assert!(entry_of(&barrier).unwrap().is_none());
+        }
         let moved = with(item, NUMBER, number(8));
         assert_eq!(entry_of(&moved).unwrap_err().kind(), ErrorKind::Corrupt);
     }

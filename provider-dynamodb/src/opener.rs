@@ -86,8 +86,9 @@ impl Opener for DynamoOpener {
     async fn drop_scratch(&self, scratch: &Settings) -> Result<()> {
         let client = self.client(scratch).await?;
         if client.config().scratch_tag().is_none() {
-            return Err(Error::new(ErrorKind::Invalid, "only a scratch store is dropped")
-                .with("table", &client.config().table));
+            return Err(
+                Error::new(ErrorKind::Invalid, "only a scratch store is dropped").with("table", &client.config().table)
+            );
         }
         schema::drop_tables(&client, Deadline::within(MAKE_PATIENCE)).await
     }

@@ -12,14 +12,13 @@ use crate::tables::{
 };
 use evstore_api::{
     Commit, CommitKind, CommitNumber, CommitsPage, Content, Cursor, Deadline, Direction, Error, ErrorKind, FeedHead,
-    FeedItem, FeedPage, Head, Lag, ListStreams, ListedStream, NamespaceFilter, Position, ReadCommits,
-    ReadFeed, ReadHead, ReadStream, Result, Revision, StreamId, StreamPage, StreamStart, StreamsPage, Usage, WaitFeed,
-    Waited,
+    FeedItem, FeedPage, Head, Lag, ListStreams, ListedStream, NamespaceFilter, Position, ReadCommits, ReadFeed,
+    ReadHead, ReadStream, Result, Revision, StreamId, StreamPage, StreamStart, StreamsPage, Usage, WaitFeed, Waited,
 };
 use evstore_kit::feed_page::{self, Assembler};
+use evstore_kit::limits;
 use evstore_kit::prefix::after_prefix;
 use evstore_kit::stream_page::{self, Slicer};
-use evstore_kit::limits;
 use futures::stream::{self as futures_stream, StreamExt, TryStreamExt};
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
@@ -92,8 +91,14 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     /// From a slot on, upwards; downwards it ends there.
     fn new(client: &'a Client, stream: &'a StreamId, from: u64, order: Order) -> Self {
-        let range =
-            Range { table: Table::Commits, key: stream_key(stream), from: Some(number(from)), to: None, order, only: None };
+        let range = Range {
+            table: Table::Commits,
+            key: stream_key(stream),
+            from: Some(number(from)),
+            to: None,
+            order,
+            only: None,
+        };
         Self { client, stream, range, start: None, ready: VecDeque::new(), ended: false }
     }
 
@@ -149,7 +154,11 @@ async fn try_read_stream(client: &Client, request: &ReadStream, usage: &mut Usag
     let mut page = Slicer::new(request, told(client, &last, deadline, usage).await?);
     let Some(first) = page.wants() else { return Ok(Some(page.finish(*usage))) };
     let mut walk = match walk {
-        Some(walk) if !is_far_before(&walk, &last, request.direction) => walk,
+        Some(walk)
+            if !is_far_before(&walk, &last, request.direction) && begins_with(&walk, first, request.direction) =>
+        {
+            walk
+        }
         _ => {
             let (_, at) = locate(client, stream, &last, first, deadline, usage).await?;
             match request.direction {
@@ -242,6 +251,16 @@ fn is_from_first(walk: &Walk<'_>) -> bool {
     walk.range.from == Some(number(1))
 }
 
+/// Whether a walk began where the commit stands that holds a revision, or before it. Where a reader stopped may be told by a snapshot,
+/// and that is told by an application.
+fn begins_with(walk: &Walk<'_>, wanted: Revision, direction: Direction) -> bool {
+    let met = walk.ready.iter().find(|stored| stored.frame.count > 0);
+    met.is_some_and(|stored| match direction {
+        Direction::Forward => stored.frame.first <= wanted,
+        Direction::Backward => stored.frame.last() >= wanted,
+    })
+}
+
 /// Whether a forward walk has only met what lies before what is kept, so that it had better begin there.
 fn is_far_before(walk: &Walk<'_>, last: &Last, direction: Direction) -> bool {
     direction == Direction::Forward
@@ -299,7 +318,8 @@ async fn frame_at(
 ) -> Result<(Revision, u64)> {
     let item = client.link().get(Table::Commits, numbered(stream_key(stream), at), deadline, usage).await?;
     let found = item.map(|item| frame_of(stream, &item)).transpose()?.flatten();
-    let (_, frame) = found.ok_or_else(|| corrupt("a slot of a stream is missing").with("stream", stream).with("number", at))?;
+    let (_, frame) =
+        found.ok_or_else(|| corrupt("a slot of a stream is missing").with("stream", stream).with("number", at))?;
     Ok((frame.first, u64::from(frame.count)))
 }
 
@@ -563,7 +583,10 @@ fn listed(request: &ListStreams) -> Range {
     Range { table: Table::Names, key, from, to, order: Order::Rising, only: None }
 }
 
-fn text_is_above(one: &aws_sdk_dynamodb::types::AttributeValue, other: &aws_sdk_dynamodb::types::AttributeValue) -> bool {
+fn text_is_above(
+    one: &aws_sdk_dynamodb::types::AttributeValue,
+    other: &aws_sdk_dynamodb::types::AttributeValue,
+) -> bool {
     one.as_s().ok() > other.as_s().ok()
 }
 

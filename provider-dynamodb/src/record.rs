@@ -2,12 +2,14 @@
 //! none is acknowledged behind a fence.
 
 use crate::codec::{self, corrupt};
-use crate::link::{Condition, Order, Range, Transacted, Write, Written};
 use crate::lane::jittered;
 use crate::link::sleep;
+use crate::link::{Condition, Order, Range, Transacted, Write, Written};
 use crate::schema;
 use crate::store::Client;
-use crate::tables::{COUNT, Item, META, NAME, Table, VALUE, bytes, bytes_of, named, number, records, text, text_of, with};
+use crate::tables::{
+    COUNT, Item, META, NAME, Table, VALUE, bytes, bytes_of, named, number, records, text, text_of, with,
+};
 use evstore_api::{
     Error, ErrorKind, ListRecords, PutRecord, ReadRecord, Record, RecordKey, RecordKind, RecordName, RecordPut,
     RecordsPage, Result, Usage,
@@ -37,9 +39,11 @@ pub async fn put(client: &Client, request: &PutRecord) -> Result<RecordPut> {
         };
         let item = item(&record);
         let written = match key.kind {
-            RecordKind::Presence => match client.link().put(Table::Names, item, condition, deadline, &mut usage).await? {
+            RecordKind::Presence => match client.link().put(Table::Names, item, condition, deadline, &mut usage).await?
+            {
                 Written::Done => Transacted::Done,
                 Written::Refused(_) => Transacted::Refused(Vec::new()),
+                Written::Contended => Transacted::Contended,
             },
             RecordKind::Checkpoint => {
                 let fence = Write::check(Table::Names, named(META, META), Condition::counted(meta.token));

@@ -7,10 +7,8 @@ use crate::codec::{Events, Frame, Ref};
 use crate::config::Snapshots;
 use crate::known::{self, Known, Last};
 use crate::lane::{beside, commit_item, jittered};
-use crate::link::{
-    Condition, TRANSACTION_BYTES_MAX, TRANSACTION_ITEMS_MAX, Transacted, Write, sleep,
-};
-use crate::log::{self, Tail};
+use crate::link::{Condition, TRANSACTION_BYTES_MAX, TRANSACTION_ITEMS_MAX, Transacted, Write, sleep};
+use crate::log::{self, Owner, Tail};
 use crate::read;
 use crate::record;
 use crate::schema::{self, StoredMeta};
@@ -79,9 +77,7 @@ enum Wrote {
 
 /// Writes one chunk after the other.
 async fn write(client: &Client, chunks: Vec<Vec<Write>>, deadline: Deadline, usage: &mut Usage) -> Result<Wrote> {
-    let partly = || {
-        Error::new(ErrorKind::Indeterminate, "a part of the request is written; repeat it")
-    };
+    let partly = || Error::new(ErrorKind::Indeterminate, "a part of the request is written; repeat it");
     for (at, chunk) in chunks.into_iter().enumerate() {
         loop {
             match client.link().transact(chunk.clone(), deadline, usage).await {
@@ -113,8 +109,11 @@ async fn finish(client: &Client, stream: &StreamId, touched: Touched, deadline: 
     let stripped: Result<()> = strip().await;
     stripped.map_err(|error| match error.kind() {
         ErrorKind::Corrupt => error,
-        _ => Error::new(ErrorKind::Indeterminate, "the request is written, and what it takes away is not all gone; repeat it")
-            .caused_by(error),
+        _ => Error::new(
+            ErrorKind::Indeterminate,
+            "the request is written, and what it takes away is not all gone; repeat it",
+        )
+        .caused_by(error),
     })
 }
 
@@ -215,7 +214,7 @@ impl<'a> Draft<'a> {
             removed: BTreeMap::new(),
             stubs: BTreeMap::new(),
             records: HashMap::new(),
-            chunks: Chunks::new(meta.token),
+            chunks: Chunks::new(meta.token, client.owner()),
             meta,
         };
         draft.load_streams(items, streams).await?;
@@ -466,6 +465,7 @@ async fn place(client: &Client, deadline: Deadline, usage: &mut Usage) -> Result
 /// Transactions in the making.
 struct Chunks {
     token: u64,
+    own: Owner,
     done: Vec<Vec<Write>>,
     writes: Vec<Write>,
     places: HashSet<(Table, String)>,
@@ -485,9 +485,10 @@ struct Run {
 }
 
 impl Chunks {
-    fn new(token: u64) -> Self {
+    fn new(token: u64, own: Owner) -> Self {
         Self {
             token,
+            own,
             done: Vec::new(),
             writes: Vec::new(),
             places: HashSet::new(),
@@ -540,7 +541,11 @@ impl Chunks {
 
     fn add_removed(&mut self, first: Position, last: Position) {
         self.close_run();
-        let write = Write::put(Table::Log, log::entry(first, last, self.token, &[]), Some(log::free(self.token)));
+        let write = Write::put(
+            Table::Log,
+            log::entry(first, last, self.token, &[]),
+            Some(log::free(self.token, self.own, None)),
+        );
         self.add(vec![write]);
         self.is_fenced = true;
     }
@@ -552,7 +557,7 @@ impl Chunks {
     fn close_run(&mut self) {
         if let Some(run) = self.run.take() {
             let entry = log::entry(run.first, run.last, self.token, &run.commits);
-            self.put(vec![Write::put(Table::Log, entry, Some(log::free(self.token)))]);
+            self.put(vec![Write::put(Table::Log, entry, Some(log::free(self.token, self.own, None)))]);
             self.is_fenced = true;
         }
     }

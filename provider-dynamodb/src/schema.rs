@@ -62,18 +62,20 @@ fn missing() -> Error {
 pub async fn swap_meta(client: &Client, request: SwapMeta) -> Result<MetaSwapped> {
     let deadline = request.deadline;
     let mut usage = Usage::default();
-    let mut tail: Option<Tail> = None;
+    let mut known: Option<(Arc<StoredMeta>, Position)> = None;
     loop {
-        let found = read_meta(client, deadline, &mut usage).await?;
-        if let Some(swapped) = decide::swap_meta(&found.meta, &request)? {
-            return Ok(swapped);
-        }
-        let end = match tail {
-            Some(tail) => tail.end,
-            None => log::tail(client.link(), deadline, &mut usage).await?.end,
+        let (found, end) = match known.take() {
+            Some(known) => known,
+            None => {
+                let found = read_meta(client, deadline, &mut usage).await?;
+                if let Some(swapped) = decide::swap_meta(&found.meta, &request)? {
+                    return Ok(swapped);
+                }
+                (found, log::tail(client.link(), deadline, &mut usage).await?.end)
+            }
         };
         let token = found.token + 1;
-        let barrier = log::barrier(Tail { end, token });
+        let barrier = log::barrier(Tail { end, token, claim: None });
         let writes = vec![
             Write::put(Table::Log, barrier, Some(log::free_for_barrier())),
             Write::put(Table::Names, record(client, &request.new, token), Some(Condition::counted(found.token))),
@@ -84,12 +86,12 @@ pub async fn swap_meta(client: &Client, request: SwapMeta) -> Result<MetaSwapped
                 return Ok(MetaSwapped::Done);
             }
             Transacted::Contended => sleep(jittered(CONTENDED_PAUSE), deadline).await?,
-            // Somebody appended: what is there says where the log ends now, so that the next try is as quick as an append's.
+            // Where somebody has appended, what is there says where the log ends now, so that the next try is as quick as an
+            // append's. That the record is still as it was is part of the condition.
             Transacted::Refused(verdicts) => {
-                tail = match verdicts.into_iter().next() {
-                    Some(Verdict::Refused(Some(there))) => Some(log::tail_of(&there)?),
-                    _ => None,
-                };
+                if let [Verdict::Refused(Some(there)), Verdict::Fine] = &verdicts[..] {
+                    known = Some((found, log::tail_of(there)?.end));
+                }
             }
         }
     }
@@ -152,7 +154,7 @@ pub async fn apply(client: &Client, deadline: Deadline) -> Result<SchemaPlan> {
     let mut usage = Usage::default();
     let token = 1;
     let writes = vec![
-        Write::put(Table::Log, log::barrier(Tail { end: Position(0), token }), Some(Condition::absent())),
+        Write::put(Table::Log, log::barrier(Tail { end: Position(0), token, claim: None }), Some(Condition::absent())),
         Write::put(Table::Names, record(client, &Meta::new(client.now()), token), Some(Condition::absent())),
     ];
     loop {
@@ -176,9 +178,9 @@ pub async fn is_there(client: &Client, deadline: Deadline) -> Result<bool> {
 /// Verifies that tables and record are there, as this release needs them, and as the config says; gives the record.
 pub async fn check(client: &Client, deadline: Deadline) -> Result<Arc<StoredMeta>> {
     for table in Table::ALL {
-        let found = describe(client, table, deadline).await?.ok_or_else(|| {
-            missing().with("table", client.link().table(table))
-        })?;
+        let found = describe(client, table, deadline)
+            .await?
+            .ok_or_else(|| missing().with("table", client.link().table(table)))?;
         check_table(client, table, &found)?;
         check_expiry(client, table, deadline).await?;
     }
@@ -219,15 +221,14 @@ pub async fn describe(client: &Client, table: Table, deadline: Deadline) -> Resu
 
 /// Refuses a table that is another one than this release makes.
 fn check_table(client: &Client, table: Table, found: &TableDescription) -> Result<()> {
-    let refused = |message| {
-        Err(Error::new(ErrorKind::Schema, message).with("table", client.link().table(table)))
-    };
+    let refused = |message| Err(Error::new(ErrorKind::Schema, message).with("table", client.link().table(table)));
     let keys: Vec<_> = found.key_schema().iter().map(|key| (key.attribute_name(), key.key_type().clone())).collect();
     if keys != [(KEY, KeyType::Hash), (table.sort_key(), KeyType::Range)] {
         return refused("a table has other keys than the store's");
     }
     let wrong_type = found.attribute_definitions().iter().any(|one| {
-        let wanted = if one.attribute_name() == crate::tables::NUMBER { ScalarAttributeType::N } else { ScalarAttributeType::S };
+        let wanted =
+            if one.attribute_name() == crate::tables::NUMBER { ScalarAttributeType::N } else { ScalarAttributeType::S };
         [KEY, table.sort_key()].contains(&one.attribute_name()) && *one.attribute_type() != wanted
     });
     if wrong_type {
@@ -244,7 +245,8 @@ async fn check_expiry(client: &Client, table: Table, deadline: Deadline) -> Resu
     let name = client.link().table(table);
     let request = client.link().client().describe_time_to_live().table_name(name);
     let answer = tokio::time::timeout_at(deadline.0.into(), request.send()).await;
-    let found = answer.map_err(|_| error::late(Purpose::Read))?.map_err(|refusal| error::failed(&refusal, Purpose::Read))?;
+    let found =
+        answer.map_err(|_| error::late(Purpose::Read))?.map_err(|refusal| error::failed(&refusal, Purpose::Read))?;
     let status = found.time_to_live_description.and_then(|found| found.time_to_live_status);
     match status {
         Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling) => {

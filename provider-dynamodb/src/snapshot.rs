@@ -8,7 +8,9 @@ use crate::link::{Condition, Order, Range, Written};
 use crate::read;
 use crate::schema;
 use crate::store::Client;
-use crate::tables::{BURNT, COUNT, FRAME, Item, KEY, NUMBER, Table, VALUE, bytes, bytes_of, number, numbered, stream_key, text, with};
+use crate::tables::{
+    BURNT, COUNT, FRAME, Item, KEY, NUMBER, Table, VALUE, bytes, bytes_of, number, numbered, stream_key, text, with,
+};
 use aws_sdk_dynamodb::types::AttributeValue;
 use evstore_api::{
     CommitKind, Deadline, DeleteSnapshot, Error, ErrorKind, PutSnapshot, ReadSnapshot, Result, Snapshot, SnapshotPut,
@@ -26,10 +28,9 @@ pub async fn put(client: &Client, request: &PutSnapshot) -> Result<SnapshotPut> 
     let _open = client.enter(request.deadline).await?;
     let (snapshot, deadline) = (&request.snapshot, request.deadline);
     let mut usage = Usage::default();
-    let last = check(client, &snapshot.stream, deadline, &mut usage, |situation| {
-        decide::put_snapshot(situation, snapshot)
-    })
-    .await?;
+    let last =
+        check(client, &snapshot.stream, deadline, &mut usage, |situation| decide::put_snapshot(situation, snapshot))
+            .await?;
     let condition = match client.config().snapshots {
         Snapshots::Separate => Condition::not_newer(snapshot.revision.0),
         Snapshots::Interleaved => {
@@ -47,6 +48,10 @@ pub async fn put(client: &Client, request: &PutSnapshot) -> Result<SnapshotPut> 
         Written::Refused(Some(there)) if !there.contains_key(BURNT) => {
             let kept = snapshot_of(&there, &snapshot.stream)?;
             Ok(SnapshotPut::Superseded { by: kept.revision, usage })
+        }
+        Written::Contended => {
+            Err(Error::new(ErrorKind::Throttled, "others write the same items just now")
+                .with("stream", &snapshot.stream))
         }
         // Deleted since its head was read.
         Written::Refused(_) => Err(Error::new(ErrorKind::Gone, "the stream was deleted for good")
@@ -75,8 +80,9 @@ pub async fn read(client: &Client, request: &ReadSnapshot) -> Result<Option<Snap
     let mut usage = Usage::default();
     let found = latest(client, &request.stream, request.deadline, &mut usage).await?;
     if let Some(snapshot) = &found {
-        // Whoever reads it goes on behind it.
-        client.memory().keep_place(&request.stream, snapshot.revision.next(), snapshot.number.next());
+        // Whoever reads it begins at its commit, to verify that, or behind it; which may not be there yet.
+        client.memory().keep_place(&request.stream, snapshot.revision, snapshot.number);
+        client.memory().keep_place(&request.stream, snapshot.revision.next(), snapshot.number);
     }
     Ok(found)
 }
@@ -85,7 +91,12 @@ pub async fn read(client: &Client, request: &ReadSnapshot) -> Result<Option<Snap
 ///
 /// # Errors
 /// As reads have them.
-pub async fn latest(client: &Client, stream: &StreamId, deadline: Deadline, usage: &mut Usage) -> Result<Option<Snapshot>> {
+pub async fn latest(
+    client: &Client,
+    stream: &StreamId,
+    deadline: Deadline,
+    usage: &mut Usage,
+) -> Result<Option<Snapshot>> {
     match client.config().snapshots {
         Snapshots::Separate => {
             let found = client.link().get(Table::Commits, numbered(stream_key(stream), 0), deadline, usage).await?;
@@ -97,7 +108,12 @@ pub async fn latest(client: &Client, stream: &StreamId, deadline: Deadline, usag
 
 /// The last snapshot between the commits: what is read on the way is what has to be folded on it. A stream without one is read to its
 /// beginning.
-async fn between(client: &Client, stream: &StreamId, deadline: Deadline, usage: &mut Usage) -> Result<Option<Snapshot>> {
+async fn between(
+    client: &Client,
+    stream: &StreamId,
+    deadline: Deadline,
+    usage: &mut Usage,
+) -> Result<Option<Snapshot>> {
     let range = Range {
         table: Table::Commits,
         key: stream_key(stream),

@@ -4,15 +4,16 @@ use crate::config::Config;
 use crate::known::{Last, Memory};
 use crate::lane::Lane;
 use crate::link::Link;
+use crate::log::Owner;
 use crate::schema::{self, StoredMeta};
 use crate::{append, capabilities, read, record, snapshot};
 use async_trait::async_trait;
 use evstore_api::capabilities::Limits;
 use evstore_api::{
-    Append, Appended, Capabilities, Clock, Deadline, DeleteSnapshot, EventStore, FeedHead, FeedPage, FindCommit, Head,
-    ListRecords, ListStreams, PutRecord, PutSnapshot, ReadFeed, ReadHead, ReadRecord, ReadSnapshot, ReadStream, Record,
-    RecordPut, RecordsPage, Result, Snapshot, SnapshotPut, StoreName, StreamPage, StreamsPage, Timestamp, Usage, WaitFeed,
-    Waited,
+    Append, Appended, Capabilities, Clock, CommitId, Deadline, DeleteSnapshot, EventStore, FeedHead, FeedPage,
+    FindCommit, Head, ListRecords, ListStreams, PutRecord, PutSnapshot, ReadFeed, ReadHead, ReadRecord, ReadSnapshot,
+    ReadStream, Record, RecordPut, RecordsPage, Result, Snapshot, SnapshotPut, StoreName, StreamPage, StreamsPage,
+    Timestamp, Usage, WaitFeed, Waited,
 };
 use evstore_kit::refusal;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +28,8 @@ pub struct Client {
     clock: Arc<dyn Clock>,
     link: Link,
     memory: Memory,
+    /// What this handle's claims are known by.
+    owner: Owner,
     /// The store's record as it was read last. What it decides is decided by the table.
     meta: RwLock<Option<Arc<StoredMeta>>>,
     bell: watch::Sender<()>,
@@ -46,6 +49,7 @@ impl Client {
             link: Link::new(&config).await?,
             clock,
             memory: Memory::new(),
+            owner: Owner(CommitId::generate().0),
             meta: RwLock::default(),
             bell: watch::channel(()).0,
             closed: AtomicBool::new(false),
@@ -87,6 +91,11 @@ impl Client {
     /// What is known of streams.
     pub fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// What this handle's claims are known by.
+    pub fn owner(&self) -> Owner {
+        self.owner
     }
 
     /// The present moment.

@@ -35,6 +35,8 @@ pub const LAST: &str = "q";
 pub const TOKEN: &str = "t";
 /// Marks a barrier of the log.
 pub const BARRIER: &str = "b";
+/// Who holds the next place of the log for itself.
+pub const OWNER: &str = "o";
 /// Marks the place of a snapshot that no snapshot comes to any more.
 pub const BURNT: &str = "x";
 /// The layout of a store, beside its record.
@@ -102,11 +104,7 @@ impl Tables {
 
 /// Key of a stream's commits: its name alone where it is in no namespace, which is shortest.
 pub fn stream_key(stream: &StreamId) -> String {
-    if stream.namespace.as_str().is_empty() {
-        stream.name.as_str().to_owned()
-    } else {
-        listed_name(stream)
-    }
+    if stream.namespace.as_str().is_empty() { stream.name.as_str().to_owned() } else { listed_name(stream) }
 }
 
 /// A stream in the list of all of them.
