@@ -2,6 +2,7 @@
 
 pub mod append;
 pub mod checkpoint;
+pub mod compare;
 pub mod completions;
 pub mod config;
 pub mod conformance;
@@ -45,6 +46,7 @@ pub async fn run(command: Command, session: &mut Session) -> Result {
         Command::Verify(args) => verify::run(args, session).await,
         Command::Migrate(args) => migrate::run(args, session).await,
         Command::Conformance(args) => conformance::run(args, session).await,
+        Command::Compare(args) => compare::run(args, session).await,
         Command::Completions(args) => completions::run(&args, session),
         Command::Man(args) => man::run(&args, session),
         Command::Generate(args) => generate::run(&args, session).await,
