@@ -1,7 +1,9 @@
 //! The questions that people ask of a comparison, each with its answer and the row that it stands on, or why there is none. An answer is
 //! made of rows and of nothing else.
 
-use crate::figures::{bytes, grouped, rate, share, time};
+use crate::cost::Cost;
+use crate::estimate;
+use crate::figures::{bytes, dollars, grouped, rate, share, time};
 use crate::report::{Report, Row};
 use crate::workload::Workload;
 use serde::{Deserialize, Serialize};
@@ -39,8 +41,9 @@ pub fn answers(report: &Report) -> Vec<Answer> {
         losses(report),
         largest(report),
         guarantees(report),
-        not_measured("What is the monthly bill now, at 3 and at 10 times?", BILL),
-        not_measured("At which rate does one store become dearer than another?", BILL),
+        price(report),
+        monthly(report),
+        overtakes(report),
         not_measured("What must run, and who is paged?", "docs/PROVIDERS.md says what each store needs to run"),
         not_measured(
             "What does a move there and back cost?",
@@ -49,7 +52,8 @@ pub fn answers(report: &Report) -> Vec<Answer> {
     ]
 }
 
-const BILL: &str = "a bill needs a workload that is yours and prices: nothing of it is measured by this release";
+const NOT_OBSERVED: &str =
+    "these workloads were not made of a live store; evstore profile makes them, and evstore estimate prices them";
 
 fn not_measured(question: &str, why: &str) -> Answer {
     Answer { question: question.into(), lines: Vec::new(), not_measured: Some(why.into()) }
@@ -234,6 +238,64 @@ fn guarantees(report: &Report) -> Answer {
         lines.collect(),
         "the catalog was not asked: --conformance has it asked, and evstore conformance asks it by itself",
     )
+}
+
+/// What a million of the plainest appends cost.
+fn price(report: &Report) -> Answer {
+    let plain: Vec<String> = rows(report, |workload| {
+        is_plain_append(workload) && workload.commit_events.largest() == 1 && workload.streams > 1
+    })
+    .map(Row::id)
+    .collect();
+    let most = |cost: &&Cost| {
+        let row = report.rows.iter().find(|row| row.id() == cost.row);
+        let of_store = |other: &&Row| row.is_some_and(|row| row.store == other.store) && plain.contains(&other.id());
+        let best =
+            report.rows.iter().filter(of_store).max_by(|a, b| a.per_second.median.total_cmp(&b.per_second.median));
+        best.is_some_and(|best| best.id() == cost.row)
+    };
+    let lines = report.costs.iter().filter(most).map(|cost| {
+        let [_, tenth, half] = cost.hours_usd.map(|hours| dollars(hours + cost.counted_usd));
+        let text = match cost.hours_usd[0] > 0.0 {
+            true => format!("{}: {half} at half use and {tenth} at a tenth, if the machine paid for is as fast as this one; {} left out", cost.offer, cost.left_out),
+            false => format!("{}: {}; {} left out", cost.offer, dollars(cost.counted_usd), cost.left_out),
+        };
+        Line { text, row: Some(cost.row.clone()) }
+    });
+    let question = format!("What do a million appends cost? ({})", report.prices);
+    of_lines(
+        &question,
+        lines.collect(),
+        "the price file has no offer for these stores, or their engines count nothing that it prices",
+    )
+}
+
+fn monthly(report: &Report) -> Answer {
+    let lines = report.bills.iter().map(|bill| {
+        let [now, three, ten] = bill.total_usd().map(dollars);
+        Line {
+            text: format!("{}: {now} now, {three} at 3 and {ten} at 10 times; {} left out", bill.offer, bill.left_out),
+            row: None,
+        }
+    });
+    let why =
+        if report.plan.observed.is_some() { "the price file has no offer for these stores" } else { NOT_OBSERVED };
+    of_lines("What is the monthly bill now, at 3 and at 10 times?", lines.collect(), why)
+}
+
+fn overtakes(report: &Report) -> Answer {
+    let pairs = report.bills.iter().flat_map(|one| report.bills.iter().map(move |other| (one, other)));
+    let crossing = pairs.filter_map(|(one, other)| Some((one, other, estimate::crossing(one, other)?)));
+    let lines = crossing.map(|(one, other, times)| Line {
+        text: format!("{} becomes dearer than {} at {times:.1} times of what there is now", one.offer, other.offer),
+        row: None,
+    });
+    let why = match report.bills.len() {
+        0 => NOT_OBSERVED,
+        1 => "there is one offer to pay for these stores",
+        _ => "none does: the cheaper one stays cheaper",
+    };
+    of_lines("At which rate does one store become dearer than another?", lines.collect(), why)
 }
 
 /// What the figures do not show, in sentences.

@@ -42,6 +42,8 @@ pub struct Kept {
     pub acknowledged: Vec<Acknowledged>,
     /// What may have been written.
     pub unknown: HashSet<CommitId>,
+    /// Acknowledged at another revision than the one that was expected: somebody else came between.
+    pub misplaced: u64,
     /// What the feed showed.
     pub feed: FeedSeen,
 }
@@ -72,6 +74,7 @@ impl Kept {
     pub fn merge(&mut self, other: Self) {
         self.acknowledged.extend(other.acknowledged);
         self.unknown.extend(other.unknown);
+        self.misplaced += other.misplaced;
         self.feed.lag += other.feed.lag;
         self.feed.missing += other.feed.missing;
         self.feed.doubled += other.feed.doubled;
@@ -228,7 +231,7 @@ pub struct StreamsHeld {
     pub doubled: u64,
     /// There, and neither acknowledged nor of unknown outcome.
     pub unexplained: u64,
-    /// There, under another revision than was acknowledged.
+    /// There, under another revision than was acknowledged, or acknowledged under another than was expected.
     pub elsewhere: u64,
 }
 
@@ -244,7 +247,7 @@ pub async fn verify(stage: &Stage, kept: &Kept) -> Result<StreamsHeld> {
     let mut wanted: HashMap<CommitId, (usize, Revision)> =
         kept.acknowledged.iter().map(|one| (one.commit, (one.stream, one.first))).collect();
     let mut present = HashSet::new();
-    let mut held = StreamsHeld::default();
+    let mut held = StreamsHeld { elsewhere: kept.misplaced, ..StreamsHeld::default() };
     for (number, stream) in stage.streams.iter().enumerate() {
         let mut from = StreamStart::First;
         loop {
@@ -295,7 +298,7 @@ pub fn broken(capabilities: &Capabilities, feed: &FeedSeen, held: &StreamsHeld) 
         (held.lost, "acknowledged commits are not in their streams"),
         (held.doubled, "commits are in their streams twice"),
         (held.unexplained, "commits are in the streams that nobody was acknowledged"),
-        (held.elsewhere, "commits have other revisions than were acknowledged"),
+        (held.elsewhere, "commits have other revisions than were expected or acknowledged"),
         (feed.missing, "acknowledged commits never came in the feed"),
         (feed.doubled, "commits came in the feed twice"),
         (feed.disordered, "commits came in the feed out of order"),

@@ -54,7 +54,7 @@ pub async fn drive(stage: &Arc<Stage>, callers: u32, time: Duration, seed: u64) 
         tally.merge(one);
         last = last.max(end);
     }
-    if let Some(left) = pace.map(|pace| pace.not_begun(time)).filter(|left| *left > 0) {
+    if let Some(left) = pace.map(|pace| pace.not_begun(until)).filter(|left| *left > 0) {
         *tally.errors.entry("not_begun").or_default() += left;
     }
     if let Some(watcher) = watcher {
@@ -133,6 +133,15 @@ impl Shared {
         self.start + Duration::from_secs_f64(number as f64 / self.rate)
     }
 
+    /// How many operations are to begin before the end.
+    fn tickets(&self, until: Instant) -> u64 {
+        let mut count = (until.saturating_duration_since(self.start).as_secs_f64() * self.rate).floor() as u64;
+        while self.moment(count) < until {
+            count += 1;
+        }
+        count
+    }
+
     /// The moment at which the next operation was to begin, once it has come. None after the end.
     async fn next(&self, until: Instant) -> Option<Instant> {
         // Never closed.
@@ -158,16 +167,16 @@ impl Pace {
                 let wait = pacing.moment(released).min(until).saturating_duration_since(Instant::now());
                 std::thread::sleep(wait.min(Duration::from_millis(100)));
             }
-            // One more for each, so that everybody hears of the end.
-            pacing.due.add_permits(callers);
+            // What became due while it slept, and one more for each, so that everybody hears of the end.
+            let all = pacing.tickets(until);
+            pacing.due.add_permits(all.saturating_sub(released) as usize + callers);
         });
         Self { shared }
     }
 
     /// How many operations were to begin and did not.
-    fn not_begun(&self, time: Duration) -> u64 {
-        let all = (time.as_secs_f64() * self.shared.rate).floor() as u64;
-        all.saturating_sub(self.shared.next.load(Ordering::Relaxed))
+    fn not_begun(&self, until: Instant) -> u64 {
+        self.shared.tickets(until).saturating_sub(self.shared.next.load(Ordering::Relaxed))
     }
 }
 

@@ -40,6 +40,16 @@ pub fn share(share: f64) -> String {
     }
 }
 
+/// Money: cents count until there are hundreds.
+#[must_use]
+pub fn dollars(usd: f64) -> String {
+    match usd {
+        usd if usd >= 100.0 => format!("${}", grouped(usd.round() as u64)),
+        usd if usd >= 0.1 || usd == 0.0 => format!("${usd:.2}"),
+        usd => format!("${usd:.4}"),
+    }
+}
+
 /// A whole number, in groups of three.
 #[must_use]
 pub fn grouped(number: u64) -> String {

@@ -2,7 +2,9 @@
 
 use crate::against::{Changes, Verdict};
 use crate::chart;
-use crate::figures::{grouped, rate, share, time};
+use crate::cost::Cost;
+use crate::estimate::Bill;
+use crate::figures::{dollars, grouped, rate, share, time};
 use crate::report::{Latency, Report, Row};
 use crate::workload::Workload;
 use evstore_api::{Error, ErrorKind, Result};
@@ -34,6 +36,9 @@ pub fn page(report: &Report, changes: Option<&Changes>) -> Result<String> {
         promises: promises(report),
         sections: report.plan.workloads.iter().filter_map(|workload| section(report, workload)).collect(),
         harness: report.harness.as_ref().map(|harness| (share(harness.share), harness.row.clone())),
+        costs: report.costs.iter().map(paid).collect(),
+        bills: report.bills.iter().map(billed).collect(),
+        left_out: left_out(report),
         changes: changes.map(shown_changes),
         plan: toml::to_string(&report.plan).unwrap_or_default(),
         // In a script element nothing but its end is special.
@@ -55,6 +60,9 @@ struct Page<'a> {
     promises: Vec<Promise>,
     sections: Vec<Section>,
     harness: Option<(String, String)>,
+    costs: Vec<Paid>,
+    bills: Vec<Paid>,
+    left_out: Vec<String>,
     changes: Option<ShownChanges>,
     plan: String,
     document: String,
@@ -194,6 +202,41 @@ fn note(row: &Row) -> Option<String> {
     let kinds: Vec<String> = row.errors.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let first = row.first_error.as_ref().map_or_else(String::new, |first| format!("; the first: {first}"));
     Some(format!("{}: {}{first}", row.id(), kinds.join(", ")))
+}
+
+/// What is paid for a row, or in a month.
+#[derive(Serialize)]
+struct Paid {
+    row: String,
+    offer: String,
+    cells: Vec<String>,
+}
+
+fn paid(cost: &Cost) -> Paid {
+    let or_none = |usd: f64| if usd == 0.0 { "-".to_owned() } else { dollars(usd) };
+    let cells = std::iter::once(cost.counted_usd).chain(cost.hours_usd).map(or_none).collect();
+    Paid { row: cost.row.clone(), offer: cost.offer.clone(), cells }
+}
+
+fn billed(bill: &Bill) -> Paid {
+    let mut cells: Vec<String> = bill.total_usd().into_iter().map(dollars).collect();
+    cells.extend([dollars(bill.hours_usd), dollars(bill.stored_usd[0])]);
+    cells.push(bill.write_units_a_commit.map_or_else(|| "-".into(), |units| format!("{units:.2}")));
+    cells.push(bill.hottest_of_partition.map_or_else(|| "-".into(), share));
+    Paid { row: String::new(), offer: bill.offer.clone(), cells }
+}
+
+/// What bills have besides, each once.
+fn left_out(report: &Report) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    let costs = report.costs.iter().map(|cost| (&cost.offer, &cost.left_out));
+    for (offer, what) in costs.chain(report.bills.iter().map(|bill| (&bill.offer, &bill.left_out))) {
+        let line = format!("{offer}: {what}");
+        if !all.contains(&line) {
+            all.push(line);
+        }
+    }
+    all
 }
 
 /// What changed, as it is shown.

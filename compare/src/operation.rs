@@ -160,6 +160,9 @@ impl Caller {
                 tally.events += u64::from(commit.events.count());
                 tally.cost.add(receipt.usage);
                 if is_checked {
+                    if let Expected::At(revision) = expected {
+                        tally.kept.misplaced += u64::from(receipt.first != revision.next());
+                    }
                     let acknowledged =
                         Acknowledged { stream, commit: commit.id, first: receipt.first, begun, at: Instant::now() };
                     tally.kept.acknowledged.push(acknowledged);

@@ -2,6 +2,9 @@
 //! only ever added.
 
 use crate::answers::{self, Answer};
+use crate::cost::{self, Cost as Price};
+use crate::estimate::{self, Bill};
+use crate::prices::Prices;
 use crate::run::{Found, Opened, micros};
 use crate::spread::Spread;
 use crate::tally::{Cost, Latencies};
@@ -36,6 +39,12 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// What the measuring itself costs, where it was measured.
     pub harness: Option<Harness>,
+    /// What a million operations of a row cost, by the offers for its store's provider.
+    pub costs: Vec<Price>,
+    /// A month's bills, where the workloads were made of a live store.
+    pub bills: Vec<Bill>,
+    /// Of when and where the prices are.
+    pub prices: String,
     /// The questions that people ask, each with its answer or why there is none.
     pub answers: Vec<Answer>,
     /// What the figures do not show.
@@ -223,7 +232,7 @@ pub struct Checked {
     pub doubled: u64,
     /// In the streams, and nobody's.
     pub unexplained: u64,
-    /// In the streams under another revision.
+    /// In the streams under another revision than was acknowledged, or acknowledged under another than was expected.
     pub elsewhere: u64,
     /// From the acknowledgement until it was read from the feed.
     pub feed_lag: Latency,
@@ -275,6 +284,8 @@ pub struct Circumstances {
     pub plan: Plan,
     /// The seed.
     pub seed: u64,
+    /// What is asked for.
+    pub prices: Prices,
     /// What the catalog said, by the store's name.
     pub conformance: BTreeMap<String, Conformance>,
 }
@@ -287,7 +298,7 @@ impl Report {
         circumstances: Circumstances,
         promises: impl Fn(&Capabilities) -> Vec<(&'static str, String)>,
     ) -> Self {
-        let Circumstances { began_at, seconds, machine, plan, seed, mut conformance } = circumstances;
+        let Circumstances { began_at, seconds, machine, plan, seed, prices, mut conformance } = circumstances;
         let stores = found.stores.into_iter().map(|Opened { name, capabilities, endpoint }| {
             let promises = promises(&capabilities).into_iter().map(|(name, value)| (name.to_owned(), value));
             Store {
@@ -316,9 +327,17 @@ impl Report {
             stores,
             harness: harness(&found.rows),
             rows: found.rows,
+            costs: Vec::new(),
+            bills: Vec::new(),
+            prices: format!("{}, {}, {}", prices.region, prices.currency, prices.date),
             answers: Vec::new(),
             does_not_show: Vec::new(),
         };
+        report.costs = cost::costs(&report, &prices);
+        let providers: Vec<String> = report.stores.iter().map(|store| store.provider.clone()).collect();
+        if let Some(observed) = &report.plan.observed {
+            report.bills = estimate::bills(observed, &prices, &providers);
+        }
         report.answers = answers::answers(&report);
         report.does_not_show = answers::does_not_show(&report);
         report

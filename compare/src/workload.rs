@@ -1,6 +1,7 @@
 //! Workloads as data: a TOML file of what is measured, and how. Everything that can be wrong with one is found here, before a store is
 //! touched.
 
+use crate::observed::Observed;
 use evstore_api::provider::parse_duration;
 use evstore_api::{Error, ErrorKind, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -46,6 +47,9 @@ pub struct Plan {
     pub measure: Time,
     /// How long it is driven before its first round, without being counted.
     pub warm_up: Time,
+    /// What was seen of a live store, where the workloads were made of one: what a bill is reckoned from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed: Option<Observed>,
     /// What is measured, in this order.
     #[serde(rename = "workload")]
     pub workloads: Vec<Workload>,
@@ -403,9 +407,9 @@ fn between(key: &'static str, value: f64, least: f64, most: f64) -> Result<()> {
 }
 
 /// What TOML found, with the line, and the nearest of the known keys where one is unknown.
-fn misread(cause: &toml::de::Error, text: &str, file: &str) -> Error {
+pub(crate) fn misread(cause: &toml::de::Error, text: &str, file: &str) -> Error {
     let line = cause.span().map(|span| text[..span.start.min(text.len())].lines().count().max(1));
-    let mut error = refused("the workload file is not understood").with("file", file);
+    let mut error = refused("the file is not understood").with("file", file);
     if let Some(line) = line {
         error = error.with("line", line);
     }

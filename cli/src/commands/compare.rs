@@ -12,6 +12,7 @@ use evstore_compare::against::{self, Changes, Verdict};
 use evstore_compare::contender::{Contender, Part};
 use evstore_compare::figures::{grouped, rate, share, time};
 use evstore_compare::log::Log;
+use evstore_compare::prices::Prices;
 use evstore_compare::report::{Circumstances, Conformance, Machine, Report, Row};
 use evstore_compare::run::{Results, Run};
 use evstore_compare::workload::Plan;
@@ -72,6 +73,9 @@ pub struct Args {
     /// Repeat the payloads and choices of an earlier run.
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
+    /// Prices from a file instead of those that ship with the command.
+    #[arg(long, value_name = "FILE")]
+    prices: Option<PathBuf>,
     /// Print the standard workloads, to be changed, and measure nothing.
     #[arg(long)]
     print_workload: bool,
@@ -89,6 +93,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
     }
     let plan = plan(&args)?;
     let logs = logs(&plan, args.workload.as_deref())?;
+    let prices = prices(args.prices.as_deref())?;
     let before = args.against.as_deref().map(read_report).transpose()?;
     let mut contenders = contenders(&args.stores, session)?;
     let began_at = SystemClock.now();
@@ -102,6 +107,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
         began: Instant::now(),
         began_at: crate::moment::show(began_at),
         seed,
+        prices,
         conformance: Arc::default(),
         before,
         folder,
@@ -132,6 +138,17 @@ fn plan(args: &Args) -> Result<Plan> {
     Ok(plan)
 }
 
+/// The prices of a file, or those that ship with the command.
+///
+/// # Errors
+/// `Invalid` for a file that is none.
+pub fn prices(file: Option<&Path>) -> Result<Prices> {
+    match file {
+        None => Ok(Prices::list()),
+        Some(path) => Ok(Prices::parse(&text(path)?, &path.display().to_string())?),
+    }
+}
+
 /// The logs that workloads name: the one that ships with the command, or files beside the workload file.
 fn logs(plan: &Plan, file: Option<&Path>) -> Result<HashMap<String, Arc<Log>>> {
     let mut logs = HashMap::new();
@@ -146,7 +163,10 @@ fn logs(plan: &Plan, file: Option<&Path>) -> Result<HashMap<String, Arc<Log>>> {
 }
 
 /// A file as text, unpacked where its name says that it is packed.
-fn text(path: &Path) -> Result<String> {
+///
+/// # Errors
+/// When it can't be read, or is too large.
+pub fn text(path: &Path) -> Result<String> {
     let name = path.display().to_string();
     let file = std::fs::File::open(path).map_err(|cause| Failure::io(format!("{name} can't be opened"), cause))?;
     if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz")) {
@@ -308,6 +328,7 @@ struct Ending {
     began: Instant,
     began_at: String,
     seed: u64,
+    prices: Prices,
     conformance: Arc<Mutex<BTreeMap<String, Conformance>>>,
     before: Option<Report>,
     folder: Folder,
@@ -326,6 +347,7 @@ impl Ending {
             machine: Machine::here(env!("CARGO_PKG_VERSION")),
             plan: self.plan.clone(),
             seed: self.seed,
+            prices: self.prices.clone(),
             conformance: self.verdicts().clone(),
         };
         let report = Report::new(self.results.found(), circumstances, crate::commands::providers::promises);

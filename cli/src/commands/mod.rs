@@ -7,6 +7,7 @@ pub mod completions;
 pub mod config;
 pub mod conformance;
 pub mod doctor;
+pub mod estimate;
 pub mod export;
 pub mod feed;
 pub mod generate;
@@ -14,6 +15,7 @@ pub mod import;
 pub mod init;
 pub mod man;
 pub mod migrate;
+pub mod profile;
 pub mod providers;
 pub mod read;
 pub mod schema;
@@ -47,6 +49,8 @@ pub async fn run(command: Command, session: &mut Session) -> Result {
         Command::Migrate(args) => migrate::run(args, session).await,
         Command::Conformance(args) => conformance::run(args, session).await,
         Command::Compare(args) => compare::run(args, session).await,
+        Command::Profile(args) => profile::run(args, session).await,
+        Command::Estimate(args) => estimate::run(args, session).await,
         Command::Completions(args) => completions::run(&args, session),
         Command::Man(args) => man::run(&args, session),
         Command::Generate(args) => generate::run(&args, session).await,
