@@ -47,13 +47,25 @@ impl Contender {
     pub async fn scratch(&self, nodes: u32) -> Result<Scratch> {
         let opener = &self.provider.opener;
         let settings = opener.make_scratch(&self.settings, &tag()).await?;
+        match self.open(&settings, nodes).await {
+            Ok(scratch) => Ok(scratch),
+            Err(error) => {
+                // Why it could not be opened is told; what is left of it is listed by `evstore doctor`.
+                let _ = opener.drop_scratch(&settings).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn open(&self, settings: &Settings, nodes: u32) -> Result<Scratch> {
+        let opener = &self.provider.opener;
         let mut opened = Vec::new();
         for _ in 0..nodes {
-            opened.push(opener.open(&settings).await?);
+            opened.push(opener.open(settings).await?);
         }
-        let watcher = opener.open(&settings).await?;
-        let admin = opener.open_admin(&settings).await?;
-        Ok(Scratch { opener: self.clone(), settings, nodes: opened, watcher, admin })
+        let watcher = opener.open(settings).await?;
+        let admin = opener.open_admin(settings).await?;
+        Ok(Scratch { opener: self.clone(), settings: settings.clone(), nodes: opened, watcher, admin })
     }
 }
 

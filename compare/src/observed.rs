@@ -76,8 +76,7 @@ pub struct Observer {
     hours: [u64; 24],
     first: Option<Timestamp>,
     last: Option<Timestamp>,
-    second: (i64, u64),
-    peak_second: u64,
+    seconds: Seconds,
     stream_peak_second: u64,
 }
 
@@ -89,7 +88,8 @@ struct Stream {
 }
 
 impl Observer {
-    /// Looks at one. Markers and what is stripped are passed over: nothing of them is known.
+    /// Looks at one. Markers and what is stripped are passed over: nothing of them is known. Its time is that of its first event, where
+    /// the caller gave one, else when the store took it.
     pub fn see(&mut self, commit: &Commit) {
         if commit.kind.is_marker() || !commit.is_whole() {
             return;
@@ -101,12 +101,13 @@ impl Observer {
         self.commit_bytes.add(bytes);
         self.commit_events.add(commit.events.len() as u64);
         commit.events.iter().for_each(|event| self.event_bytes.add((event.data.len() + event.metadata.len()) as u64));
-        let at = commit.recorded_at;
+        // A log that was imported has the pace of its own times, not that of its import.
+        let at = commit.events[0].occurred_at.unwrap_or(commit.recorded_at);
         self.first = Some(self.first.map_or(at, |first| first.min(at)));
         self.last = Some(self.last.map_or(at, |last| last.max(at)));
         let second = at.0.div_euclid(SECOND_MICROS);
         self.hours[(second.div_euclid(3_600)).rem_euclid(24) as usize] += 1;
-        self.peak_second = self.peak_second.max(counted(&mut self.second, second));
+        self.seconds.count(second);
         // A hash is enough to tell streams apart, and keeps no name.
         let stream = self.streams.entry(hashed(commit)).or_default();
         stream.commits += 1;
@@ -136,7 +137,7 @@ impl Observer {
             bytes: self.bytes,
             commit_bytes: self.commit_bytes.quantiles(),
             stream_events: quantiles(&mut lengths),
-            peak_second: self.peak_second,
+            peak_second: self.seconds.peak,
             stream_peak_second: self.stream_peak_second,
             hottest: hottest.iter().take(HOTTEST).map(|count| share(*count)).collect(),
             by_hour: self.hours.iter().map(|count| share(*count)).collect(),
@@ -153,7 +154,7 @@ impl Observer {
                 .into(),
             does: Mix { append: 1, ..Mix::default() },
             callers: vec![32],
-            rate: Some(self.peak_second as f64),
+            rate: Some(self.seconds.peak as f64),
             answer_within: Some(Time(Duration::from_millis(10))),
             nodes: 1,
             streams: observed.streams.clamp(1, 100_000),
@@ -213,6 +214,31 @@ fn round(share: f64) -> f64 {
 fn counted(current: &mut (i64, u64), second: i64) -> u64 {
     *current = if current.0 == second { (second, current.1 + 1) } else { (second, 1) };
     current.1
+}
+
+/// Seconds that are kept at a time, and how old the oldest of them may then be.
+const SECONDS_MAX: usize = 1 << 20;
+const SECONDS_KEPT: i64 = 3_600;
+
+/// Counts of seconds, which come nearly in order.
+#[derive(Debug, Default)]
+struct Seconds {
+    counts: HashMap<i64, u64>,
+    newest: i64,
+    peak: u64,
+}
+
+impl Seconds {
+    fn count(&mut self, second: i64) {
+        let count = self.counts.entry(second).or_default();
+        *count += 1;
+        self.peak = self.peak.max(*count);
+        self.newest = self.newest.max(second);
+        if self.counts.len() >= SECONDS_MAX {
+            let oldest = self.newest - SECONDS_KEPT;
+            self.counts.retain(|second, _| *second >= oldest);
+        }
+    }
 }
 
 fn hashed(commit: &Commit) -> u64 {

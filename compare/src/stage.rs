@@ -48,7 +48,7 @@ impl Stage {
     /// Makes the scratch store, its streams and their snapshots.
     ///
     /// # Errors
-    /// As the store's. What was made of the scratch store by then is left to whoever watches the opener.
+    /// As the store's; the scratch store is then removed.
     pub async fn prepare(
         contender: &Contender,
         workload: &Workload,
@@ -71,11 +71,22 @@ impl Stage {
             streams,
             log,
         });
-        stage.fill(&mut seed).await?;
-        if workload.catches_up() {
-            stage.settle().await?;
+        match stage.make_ready(&mut seed).await {
+            Ok(()) => Ok(stage),
+            Err(error) => {
+                // Why it could not be filled is told; what is left of it is listed by `evstore doctor`.
+                let _ = Self::clear(stage).await;
+                Err(error)
+            }
         }
-        Ok(stage)
+    }
+
+    async fn make_ready(self: &Arc<Self>, seed: &mut Seed) -> Result<()> {
+        self.fill(seed).await?;
+        if self.workload.catches_up() {
+            self.settle().await?;
+        }
+        Ok(())
     }
 
     /// The revision that a node expects of a stream.
