@@ -1,6 +1,7 @@
 //! What there is to test, as data: steps, the lane that each belongs to, and the engines that each needs.
 
 use crate::engines::{dynamodb, postgres, redis};
+use crate::page;
 use crate::run::{EVERYTHING, cargo, evstore, evstore_release, root, run, target};
 use crate::setup::{PREPARED, Setup, Shown};
 use anyhow::{Result, ensure};
@@ -44,6 +45,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "examples in the documentation", lane: Lane::Always, run: |_| doc_tests() },
     Step { name: "the catalog from the command line", lane: Lane::Always, run: |seed| catalog(EMBEDDED, seed, USUAL) },
     Step { name: "other set-ups, with fewer rounds", lane: Lane::Always, run: |seed| catalog(OTHERS, seed, FEWER) },
+    Step { name: "the report of a comparison, in a browser", lane: Lane::Always, run: |_| page::check() },
     Step { name: "a third party's provider, from outside", lane: Lane::Always, run: |_| own_provider() },
     Step {
         name: "the catalog with ten times the rounds",
