@@ -1,4 +1,4 @@
-//! The same move on servers, by the real binary: SQLite to Postgres and back, to Redis and back, and to DynamoDB and back. The servers are
+//! The same move on servers, by the real binary: SQLite to Postgres and back, to Redis and back, and DynamoDB to SQLite and back. The servers are
 //! those that `EVSTORE_TEST_POSTGRES_URL`, `EVSTORE_TEST_REDIS_URL` and `EVSTORE_TEST_DYNAMODB_URL` name; `cargo xtask test` starts them.
 
 // A test may fail by a panic, also in its helpers.
@@ -80,13 +80,13 @@ fn a_system_under_load_is_moved_from_sqlite_to_redis_and_back() {
     mover::there_and_back_and_for_good(system, START, 4);
 }
 
+/// The other way round: DynamoDB recognises repeats for a shorter time than a file, so that a move to it is refused.
 #[test]
-fn a_system_under_load_is_moved_from_sqlite_to_dynamodb_and_back() {
+fn a_system_under_load_is_moved_from_dynamodb_to_sqlite_and_back() {
     let folder = tempfile::tempdir().unwrap();
     let local = [("region", "local"), ("access_key_id", "AKIDEVSTORETEST"), ("secret_access_key", "not-looked-at")];
     let dynamodb = Scratch::with("dynamodb", "EVSTORE_TEST_DYNAMODB_URL", "mvd", "endpoint", &local);
     let system =
-        mover::System::new(folder.path(), "a_node", "provider = \"sqlite\"\npath = \"a.db\"", &dynamodb.table());
-    let start = format!("{START} --accept idempotency --accept snapshot_bytes --accept commit_events");
-    mover::there_and_back_and_for_good(system, &start, 4);
+        mover::System::new(folder.path(), "a_node", &dynamodb.table(), "provider = \"sqlite\"\npath = \"b.db\"");
+    mover::there_and_back_and_for_good(system, "migrate start --accept processes", 4);
 }
