@@ -1,5 +1,6 @@
 //! `cargo xtask engine`: a throwaway engine for as long as a command runs, or until Enter.
 
+use crate::engines::dynamodb::DynamoDb;
 use crate::engines::pgbouncer::PgBouncer;
 use crate::engines::postgres::{self, Postgres};
 use crate::engines::redis::{self, Redis};
@@ -37,6 +38,8 @@ enum Kind {
     PostgresDistribution,
     /// Postgres 18 behind a PgBouncer in transaction mode.
     Pgbouncer,
+    /// dynoxide, which speaks as DynamoDB does.
+    Dynamodb,
 }
 
 impl Engine {
@@ -51,6 +54,7 @@ impl Engine {
             Kind::Postgres => self.postgres(postgres::Release::Newest),
             Kind::PostgresDistribution => self.postgres(postgres::Release::Distribution),
             Kind::Pgbouncer => self.pgbouncer(),
+            Kind::Dynamodb => with(&self.command, DynamoDb::start()?.environment()),
         }
     }
 

@@ -3,6 +3,7 @@
 //! what to install, never a skip.
 
 pub mod chromium;
+pub mod dynamodb;
 pub mod fetch;
 pub mod pgbouncer;
 pub mod postgres;

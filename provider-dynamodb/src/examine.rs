@@ -1,0 +1,113 @@
+//! What an operator should know of the tables: what they are paid by, and whether they can be restored.
+
+use crate::schema;
+use crate::store::Client;
+use crate::tables::Table;
+use aws_sdk_dynamodb::types::{BillingMode, PointInTimeRecoveryStatus, TableDescription, TableStatus};
+use evstore_api::{Deadline, ErrorKind, Finding, Result};
+
+/// Looks at every table that is there.
+pub async fn examine(client: &Client, deadline: Deadline) -> Result<Vec<Finding>> {
+    let mut findings = vec![endpoint(client)];
+    for table in Table::ALL {
+        match schema::describe(client, table, deadline).await {
+            Ok(Some(found)) => {
+                findings.push(status(client, table, &found));
+                findings.push(billing(client, table, &found));
+                if client.config().is_aws() {
+                    findings.push(recovery(client, table, deadline).await?);
+                }
+            }
+            // The schema's own check says so.
+            Ok(None) => {}
+            Err(error) if error.kind() == ErrorKind::Denied => findings.push(Finding::warning(
+                "table",
+                format!("{} can't be looked at with these credentials", client.link().table(table)),
+                "allow dynamodb:DescribeTable",
+            )),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(findings)
+}
+
+fn endpoint(client: &Client) -> Finding {
+    const ABOUT: &str = "endpoint";
+    if client.config().is_aws() {
+        return Finding::fine(ABOUT, "it is AWS's own: two of three zones have a write before it is answered");
+    }
+    Finding::warning(
+        ABOUT,
+        "it is not AWS's own: nothing is known of what it keeps, and nothing is promised",
+        "use it for tests only, or find out what it does with its tables when it stops",
+    )
+}
+
+fn status(client: &Client, table: Table, found: &TableDescription) -> Finding {
+    const ABOUT: &str = "table";
+    let name = client.link().table(table);
+    let protected = found.deletion_protection_enabled == Some(true);
+    match found.table_status() {
+        Some(TableStatus::Active | TableStatus::Updating) if protected || !client.config().is_aws() => {
+            Finding::fine(ABOUT, format!("{name} is there"))
+        }
+        Some(TableStatus::Active | TableStatus::Updating) => Finding::warning(
+            ABOUT,
+            format!("{name} is there, and one call can remove it"),
+            "turn its deletion protection on",
+        ),
+        other => Finding::problem(
+            ABOUT,
+            format!("{name} takes no requests: {}", other.map_or("unknown", TableStatus::as_str)),
+            "wait until it is active, or find out who changes it",
+        ),
+    }
+}
+
+fn billing(client: &Client, table: Table, found: &TableDescription) -> Finding {
+    const ABOUT: &str = "capacity";
+    let name = client.link().table(table);
+    let on_demand =
+        found.billing_mode_summary().and_then(|one| one.billing_mode()) == Some(&BillingMode::PayPerRequest);
+    let units = found.provisioned_throughput();
+    match units {
+        Some(units) if !on_demand && units.write_capacity_units() != Some(0) => Finding::fine(
+            ABOUT,
+            format!(
+                "{name} has {} read and {} write units a second",
+                units.read_capacity_units().unwrap_or(0),
+                units.write_capacity_units().unwrap_or(0)
+            ),
+        ),
+        _ => Finding::fine(ABOUT, format!("{name} is paid for by request")),
+    }
+}
+
+async fn recovery(client: &Client, table: Table, deadline: Deadline) -> Result<Finding> {
+    const ABOUT: &str = "backup";
+    let name = client.link().table(table);
+    let request = client.link().client().describe_continuous_backups().table_name(name);
+    let answer = tokio::time::timeout_at(deadline.0.into(), request.send()).await;
+    let unseen = || {
+        Finding::warning(
+            ABOUT,
+            format!("whether {name} can be restored can't be looked at with these credentials"),
+            "allow dynamodb:DescribeContinuousBackups",
+        )
+    };
+    let Ok(Ok(found)) = answer else { return Ok(unseen()) };
+    let status = found
+        .continuous_backups_description
+        .and_then(|found| found.point_in_time_recovery_description)
+        .and_then(|found| found.point_in_time_recovery_status);
+    Ok(match status {
+        Some(PointInTimeRecoveryStatus::Enabled) => {
+            Finding::fine(ABOUT, format!("{name} can be restored to any second"))
+        }
+        _ => Finding::warning(
+            ABOUT,
+            format!("{name} can't be restored to a point in time"),
+            "turn point-in-time recovery on; restore all three tables to the same second",
+        ),
+    })
+}

@@ -1,0 +1,31 @@
+//! DynamoDB: a commit is one item, written under a condition that its slot is free.
+//!
+//! The layout is in `tables`, what an item holds in `codec`. With `feed = "transactional"` appends that wait are one transaction: their
+//! commits, and the next record of the log that orders all of them (`lane`, `log`). What is not here on purpose: retries of refused
+//! calls, metrics; those are layers, and the SDK's own retries are off.
+
+mod admin;
+mod append;
+mod capabilities;
+mod codec;
+mod config;
+mod error;
+mod examine;
+mod known;
+mod lane;
+mod link;
+mod log;
+mod opener;
+mod read;
+mod record;
+mod replicate;
+mod schema;
+mod snapshot;
+mod store;
+mod tables;
+
+pub use config::KEYS;
+pub use opener::{provider, provider_with};
+
+/// Its name in config files.
+pub const NAME: &str = "dynamodb";

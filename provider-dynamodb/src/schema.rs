@@ -1,0 +1,360 @@
+//! The tables and the store's record: planning them, making them, verifying them, changing the record.
+
+use crate::codec::corrupt;
+use crate::config::Billing;
+use crate::error::{self, Purpose};
+use crate::lane::jittered;
+use crate::link::{Condition, Transacted, Verdict, Write, sleep};
+use crate::log::{self, Tail};
+use crate::store::Client;
+use crate::tables::{
+    COUNT, KEY, LAYOUT, META, Table, VALUE, bytes, bytes_of, named, number, number_of, text, text_of, with,
+};
+use aws_sdk_dynamodb::operation::create_table::CreateTableError;
+use aws_sdk_dynamodb::operation::describe_table::DescribeTableError;
+use aws_sdk_dynamodb::types::{
+    AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ProvisionedThroughput, ScalarAttributeType,
+    TableDescription, TableStatus, TimeToLiveStatus,
+};
+use evstore_api::{
+    Deadline, Error, ErrorKind, Meta, MetaSwapped, Position, Result, SchemaChange, SchemaPlan, SwapMeta, Usage, format,
+};
+use evstore_kit::decide;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Version of the layout of tables and items.
+const LAYOUT_VERSION: &str = "1";
+/// How often a table is looked at that is being made.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Pause after the service said that others write the same items; a part of it is chance.
+const CONTENDED_PAUSE: Duration = Duration::from_millis(20);
+
+/// The store's record as it was read.
+#[derive(Clone, Debug)]
+pub struct StoredMeta {
+    /// The record.
+    pub meta: Meta,
+    /// How often it was changed, which tells two apart also where they are alike.
+    pub token: u64,
+}
+
+/// Reads the store's record.
+///
+/// # Errors
+/// `Schema` where there is none or a newer release wrote it, `Corrupt`.
+pub async fn read_meta(client: &Client, deadline: Deadline, usage: &mut Usage) -> Result<Arc<StoredMeta>> {
+    let found = client.link().get(Table::Names, named(META, META), deadline, usage).await?.ok_or_else(missing)?;
+    let stored = bytes_of(&found, VALUE).ok_or_else(|| corrupt("the store's record is not one"))?;
+    let token = number_of(&found, COUNT).ok_or_else(|| corrupt("the store's record is not one"))?;
+    let stored = Arc::new(StoredMeta { meta: format::decode_meta(&stored.into())?, token });
+    client.learn(stored.clone());
+    Ok(stored)
+}
+
+fn missing() -> Error {
+    Error::new(ErrorKind::Schema, "the store is not there yet; apply the schema, or set auto_create")
+}
+
+/// Changes the store's record if it is as expected, and puts its barrier at the end of the log in the same transaction: who appends
+/// behind it has read it.
+pub async fn swap_meta(client: &Client, request: SwapMeta) -> Result<MetaSwapped> {
+    let deadline = request.deadline;
+    let mut usage = Usage::default();
+    let mut known: Option<(Arc<StoredMeta>, Position)> = None;
+    loop {
+        let (found, end) = match known.take() {
+            Some(known) => known,
+            None => {
+                let found = read_meta(client, deadline, &mut usage).await?;
+                if let Some(swapped) = decide::swap_meta(&found.meta, &request)? {
+                    return Ok(swapped);
+                }
+                (found, log::tail(client.link(), deadline, &mut usage).await?.end)
+            }
+        };
+        let token = found.token + 1;
+        let barrier = log::barrier(Tail { end, token, claim: None });
+        let writes = vec![
+            Write::put(Table::Log, barrier, Some(log::free_for_barrier())),
+            Write::put(Table::Names, record(client, &request.new, token), Some(Condition::counted(found.token))),
+        ];
+        match client.link().transact(writes, deadline, &mut usage).await? {
+            Transacted::Done => {
+                client.ring();
+                return Ok(MetaSwapped::Done);
+            }
+            Transacted::Contended => sleep(jittered(CONTENDED_PAUSE), deadline).await?,
+            // Where somebody has appended, what is there says where the log ends now, so that the next try is as quick as an
+            // append's. That the record is still as it was is part of the condition.
+            Transacted::Refused(verdicts) => {
+                if let [Verdict::Refused(Some(there)), Verdict::Fine] = &verdicts[..] {
+                    known = Some((found, log::tail_of(there)?.end));
+                }
+            }
+        }
+    }
+}
+
+fn record(client: &Client, meta: &Meta, token: u64) -> crate::tables::Item {
+    let item = with(named(META, META), COUNT, number(token));
+    let item = with(item, LAYOUT, text(layout(client)));
+    with(item, VALUE, bytes(format::encode_meta(meta)))
+}
+
+/// What has to be the same in every process that opens the store.
+fn layout(client: &Client) -> String {
+    format!("{LAYOUT_VERSION} transactional {}", client.config().snapshots.name())
+}
+
+/// What [`apply`] would do.
+pub async fn plan(client: &Client, deadline: Deadline) -> Result<SchemaPlan> {
+    let mut changes = Vec::new();
+    for table in Table::ALL {
+        match describe(client, table, deadline).await? {
+            Some(found) => check_table(client, table, &found)?,
+            None => changes.push(SchemaChange {
+                summary: format!("make the table {}", client.link().table(table)),
+                statement: template(client, table).to_string(),
+            }),
+        }
+    }
+    if !changes.is_empty() {
+        changes.push(SchemaChange { summary: "make the store's record".to_owned(), statement: String::new() });
+    } else {
+        match stored_layout(client, deadline).await? {
+            None => {
+                changes.push(SchemaChange { summary: "make the store's record".to_owned(), statement: String::new() });
+            }
+            Some(found) if found == layout(client) => {
+                let mut usage = Usage::default();
+                read_meta(client, deadline, &mut usage).await?.meta.format.check_write()?;
+            }
+            Some(found) => return Err(other_layout(client, &found)),
+        }
+    }
+    Ok(SchemaPlan { changes })
+}
+
+/// Makes what is missing. Of two that try at once, one makes it.
+pub async fn apply(client: &Client, deadline: Deadline) -> Result<SchemaPlan> {
+    let planned = plan(client, deadline).await?;
+    if planned.changes.is_empty() {
+        return Ok(planned);
+    }
+    for table in Table::ALL {
+        if describe(client, table, deadline).await?.is_none() {
+            create(client, table, deadline).await?;
+        }
+    }
+    for table in Table::ALL {
+        wait_until_active(client, table, deadline).await?;
+    }
+    let mut usage = Usage::default();
+    let token = 1;
+    let writes = vec![
+        Write::put(Table::Log, log::barrier(Tail { end: Position(0), token, claim: None }), Some(Condition::absent())),
+        Write::put(Table::Names, record(client, &Meta::new(client.now()), token), Some(Condition::absent())),
+    ];
+    loop {
+        match client.link().transact(writes.clone(), deadline, &mut usage).await? {
+            // Made, now or by another.
+            Transacted::Done | Transacted::Refused(_) => return Ok(planned),
+            Transacted::Contended => sleep(jittered(CONTENDED_PAUSE), deadline).await?,
+        }
+    }
+}
+
+/// Whether the store was made.
+pub async fn is_there(client: &Client, deadline: Deadline) -> Result<bool> {
+    match stored_layout(client, deadline).await {
+        Ok(layout) => Ok(layout.is_some()),
+        Err(error) if error.kind() == ErrorKind::Schema => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Verifies that tables and record are there, as this release needs them, and as the config says; gives the record.
+pub async fn check(client: &Client, deadline: Deadline) -> Result<Arc<StoredMeta>> {
+    for table in Table::ALL {
+        let found = describe(client, table, deadline)
+            .await?
+            .ok_or_else(|| missing().with("table", client.link().table(table)))?;
+        check_table(client, table, &found)?;
+        check_expiry(client, table, deadline).await?;
+    }
+    match stored_layout(client, deadline).await? {
+        None => return Err(missing()),
+        Some(found) if found == layout(client) => {}
+        Some(found) => return Err(other_layout(client, &found)),
+    }
+    read_meta(client, deadline, &mut Usage::default()).await
+}
+
+async fn stored_layout(client: &Client, deadline: Deadline) -> Result<Option<String>> {
+    let mut usage = Usage::default();
+    let found = client.link().get(Table::Names, named(META, META), deadline, &mut usage).await?;
+    Ok(found.map(|item| text_of(&item, LAYOUT).unwrap_or_default().to_owned()))
+}
+
+fn other_layout(client: &Client, found: &str) -> Error {
+    Error::new(ErrorKind::Schema, "the store was made in another layout, or with another `feed` or `snapshots`")
+        .with("made", found)
+        .with("ours", layout(client))
+}
+
+/// A table as the service describes it; none where there is none.
+pub async fn describe(client: &Client, table: Table, deadline: Deadline) -> Result<Option<TableDescription>> {
+    let request = client.link().client().describe_table().table_name(client.link().table(table));
+    let answer = tokio::time::timeout_at(deadline.0.into(), request.send()).await;
+    match answer.map_err(|_| error::late(Purpose::Read))? {
+        Ok(output) => Ok(output.table),
+        Err(refusal)
+            if matches!(refusal.as_service_error(), Some(DescribeTableError::ResourceNotFoundException(_))) =>
+        {
+            Ok(None)
+        }
+        Err(refusal) => Err(error::failed(&refusal, Purpose::Read)),
+    }
+}
+
+/// Refuses a table that is another one than this release makes.
+fn check_table(client: &Client, table: Table, found: &TableDescription) -> Result<()> {
+    let refused = |message| Err(Error::new(ErrorKind::Schema, message).with("table", client.link().table(table)));
+    let keys: Vec<_> = found.key_schema().iter().map(|key| (key.attribute_name(), key.key_type().clone())).collect();
+    if keys != [(KEY, KeyType::Hash), (table.sort_key(), KeyType::Range)] {
+        return refused("a table has other keys than the store's");
+    }
+    let wrong_type = found.attribute_definitions().iter().any(|one| {
+        let wanted =
+            if one.attribute_name() == crate::tables::NUMBER { ScalarAttributeType::N } else { ScalarAttributeType::S };
+        [KEY, table.sort_key()].contains(&one.attribute_name()) && *one.attribute_type() != wanted
+    });
+    if wrong_type {
+        return refused("a key of a table is of another type than the store's");
+    }
+    if !found.replicas().is_empty() {
+        return refused("a table has replicas in other regions, where the last writer wins and appends would be lost");
+    }
+    Ok(())
+}
+
+/// Refuses a table whose items may expire: no commit does.
+async fn check_expiry(client: &Client, table: Table, deadline: Deadline) -> Result<()> {
+    let name = client.link().table(table);
+    let request = client.link().client().describe_time_to_live().table_name(name);
+    let answer = tokio::time::timeout_at(deadline.0.into(), request.send()).await;
+    let found =
+        answer.map_err(|_| error::late(Purpose::Read))?.map_err(|refusal| error::failed(&refusal, Purpose::Read))?;
+    let status = found.time_to_live_description.and_then(|found| found.time_to_live_status);
+    match status {
+        Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling) => {
+            Err(Error::new(ErrorKind::Schema, "items of a table expire, and commits must not").with("table", name))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes a table; false where it is there, or another makes it just now.
+pub async fn create(client: &Client, table: Table, deadline: Deadline) -> Result<bool> {
+    let key = |name: &str, kind: KeyType| KeySchemaElement::builder().attribute_name(name).key_type(kind).build();
+    let define = |name: &str| {
+        let kind = if name == crate::tables::NUMBER { ScalarAttributeType::N } else { ScalarAttributeType::S };
+        AttributeDefinition::builder().attribute_name(name).attribute_type(kind).build()
+    };
+    let complete = "name and type are given";
+    let sort = table.sort_key();
+    let request = client
+        .link()
+        .client()
+        .create_table()
+        .table_name(client.link().table(table))
+        .key_schema(key(KEY, KeyType::Hash).expect(complete))
+        .key_schema(key(sort, KeyType::Range).expect(complete))
+        .attribute_definitions(define(KEY).expect(complete))
+        .attribute_definitions(define(sort).expect(complete));
+    let request = match client.config().billing {
+        Billing::OnDemand => request.billing_mode(BillingMode::PayPerRequest),
+        Billing::Provisioned { read, write } => {
+            let units = ProvisionedThroughput::builder()
+                .read_capacity_units(i64::try_from(read).unwrap_or(i64::MAX))
+                .write_capacity_units(i64::try_from(write).unwrap_or(i64::MAX));
+            request
+                .billing_mode(BillingMode::Provisioned)
+                .provisioned_throughput(units.build().expect("both are given"))
+        }
+    };
+    let answer = tokio::time::timeout_at(deadline.0.into(), request.send()).await;
+    match answer.map_err(|_| error::late(Purpose::Write))? {
+        Ok(_) => Ok(true),
+        Err(refusal) if matches!(refusal.as_service_error(), Some(CreateTableError::ResourceInUseException(_))) => {
+            Ok(false)
+        }
+        Err(refusal) => Err(error::failed(&refusal, Purpose::Write)),
+    }
+}
+
+async fn wait_until_active(client: &Client, table: Table, deadline: Deadline) -> Result<()> {
+    loop {
+        let found = describe(client, table, deadline).await?;
+        match found.and_then(|found| found.table_status) {
+            Some(TableStatus::Active | TableStatus::Updating) => return Ok(()),
+            _ => sleep(LOOK_EVERY, deadline).await?,
+        }
+    }
+}
+
+/// Removes the tables.
+///
+/// # Errors
+/// As writes have them; a repeat goes on.
+pub async fn drop_tables(client: &Client, deadline: Deadline) -> Result<()> {
+    for table in Table::ALL {
+        let request = client.link().client().delete_table().table_name(client.link().table(table));
+        let answer = tokio::time::timeout_at(deadline.0.into(), request.send()).await;
+        match answer.map_err(|_| error::late(Purpose::Write))? {
+            Ok(_) => {}
+            Err(refusal) if error::code(&refusal) == Some("ResourceNotFoundException") => {}
+            Err(refusal) => return Err(error::failed(&refusal, Purpose::Write)),
+        }
+    }
+    for table in Table::ALL {
+        while describe(client, table, deadline).await?.is_some() {
+            sleep(LOOK_EVERY, deadline).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The table as a resource of CloudFormation, by its logical name.
+fn template(client: &Client, table: Table) -> Value {
+    let kind = |name: &str| if name == crate::tables::NUMBER { "N" } else { "S" };
+    let sort = table.sort_key();
+    let mut properties = json!({
+        "TableName": client.link().table(table),
+        "AttributeDefinitions": [
+            { "AttributeName": KEY, "AttributeType": kind(KEY) },
+            { "AttributeName": sort, "AttributeType": kind(sort) },
+        ],
+        "KeySchema": [
+            { "AttributeName": KEY, "KeyType": "HASH" },
+            { "AttributeName": sort, "KeyType": "RANGE" },
+        ],
+        "PointInTimeRecoverySpecification": { "PointInTimeRecoveryEnabled": true },
+        "DeletionProtectionEnabled": true,
+    });
+    match client.config().billing {
+        Billing::OnDemand => properties["BillingMode"] = json!("PAY_PER_REQUEST"),
+        Billing::Provisioned { read, write } => {
+            properties["BillingMode"] = json!("PROVISIONED");
+            properties["ProvisionedThroughput"] = json!({ "ReadCapacityUnits": read, "WriteCapacityUnits": write });
+        }
+    }
+    let name = match table {
+        Table::Commits => "EvstoreCommits",
+        Table::Log => "EvstoreLog",
+        Table::Names => "EvstoreNames",
+    };
+    json!({ name: { "Type": "AWS::DynamoDB::Table", "DeletionPolicy": "Retain", "Properties": properties } })
+}

@@ -1,0 +1,260 @@
+//! The handle that applications hold, and what it shares with the administrative one.
+
+use crate::config::Config;
+use crate::known::{Last, Memory};
+use crate::lane::Lane;
+use crate::link::Link;
+use crate::log::Owner;
+use crate::schema::{self, StoredMeta};
+use crate::{append, capabilities, read, record, snapshot};
+use async_trait::async_trait;
+use evstore_api::capabilities::Limits;
+use evstore_api::{
+    Append, Appended, Capabilities, Clock, CommitId, Deadline, DeleteSnapshot, EventStore, FeedHead, FeedPage,
+    FindCommit, Head, ListRecords, ListStreams, PutRecord, PutSnapshot, ReadFeed, ReadHead, ReadRecord, ReadSnapshot,
+    ReadStream, Record, RecordPut, RecordsPage, Result, Snapshot, SnapshotPut, StoreName, StreamPage, StreamsPage,
+    Timestamp, Usage, WaitFeed, Waited,
+};
+use evstore_kit::refusal;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::{RwLock as Gate, RwLockReadGuard, watch};
+
+/// One handle's way to a store.
+#[derive(Debug)]
+pub struct Client {
+    config: Config,
+    capabilities: Capabilities,
+    clock: Arc<dyn Clock>,
+    link: Link,
+    memory: Memory,
+    /// What this handle's claims are known by.
+    owner: Owner,
+    /// The store's record as it was read last. What it decides is decided by the table.
+    meta: RwLock<Option<Arc<StoredMeta>>>,
+    bell: watch::Sender<()>,
+    closed: AtomicBool,
+    /// Held by every call, and by closing, which so waits for those that began.
+    gate: Gate<()>,
+}
+
+impl Client {
+    /// Connects. Nothing is sent to the tables yet.
+    ///
+    /// # Errors
+    /// `Invalid` for settings that do not go together.
+    pub async fn new(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
+        Ok(Self {
+            capabilities: capabilities::of(&config),
+            link: Link::new(&config).await?,
+            clock,
+            memory: Memory::new(),
+            owner: Owner(CommitId::generate().0),
+            meta: RwLock::default(),
+            bell: watch::channel(()).0,
+            closed: AtomicBool::new(false),
+            gate: Gate::default(),
+            config,
+        })
+    }
+
+    /// What the store promises.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// The bounds of a request.
+    pub fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    /// The store's name in markers.
+    pub fn own(&self) -> &StoreName {
+        &self.config.own
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How many commits of a stream are recognised.
+    pub fn window(&self) -> u64 {
+        self.config.window
+    }
+
+    /// The way to the tables.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// What is known of streams.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// What this handle's claims are known by.
+    pub fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// The present moment.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Begins a call: closing waits for it.
+    ///
+    /// # Errors
+    /// `Closed`, `DeadlineExceeded`.
+    pub async fn enter(&self, deadline: Deadline) -> Result<RwLockReadGuard<'_, ()>> {
+        let guard = self.gate.read().await;
+        self.check_open()?;
+        refusal::check_deadline(deadline)?;
+        Ok(guard)
+    }
+
+    /// Refuses what comes after closing.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(refusal::closed()) } else { Ok(()) }
+    }
+
+    /// A bound for a request that no caller bounds.
+    pub fn patience(&self) -> Deadline {
+        Deadline::within(self.config.request_timeout)
+    }
+
+    /// The record under which a stream's head is told: only that of a copied stream hangs on it, so that others are told without
+    /// reading it.
+    ///
+    /// # Errors
+    /// As reads have them.
+    pub async fn meta_for(&self, last: &Last, deadline: Deadline, usage: &mut Usage) -> Result<Arc<StoredMeta>> {
+        let known = self.meta.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match known {
+            Some(known) if last.imported.is_none() => Ok(known),
+            _ => schema::read_meta(self, deadline, usage).await,
+        }
+    }
+
+    /// Keeps the record as it was read.
+    pub fn learn(&self, meta: Arc<StoredMeta>) {
+        *self.meta.write().unwrap_or_else(PoisonError::into_inner) = Some(meta);
+    }
+
+    /// Hears of what this handle changes.
+    pub fn listen(&self) -> watch::Receiver<()> {
+        self.bell.subscribe()
+    }
+
+    /// Tells those who wait.
+    pub fn ring(&self) {
+        self.bell.send_replace(());
+    }
+
+    /// Refuses calls from now on, and waits for those that began.
+    pub async fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.ring();
+        let _alone = self.gate.write().await;
+    }
+}
+
+/// What both handles hold.
+#[derive(Debug)]
+pub struct Handle {
+    /// The way to the store.
+    pub client: Arc<Client>,
+    /// The way of its writes.
+    pub lane: Lane,
+}
+
+impl Handle {
+    /// Starts the lane of a client.
+    pub fn new(client: Client) -> Self {
+        let client = Arc::new(client);
+        let lane = Lane::start(client.clone());
+        Self { client, lane }
+    }
+
+    /// Answers what was taken, and lets go.
+    pub async fn close(&self) {
+        self.client.close().await;
+        self.lane.close();
+    }
+}
+
+/// A store on DynamoDB.
+#[derive(Debug)]
+pub struct DynamoStore(pub Handle);
+
+#[async_trait]
+impl EventStore for DynamoStore {
+    fn capabilities(&self) -> &Capabilities {
+        self.0.client.capabilities()
+    }
+
+    async fn append(&self, request: Append) -> Result<Appended> {
+        append::append(&self.0, request).await
+    }
+
+    async fn find_commit(&self, request: FindCommit) -> Result<Option<Appended>> {
+        append::find_commit(&self.0.client, &request).await
+    }
+
+    async fn head(&self, request: ReadHead) -> Result<Head> {
+        read::head(&self.0.client, &request).await
+    }
+
+    async fn read_stream(&self, request: ReadStream) -> Result<StreamPage> {
+        read::read_stream(&self.0.client, &request).await
+    }
+
+    async fn read_feed(&self, request: ReadFeed) -> Result<FeedPage> {
+        read::read_feed(&self.0.client, &request).await
+    }
+
+    async fn wait_feed(&self, request: WaitFeed) -> Result<Waited> {
+        read::wait_feed(&self.0.client, &request).await
+    }
+
+    async fn feed_head(&self, deadline: Deadline) -> Result<FeedHead> {
+        read::feed_head(&self.0.client, deadline).await
+    }
+
+    async fn list_streams(&self, request: ListStreams) -> Result<StreamsPage> {
+        read::list_streams(&self.0.client, &request).await
+    }
+
+    async fn put_snapshot(&self, request: PutSnapshot) -> Result<SnapshotPut> {
+        snapshot::put(&self.0.client, &request).await
+    }
+
+    async fn read_snapshot(&self, request: ReadSnapshot) -> Result<Option<Snapshot>> {
+        snapshot::read(&self.0.client, &request).await
+    }
+
+    async fn delete_snapshot(&self, request: DeleteSnapshot) -> Result<()> {
+        snapshot::delete(&self.0.client, &request).await
+    }
+
+    async fn put_record(&self, request: PutRecord) -> Result<RecordPut> {
+        record::put(&self.0.client, &request).await
+    }
+
+    async fn read_record(&self, request: ReadRecord) -> Result<Option<Record>> {
+        record::read(&self.0.client, &request).await
+    }
+
+    async fn list_records(&self, request: ListRecords) -> Result<RecordsPage> {
+        record::list(&self.0.client, &request).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.0.close().await;
+        Ok(())
+    }
+}
