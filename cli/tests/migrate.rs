@@ -1,10 +1,9 @@
-//! `evstore migrate` by the real binary: a running system is moved between two files, and the migrator is killed on the way.
+//! `evstore migrate` by the real binary, verb by verb. Running systems are moved in `mover`.
 
 // A test may fail by a panic, also in its helpers.
 #![allow(clippy::unwrap_used)]
 
 mod evstore;
-mod mover;
 
 use evstore::{Folder, PERMITS, document};
 
@@ -13,20 +12,6 @@ fn folder() -> Folder {
     let text = folder.read("evstore.toml");
     folder.write("evstore.toml", &format!("{text}[migrate]\ntargets = [\"b\"]\n"));
     folder
-}
-
-/// Nothing but for the tests that start nodes: then it is one of them.
-#[test]
-fn a_node() {
-    mover::work_if_told();
-}
-
-#[test]
-fn a_system_under_load_is_moved_there_and_back_by_a_migrator_that_is_killed() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = |name: &str| format!("provider = \"sqlite\"\npath = \"{name}.db\"");
-    let system = mover::System::new(folder.path(), "a_node", &store("a"), &store("b"));
-    mover::there_and_back_and_for_good(system, "migrate start", 6);
 }
 
 #[test]

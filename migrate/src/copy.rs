@@ -3,7 +3,7 @@
 
 use crate::side::Side;
 use crate::walk::Walk;
-use crate::{Doing, Observer, Progress, deadline};
+use crate::{Doing, News, Observer, Progress, deadline};
 use evstore_api::{Epoch, Error, ErrorKind, FeedItem, Origin, Position, Replica, Replicate, Result};
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,7 @@ pub(crate) async fn round(
         written?;
         next = read.map_err(|error| from.named(error))?;
         if let (Some(observer), Some(at)) = (observer, reached) {
-            observer(Progress { doing: Doing::Copying, at, through });
+            observer(News::Progress(Progress { doing: Doing::Copying, at, through }));
         }
     }
     Ok(Copied { through, positions: through.0 - after.0, took: began.elapsed() })

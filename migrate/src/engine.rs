@@ -4,7 +4,7 @@ use crate::compare::{self, Compared};
 use crate::copy::{self, Pace};
 use crate::phase::{self, Phase, Way};
 use crate::side::Side;
-use crate::{Observer, carry, deadline};
+use crate::{News, Observer, carry, deadline};
 use bytes::Bytes;
 use evstore_api::{
     Advice, Cursor, Deadline, Epoch, Error, ErrorKind, Meta, Position, PutRecord, ReadRecord, RecordExpected,
@@ -203,9 +203,9 @@ impl Migration {
     /// Whether a verb would be taken now; nothing is changed.
     ///
     /// # Errors
-    /// `Conflict` where it would not.
+    /// `Conflict` where it would not, `HistoryLost` where one of the stores lost what the other holds.
     pub async fn check(&self, verb: Verb) -> Result<Phase> {
-        let phase = self.look().await?.phase;
+        let phase = self.sound_look().await?.phase;
         verb.check(phase).map(|()| phase)
     }
 
@@ -225,6 +225,9 @@ impl Migration {
                 Ok(None) => runner.pause = PAUSE_MIN,
                 Err(error) if passes(&error) => {
                     tracing::warn!(%error, pause = ?runner.pause, "a move waits for its stores");
+                    if let Some(observer) = observer {
+                        observer(News::Waits(&error));
+                    }
                     tokio::time::sleep(runner.pause).await;
                     runner.pause = (runner.pause * 2).min(PAUSE_MAX);
                 }
@@ -258,7 +261,7 @@ impl Migration {
     async fn copy_on(&self, way: Way, look: &Look, runner: &mut Runner, observer: Option<&Observer>) -> Result<()> {
         let (from, to) = self.sides(way);
         let epoch = self.filled(way, look).epoch;
-        let copied = copy::round(from, to, epoch, runner.pace, observer).await?;
+        let copied = self.copy(way, epoch, runner.pace, observer).await?;
         if copied.positions > NEAR {
             return Ok(());
         }
@@ -281,6 +284,18 @@ impl Migration {
         Ok(())
     }
 
+    async fn copy(&self, way: Way, epoch: Epoch, pace: Pace, observer: Option<&Observer>) -> Result<copy::Copied> {
+        let (from, to) = self.sides(way);
+        match copy::round(from, to, epoch, pace, observer).await {
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                // A failover that came after the look is why, perhaps.
+                self.sound_look().await?;
+                Err(error)
+            }
+            copied => copied,
+        }
+    }
+
     /// Copies once, up to where the owner's feed ends now.
     ///
     /// # Errors
@@ -290,14 +305,14 @@ impl Migration {
         let Phase::Copying(way) = look.phase else {
             return Err(refused("nothing is copied now", look.phase));
         };
-        let (from, to) = self.sides(way);
-        Ok(copy::round(from, to, self.filled(way, &look).epoch, pace, observer).await?.through)
+        Ok(self.copy(way, self.filled(way, &look).epoch, pace, observer).await?.through)
     }
 
-    /// Reads both stores and compares all that the one that is filled holds, or after a move what both do.
+    /// Reads both stores and compares all that the one that is filled holds, or after a move what both do. What is found stands in the
+    /// way of a hand-over: that compares all of it again.
     ///
     /// # Errors
-    /// As the stores; `Conflict` where nothing was begun.
+    /// As the stores; `Conflict` where nothing was begun; `Corrupt` where one of them is damaged.
     pub async fn verify(&self, observer: Option<&Observer>) -> Result<Compared> {
         let look = self.sound_look().await?;
         let Some(way) = way_of(look.phase) else {
@@ -307,11 +322,13 @@ impl Migration {
         let (one, other) = (from.settled_head().await?, to.head().await?);
         let owner_has_more = matches!(look.phase, Phase::Moved(_) | Phase::Finished | Phase::GivenUp(_));
         let through = if owner_has_more { one.min(other) } else { other };
-        let compared = compare::run(from, to, Position(0), through, observer).await?;
-        if compared.count() == 0 {
-            self.set_mark(way, through).await?;
+        let compared = compare::run(from, to, Position(0), through, observer).await;
+        match &compared {
+            Ok(found) if found.count() == 0 => self.set_mark(way, through).await?,
+            Err(error) if error.kind() != ErrorKind::Corrupt => {}
+            Ok(_) | Err(_) => self.set_mark(way, Position(0)).await?,
         }
-        Ok(compared)
+        compared
     }
 
     /// Hands the streams over to the target. The source is closed for as long as the rest takes, and never again after that.
@@ -382,7 +399,9 @@ impl Migration {
         let (from, to) = self.sides(way);
         let (owner, filled) = (self.owner(way, look), self.filled(way, look));
         let empty = is_empty(to).await?;
-        let importing = phase::importing((&from.name, owner), (&to.name, filled), empty)?;
+        let continues = phase::shared_end(owner, filled).is_some() && owner.incarnation() != filled.incarnation();
+        let head = if continues { self.check_prefix(way, owner, filled).await? } else { to.head().await? };
+        let importing = phase::importing((&from.name, owner), (&to.name, filled), empty, head)?;
         if !to.swap(filled, importing.clone()).await? {
             return Err(contended());
         }
@@ -405,7 +424,7 @@ impl Migration {
         let began = Instant::now();
         carry::snapshots(from, to, epoch).await?;
         loop {
-            let copied = copy::round(from, to, epoch, Pace::default(), observer).await?;
+            let copied = self.copy(way, epoch, Pace::default(), observer).await?;
             let compared = self.compare_new(way, observer).await?;
             if compared.count() > 0 {
                 return Ok(Settled::Differs(Box::new(compared)));
@@ -444,7 +463,8 @@ impl Migration {
             Err(error) => {
                 // The other store may be the one that failed: it is not asked. A decision whose answer was lost stands.
                 let released = from.release(&to.name).await;
-                match (self.is_decided(way).await, released) {
+                let is_decided = self.is_decided(way).await && error.kind() != ErrorKind::HistoryLost;
+                match (is_decided, released) {
                     (true, _) => Compared::default(),
                     (false, Ok(_)) => return Err(error),
                     (false, Err(other)) => {
@@ -481,7 +501,7 @@ impl Migration {
                 return Err(refused("another command changed the move meanwhile", look.phase));
             }
             let owner = self.owner(way, &look);
-            let copied = copy::round(from, to, owner.epoch, Pace::default(), None).await?;
+            let copied = self.copy(way, owner.epoch, Pace::default(), None).await?;
             let compared = self.compare_new(way, None).await?;
             if compared.count() > 0 {
                 return Ok(Decision::Differs(compared));
@@ -560,13 +580,69 @@ impl Migration {
         Err(contended())
     }
 
-    /// A look before something is copied, compared or decided: both stores have to be of one history.
+    /// A look before something is copied, compared or decided: both stores have to be of one history. A server that was restarted may
+    /// have begun a new one; where nothing is lost, the store that is filled takes it over.
     async fn sound_look(&self) -> Result<Look> {
-        let look = self.look().await?;
-        if look.phase != Phase::NotBegun {
-            phase::check_histories(&look.source, &look.target)?;
+        for _ in 0..LOOKS_MAX {
+            let look = self.look().await?;
+            let (way, is_decided) = match look.phase {
+                Phase::NotBegun => return Ok(look),
+                Phase::Copying(way) | Phase::Fenced(way) => (way, false),
+                Phase::Decided(way) => (way, true),
+                Phase::Moved(_) | Phase::GivenUp(_) | Phase::Finished => {
+                    phase::check_related(&look.source, &look.target)?;
+                    return Ok(look);
+                }
+            };
+            let (owner, filled) = (self.owner(way, &look), self.filled(way, &look));
+            if owner.incarnation() == filled.incarnation() {
+                return Ok(look);
+            }
+            let lineage = if is_decided {
+                self.fill_again(way, owner, filled).await?;
+                // It has all there is, and the other one may have lost it since: its own history counts.
+                phase::taken_over(filled, owner, owner.state.end().unwrap_or_default())
+            } else {
+                let head = self.check_prefix(way, owner, filled).await?;
+                phase::taken_over(owner, filled, head)
+            };
+            if lineage == filled.lineage {
+                return Ok(look);
+            }
+            // It may have lost what was compared, and have got it again since.
+            self.set_mark(way, Position(0)).await?;
+            self.sides(way).1.swap(filled, Meta { lineage, ..filled.clone() }).await?;
         }
-        Ok(look)
+        Err(contended())
+    }
+
+    /// Copies once more what the store has lost that is about to be opened: it owns all of it, and takes no appends yet.
+    async fn fill_again(&self, way: Way, owner: &Meta, filled: &Meta) -> Result<()> {
+        let (from, to) = self.sides(way);
+        let head = to.head().await?;
+        if owner.state.end().is_some_and(|end| end <= head) {
+            return Ok(());
+        }
+        copy::round(from, to, filled.epoch, Pace::default(), None).await?;
+        match self.compare_new(way, None).await?.count() {
+            0 => Ok(()),
+            _ => Err(phase::lost(filled, owner)),
+        }
+    }
+
+    /// Checks that a store holds nothing that its owner has lost; gives where it ends.
+    async fn check_prefix(&self, way: Way, owner: &Meta, filled: &Meta) -> Result<Position> {
+        let (from, to) = self.sides(way);
+        let Some(shared) = phase::shared_end(owner, filled) else { return Err(phase::lost(owner, filled)) };
+        let head = to.head().await?;
+        if head > shared {
+            // Copied after the restart, perhaps, and not lost by it: the content tells.
+            let compared = compare::run(from, to, shared, head, None).await?;
+            if compared.count() > 0 {
+                return Err(phase::lost(owner, filled).with("lost_after", shared));
+            }
+        }
+        Ok(head)
     }
 
     fn sides(&self, way: Way) -> (&Side, &Side) {

@@ -25,7 +25,7 @@ pub use phase::{Phase, Way};
 pub use plan::{Accepted, Plan, Weaker};
 pub use side::Side;
 
-use evstore_api::{Deadline, Position};
+use evstore_api::{Deadline, Error, Position};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,5 +59,14 @@ pub enum Doing {
     Planning,
 }
 
-/// Who is told of progress.
-pub type Observer = Arc<dyn Fn(Progress) + Send + Sync>;
+/// What there is to tell while something takes long.
+#[derive(Clone, Copy, Debug)]
+pub enum News<'a> {
+    /// It came so far.
+    Progress(Progress),
+    /// A store fails for the moment, and is tried again.
+    Waits(&'a Error),
+}
+
+/// Who is told.
+pub type Observer = Arc<dyn Fn(News<'_>) + Send + Sync>;

@@ -3,7 +3,7 @@
 use crate::pages::{Records, Streams};
 use crate::phase::{self, Phase};
 use crate::walk::Walk;
-use crate::{Doing, Migration, Observer, Progress, deadline};
+use crate::{Doing, Migration, News, Observer, Progress, deadline};
 use evstore_api::capabilities::{
     Capabilities, EventIds, Failover, Limit, Limits, Processes, RealTime, Support, Window,
 };
@@ -100,7 +100,7 @@ impl Migration {
                 plan.add(&item, &want.limits);
             }
             if let Some(observer) = observer {
-                observer(Progress { doing: Doing::Planning, at: plan.through, through });
+                observer(News::Progress(Progress { doing: Doing::Planning, at: plan.through, through }));
             }
         }
         plan.through = through;
@@ -133,8 +133,8 @@ impl Migration {
         let (s, t) = ((&self.source().name, &source), (&self.target().name, &target));
         match phase::of(s, t) {
             Phase::NotBegun => {
-                let empty = self.target().settled_head().await?.0 == 0;
-                phase::importing(s, t, empty).map(drop)
+                let head = self.target().settled_head().await?;
+                phase::importing(s, t, head.0 == 0, head).map(drop)
             }
             _ => Ok(()),
         }

@@ -8,11 +8,11 @@ use crate::view;
 use evstore_api::provider::parse_duration;
 use evstore_api::{Error, ErrorKind, Meta, Position, StoreName};
 use evstore_migrate::{
-    Accepted, Compared, Cutover, Difference, Doing, Migration, Observer, Pace, Phase, Plan, Settled, Side, Status,
-    Verb, Way,
+    Accepted, Compared, Cutover, Difference, Doing, Migration, News, Observer, Pace, Phase, Plan, Settled, Side,
+    Status, Verb, Way,
 };
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often a wait looks.
@@ -21,6 +21,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Positions that a copy may be behind and still count as caught up: so many are copied in a moment.
 const CAUGHT_UP: u64 = 500;
+
+/// What to do about a copy that is not one.
+const DIFFERS: &str = "do not hand over: move to a new, empty store, and keep this one to look at";
 
 /// What `migrate` takes.
 #[derive(clap::Args, Debug)]
@@ -231,7 +234,21 @@ async fn release(names: &(StoreName, StoreName), failure: Failure, session: &mut
 /// A bar for the long work of a verb.
 fn observer(session: &mut Session) -> Observer {
     let bar = Progress::new(session.output(), "", Unit::Items("positions"), Some(0));
-    Arc::new(move |progress| {
+    let told = Mutex::new(String::new());
+    Arc::new(move |news| {
+        let progress = match news {
+            News::Progress(progress) => progress,
+            News::Waits(error) => {
+                let text = format!("waiting: {error}");
+                let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                // Once for each reason: it may be the same for hours.
+                if *told != text {
+                    bar.note(&text);
+                    *told = text;
+                }
+                return;
+            }
+        };
         bar.doing(match progress.doing {
             Doing::Copying => "copying",
             Doing::Comparing => "comparing",
@@ -300,7 +317,13 @@ async fn status(migration: &Migration, watch: bool, session: &mut Session) -> Re
 async fn verify(migration: &Migration, session: &mut Session) -> Result {
     let compared = {
         let observer = observer(session);
-        migration.verify(Some(&observer)).await?
+        migration.verify(Some(&observer)).await
+    };
+    let compared = match compared {
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            return Err(Failure::Broken { message: error.to_string(), hint: DIFFERS.into() });
+        }
+        compared => compared?,
     };
     print_compared(&compared, session)?;
     judge(&compared)
@@ -540,9 +563,8 @@ fn difference_json(difference: &Difference) -> String {
 fn judge(compared: &Compared) -> Result {
     match compared.count() {
         0 => Ok(()),
-        count => Err(Failure::Broken {
-            message: format!("the stores differ: {count} differences"),
-            hint: "do not hand over: move to a new, empty store, and keep this one to look at".into(),
-        }),
+        count => {
+            Err(Failure::Broken { message: format!("the stores differ: {count} differences"), hint: DIFFERS.into() })
+        }
     }
 }

@@ -12,8 +12,8 @@ use crate::config::Config;
 use crate::registry::Registry;
 use evstore_api::number::NUMBER_MAX;
 use evstore_api::{
-    Deadline, Error, ErrorKind, EventStore, Incarnation, PutRecord, RecordExpected, RecordKey, RecordKind, RecordName,
-    RecordNumber, Result, StoreName,
+    Cursor, Deadline, Error, ErrorKind, EventStore, FeedFilter, FeedStart, Position, PutRecord, ReadFeed,
+    RecordExpected, RecordKey, RecordKind, RecordName, RecordNumber, Result, StoreName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -112,8 +112,17 @@ impl Place {
         }
     }
 
-    async fn incarnation(&self, deadline: Deadline) -> Result<Incarnation> {
-        Ok(self.inner.store.feed_head(deadline).await?.cursor.incarnation())
+    /// Whether the present history of another store is one of this one's. After a restart of its server either may have begun a new
+    /// one that the other has not heard of yet.
+    async fn knows(&self, other: &Self, deadline: Deadline) -> Result<bool> {
+        let begins = Cursor::total(other.inner.store.feed_head(deadline).await?.cursor.incarnation(), Position(0));
+        let request =
+            ReadFeed { from: FeedStart::After(begins), filter: FeedFilter::none(), limit: 1, max_bytes: 1, deadline };
+        match self.inner.store.read_feed(request).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::CursorRefused => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -135,8 +144,7 @@ impl Route {
         let Some(to) = moved.moved_to().cloned() else { return Err(moved) };
         let place = self.open(&to, moved).await?;
         // A store of the right name and another history was made by mistake: appending there would be a fork.
-        let (here, there) = futures::join!(from.incarnation(deadline), place.incarnation(deadline));
-        if here? != there? {
+        if !(place.knows(from, deadline).await? || from.knows(&place, deadline).await?) {
             return Err(Error::new(
                 ErrorKind::HistoryLost,
                 "the store that the streams moved to has another history; check its settings in the config",
