@@ -22,6 +22,8 @@ pub enum Phase {
     Copying(Way),
     /// The owner is closed; the rest is copied and compared.
     Fenced(Way),
+    /// The owner is closed for a moment, to see how long that takes; it opens again.
+    Rehearsing(Way),
     /// It is decided: the other store owns the streams, and has yet to be opened.
     Decided(Way),
     /// The other store took over. Its way back, or forth again, can be begun.
@@ -40,11 +42,13 @@ impl Phase {
             Self::NotBegun => "not_begun",
             Self::Copying(Way::Forth) => "copying",
             Self::Fenced(Way::Forth) => "fenced",
+            Self::Rehearsing(Way::Forth) => "rehearsing",
             Self::Decided(Way::Forth) => "decided",
             Self::Moved(Way::Forth) => "moved",
             Self::GivenUp(Way::Forth) => "given_up",
             Self::Copying(Way::Back) => "copying_back",
             Self::Fenced(Way::Back) => "fenced_back",
+            Self::Rehearsing(Way::Back) => "rehearsing_back",
             Self::Decided(Way::Back) => "decided_back",
             Self::Moved(Way::Back) => "moved_back",
             Self::GivenUp(Way::Back) => "way_back_given_up",
@@ -59,6 +63,7 @@ impl Phase {
             Self::NotBegun => "nothing was begun",
             Self::Copying(Way::Forth) => "the source takes appends and is copied to the target",
             Self::Fenced(Way::Forth) => "the source is closed while the rest is copied and compared",
+            Self::Rehearsing(_) => "the owner is closed for a moment, and opens again",
             Self::Decided(Way::Forth) => "the target owns the streams and is about to be opened",
             Self::Moved(Way::Forth) => "the target took over; nothing is copied back yet",
             Self::GivenUp(Way::Forth) => "the move was given up; the source takes appends",
@@ -90,6 +95,10 @@ fn between(from: (&StoreName, &Meta), to: (&StoreName, &Meta), way: Way) -> Phas
         (Open, Importing { from: Some(name) }) if name == from.0 && f < e => Phase::GivenUp(way),
         (Fenced { to: there }, Importing { from: Some(name) }) if there == to.0 && name == from.0 && e == f => {
             Phase::Fenced(way)
+        }
+        // It is closed in favour of itself, so that whoever helps opens it again and hands nothing over.
+        (Fenced { to: there }, Importing { from: Some(name) }) if there == from.0 && name == from.0 && e == f => {
+            Phase::Rehearsing(way)
         }
         (Moved { to: there, .. }, Importing { from: Some(name) }) if there == to.0 && name == from.0 && e == f => {
             Phase::Decided(way)
@@ -234,6 +243,9 @@ mod tests {
         assert_eq!(phase(&source, &target), Phase::Copying(Way::Forth));
         assert_eq!(target.incarnation(), source.incarnation());
         assert_eq!(phase(&given_up(&source), &target), Phase::GivenUp(Way::Forth));
+        let rehearsed = fenced(&source, &s);
+        assert_eq!(phase(&rehearsed, &target), Phase::Rehearsing(Way::Forth));
+        assert_eq!(phase(&given_up(&rehearsed), &target), Phase::GivenUp(Way::Forth));
         let source = fenced(&source, &t);
         assert_eq!(phase(&source, &target), Phase::Fenced(Way::Forth));
         assert_eq!(given_up(&source).epoch, Epoch(2));

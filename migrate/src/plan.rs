@@ -17,6 +17,24 @@ const LISTED_MAX: usize = 100;
 /// What was accepted by name.
 pub type Accepted = BTreeSet<String>;
 
+/// Every name that a plan may list, and nothing else can be accepted.
+pub const NAMES: &[&str] = &[
+    "durability",
+    "failover",
+    "real_time",
+    "event_ids",
+    "processes",
+    "deletion",
+    "time_precision",
+    "event_bytes",
+    "commit_bytes",
+    "commit_events",
+    "snapshot_bytes",
+    "record_bytes",
+    "stream_name_bytes",
+    "event_type_bytes",
+];
+
 /// Something that the target promises less of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Weaker {
@@ -195,6 +213,7 @@ fn weaker(source: &Capabilities, target: &Capabilities) -> Result<Vec<Weaker>> {
     }
     let mut found = Vec::new();
     let mut compare = |name, is_weaker: bool, source: String, target: String, sentence| {
+        debug_assert!(NAMES.contains(&name), "a name that nobody could accept");
         if is_weaker {
             found.push(Weaker { name, source, target, sentence });
         }

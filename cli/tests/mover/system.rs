@@ -311,7 +311,9 @@ impl System {
             let errors = std::fs::File::create(self.path("verb.txt")).unwrap();
             let mut child = self.command(arguments).stdout(Stdio::null()).stderr(errors).spawn().unwrap();
             if round < kills {
-                std::thread::sleep(Duration::from_millis(20 + self.seed.below(350)));
+                // A hand-over reads every stream's snapshot first: some kills come before that is done, some after.
+                let longest = *self.seed.pick(&[300, 1_500, 6_000]);
+                std::thread::sleep(Duration::from_millis(20 + self.seed.below(longest)));
                 if self.seed.chance(50) {
                     self.cut_for_a_moment();
                 }

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::registry::Registry;
 use evstore_api::number::NUMBER_MAX;
 use evstore_api::{
-    Cursor, Deadline, Error, ErrorKind, EventStore, FeedFilter, FeedStart, Position, PutRecord, ReadFeed,
+    Cursor, Deadline, Error, ErrorKind, EventStore, FeedFilter, FeedStart, Position, PutRecord, ReadFeed, ReadRecord,
     RecordExpected, RecordKey, RecordKind, RecordName, RecordNumber, Result, StoreName,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +31,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 /// The record that is asked to change and never does.
 const QUESTION: &str = "evstore-owner";
+/// The record of the kind `presence` in which a migrator tells who took over.
+const OWNER: &str = "evstore-owner";
 
 /// The layer.
 pub struct Route {
@@ -97,19 +99,31 @@ impl Place {
         };
         match self.inner.once.put_record(question).await {
             Err(error) if error.kind() == ErrorKind::Moved => Ok(Some(error)),
-            // One that is fenced is the owner until it says otherwise; and one that may not be asked can't be doubted.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::Conflict | ErrorKind::Fenced | ErrorKind::Denied | ErrorKind::Unsupported
-                ) =>
-            {
+            // Whoever may only read is told by a record that the migrator leaves behind.
+            Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) => {
+                let moved = self.read_owner(deadline).await;
+                if moved.is_none() {
+                    *believed = Some(asked_at);
+                }
+                Ok(moved)
+            }
+            // One that is fenced is the owner until it says otherwise.
+            Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Fenced) => {
                 *believed = Some(asked_at);
                 Ok(None)
             }
             // It can't be reached, or not be written to: the read itself has to tell.
             Err(_) | Ok(_) => Ok(None),
         }
+    }
+
+    /// What a migrator left behind for those who may only read: the name of the store that took over. It comes a moment after that.
+    async fn read_owner(&self, deadline: Deadline) -> Option<Error> {
+        let key = RecordKey { kind: RecordKind::Presence, name: RecordName::new(OWNER).ok()? };
+        let deadline = deadline.min(Deadline::within(ASKED_MAX));
+        let record = self.inner.once.read_record(ReadRecord { key, deadline }).await.ok()??;
+        let name = StoreName::new(std::str::from_utf8(&record.value?).ok()?).ok()?;
+        (name != self.name).then(|| left_for(name))
     }
 
     /// Whether the present history of another store is one of this one's. After a restart of its server either may have begun a new
