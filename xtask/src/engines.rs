@@ -4,6 +4,7 @@
 
 pub mod chromium;
 pub mod dynamodb;
+pub mod faketime;
 pub mod fetch;
 pub mod pgbouncer;
 pub mod postgres;
