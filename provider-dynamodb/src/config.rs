@@ -8,8 +8,9 @@ use std::time::Duration;
 /// Largest value that any setting allows: an item is 400 KB with its keys and the names of its attributes
 /// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>, 2026-11-20), of which 4 KiB are kept for these.
 const VALUE_BYTES_CEILING: u64 = 409_600 - 4_096;
-/// Most events, streams or records in a page.
-const PAGE_ITEMS: u32 = 10_000;
+/// Most events, streams or records in a page: a page of a list asks for the head of each stream, and has to be done within a call's
+/// time.
+const PAGE_ITEMS: u32 = 1_000;
 /// Longest window: reading it is one query, and its ids are kept in memory.
 const WINDOW_CEILING: u64 = 1_000;
 /// Most units that a table is given by hand.

@@ -30,6 +30,8 @@ const PART_ITEMS_MAX: u32 = 5_000;
 const COMMIT_BYTES_MIN: u64 = 128;
 /// Commits of the feed that are fetched at a time: as many as one request has keys.
 const FETCHED_AT_ONCE: usize = 100;
+/// Names that a list reads at a time at least, where it drops some of them.
+const FILTERED_AT_ONCE: usize = 500;
 /// Heads that a list reads at a time.
 const HEADS_AT_ONCE: usize = 16;
 /// Reads of one page: each but the first met a truncation.
@@ -528,11 +530,15 @@ pub async fn list_streams(client: &Client, request: &ListStreams) -> Result<Stre
     let mut usage = Usage::default();
     let range = listed(request);
     let wanted = request.limit as usize + 1;
+    // What is not asked for is passed over many at a time.
+    let all_pass =
+        request.category.is_none() && (request.prefix.is_empty() || request.namespace != NamespaceFilter::All);
+    let fewest = if all_pass { 1 } else { FILTERED_AT_ONCE };
     let mut streams: Vec<StreamId> = Vec::new();
     let mut start = None;
     loop {
-        let part = (wanted - streams.len()).min(PART_ITEMS_MAX as usize) as u32;
-        let part = client.link().query(&range, start, part.saturating_add(1), deadline, &mut usage).await?;
+        let part = (wanted - streams.len() + 1).clamp(fewest, PART_ITEMS_MAX as usize) as u32;
+        let part = client.link().query(&range, start, part, deadline, &mut usage).await?;
         for item in &part.items {
             let name = text_of(item, NAME).ok_or_else(|| corrupt("the list of streams holds something else"))?;
             let stream = listed_stream(name)?;

@@ -41,14 +41,14 @@ pub async fn replicate(client: &Client, request: Replicate) -> Result<Replicated
     let mut usage = Usage::default();
     for _ in 0..TRIES_MAX {
         let mut draft = Draft::load(client, &items, &request, &mut usage).await?;
-        let mut replicated = Replicated { written: 0, present: 0, usage };
-        for item in &items {
-            match draft.add(item).await? {
-                Fate::Write => replicated.written += 1,
-                Fate::Present => replicated.present += 1,
-            }
-        }
+        let decided = draft.add_all(&items).await;
         usage = draft.usage;
+        let mut replicated = match decided {
+            Ok(replicated) => replicated,
+            // What was read is not of one moment: another copier may have been in the middle of the same.
+            Err(_) if draft.has_moved(&mut usage).await? => continue,
+            Err(refused) => return Err(refused),
+        };
         let (streams, chunks) = draft.finish();
         match write(client, chunks, deadline, &mut usage).await? {
             Wrote::All => {}
@@ -164,6 +164,8 @@ struct Draft<'a> {
     deadline: Deadline,
     usage: Usage,
     meta: Arc<StoredMeta>,
+    /// Where the log ended when the first of all this was read.
+    began_at: Tail,
     end: Position,
     streams: HashMap<StreamId, StreamDraft>,
     /// The frames that stand in the slots which the request names.
@@ -177,6 +179,8 @@ struct Draft<'a> {
 
 struct StreamDraft {
     last: Last,
+    /// Its last slot as it was read.
+    stood_at: CommitNumber,
     had_from: CommitNumber,
     /// Commits that the request adds, by their first revision: where a truncation looks first.
     added: BTreeMap<Revision, (CommitNumber, Revision)>,
@@ -208,6 +212,7 @@ impl<'a> Draft<'a> {
             client,
             deadline,
             usage: *usage,
+            began_at: tail,
             end: tail.end,
             streams: HashMap::new(),
             standing: HashMap::new(),
@@ -255,7 +260,9 @@ impl<'a> Draft<'a> {
                 };
                 let had_from = known.last.from;
                 let last = known.last;
-                let draft = StreamDraft { last, had_from, added: BTreeMap::new(), snapshot, is_changed: false };
+                let stood_at = last.number;
+                let draft =
+                    StreamDraft { last, stood_at, had_from, added: BTreeMap::new(), snapshot, is_changed: false };
                 Ok::<_, Error>((stream, draft, usage))
             }
         });
@@ -264,6 +271,31 @@ impl<'a> Draft<'a> {
             self.streams.insert(stream, draft);
         }
         Ok(())
+    }
+
+    async fn add_all(&mut self, items: &[Item]) -> Result<Replicated> {
+        let mut replicated = Replicated { written: 0, present: 0, usage: Usage::default() };
+        for item in items {
+            match self.add(item).await? {
+                Fate::Write => replicated.written += 1,
+                Fate::Present => replicated.present += 1,
+            }
+        }
+        Ok(replicated)
+    }
+
+    /// Whether somebody wrote what this is decided by since it was begun to be read.
+    async fn has_moved(&self, usage: &mut Usage) -> Result<bool> {
+        if place(self.client, self.deadline, usage).await?.0 != self.began_at {
+            return Ok(true);
+        }
+        for (stream, draft) in &self.streams {
+            let known = known::refresh(self.client, stream, self.deadline, usage).await?;
+            if known.last.number != draft.stood_at {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn add(&mut self, item: &Item) -> Result<Fate> {
