@@ -1,6 +1,6 @@
 //! What there is to test, as data: steps, the lane that each belongs to, and the engines that each needs.
 
-use crate::engines::{postgres, redis};
+use crate::engines::{postgres, redis, s3};
 use crate::run::{EVERYTHING, cargo, evstore, evstore_release, root, run, target};
 use crate::setup::{PREPARED, Setup, Shown};
 use anyhow::{Result, ensure};
@@ -67,6 +67,7 @@ const OTHERS: &[Setup] = &[
     Setup::Redis(redis::Release::Newest, redis::Setup::Memory, "partitions=3"),
     Setup::Redis(redis::Release::Distribution, redis::Setup::Sentinel, ""),
     Setup::Redis(redis::Release::Newest, redis::Setup::Partitions, ""),
+    Setup::S3,
 ];
 
 /// Those that need no engine.
@@ -89,12 +90,15 @@ const EVERY: &[Setup] = &[
     Setup::Redis(redis::Release::Distribution, redis::Setup::Sentinel, ""),
     Setup::Redis(redis::Release::Distribution, redis::Setup::Cluster, ""),
     Setup::Redis(redis::Release::Distribution, redis::Setup::Partitions, ""),
+    Setup::S3,
 ];
 
 /// Where the tests of the Postgres provider find a server; one that is set is used, and none is started.
 const POSTGRES_URL: &str = "EVSTORE_TEST_POSTGRES_URL";
 /// The same for Redis.
 const REDIS_URL: &str = "EVSTORE_TEST_REDIS_URL";
+/// The same for S3.
+const S3_URL: &str = "EVSTORE_TEST_S3_URL";
 
 /// Everything in one build, because what is built for one package alone is built again. `cargo nextest` where it is there, because
 /// it shows each test by itself; else `cargo test`, which needs nothing.
@@ -123,8 +127,9 @@ fn older_redis() -> Result<()> {
 fn on_engines(postgres: postgres::Release, redis: redis::Release, command: &mut Command) -> Result<()> {
     let postgres = postgres::Postgres::start(postgres, &PREPARED)?;
     let redis = redis::Redis::start(redis, redis::Setup::Always)?;
-    command.envs(postgres.environment()).envs(redis.environment()?);
-    for address in [POSTGRES_URL, REDIS_URL] {
+    let s3 = s3::S3::start()?;
+    command.envs(postgres.environment()).envs(redis.environment()?).envs(s3.environment());
+    for address in [POSTGRES_URL, REDIS_URL, S3_URL] {
         command.envs(std::env::var_os(address).map(|given| (address, given)));
     }
     run("tests", command)

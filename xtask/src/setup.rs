@@ -1,7 +1,7 @@
 //! Set-ups of stores: an engine that is started for each, and a config file that names it. Addresses go by the environment, so that
 //! nothing of them is written down.
 
-use crate::engines::{pgbouncer, postgres, redis};
+use crate::engines::{pgbouncer, postgres, redis, s3};
 use anyhow::Result;
 use std::any::Any;
 use std::fmt::Write as _;
@@ -25,6 +25,8 @@ pub enum Setup {
     PgBouncer(postgres::Release),
     /// On Redis servers, with these settings besides: `key=value`, separated by semicolons.
     Redis(redis::Release, redis::Setup, &'static str),
+    /// On a server that speaks as S3 does.
+    S3,
 }
 
 impl Setup {
@@ -40,6 +42,7 @@ impl Setup {
                 let name = format!("redis-{release:?}-{setup:?}-{}", more.replace('=', "-"));
                 name.trim_end_matches('-').to_lowercase()
             }
+            Self::S3 => "s3".into(),
         }
     }
 
@@ -49,6 +52,7 @@ impl Setup {
             Self::Sqlite => "sqlite",
             Self::Postgres(_) | Self::PgBouncer(_) => "postgres",
             Self::Redis(..) => "redis",
+            Self::S3 => "s3",
         }
     }
 }
@@ -93,6 +97,15 @@ impl Shown {
                         if let Some((key, value)) = pair.split_once('=') {
                             shown.set(store, key, value);
                         }
+                    }
+                    shown._engines.push(Box::new(engine));
+                    writeln!(config, "auto_create = true")?;
+                }
+                Setup::S3 => {
+                    let engine = s3::S3::start()?;
+                    shown.set(store, "endpoint", engine.url());
+                    for (key, value) in s3::S3::settings() {
+                        shown.set(store, key, value);
                     }
                     shown._engines.push(Box::new(engine));
                     writeln!(config, "auto_create = true")?;
