@@ -7,7 +7,7 @@ use crate::codec::{
 };
 use crate::link::{Condition, Put};
 use crate::store::Client;
-use crate::tables::{KeptSnapshot, Place, Placed, Tables};
+use crate::tables::{KeptSnapshot, Place, Placed, SnapshotDigest, Tables};
 use crate::wire::{Reader, Writer, corrupt, newer};
 use bytes::Bytes;
 use evstore_api::{Deadline, Position, Result, Revision, Usage, format};
@@ -154,6 +154,7 @@ fn encode(tables: &Tables) -> Vec<u8> {
     out.number(tables.snapshots.len() as u64);
     for kept in tables.snapshots.values() {
         encode_snapshot(&mut out, &kept.snapshot);
+        out.raw(&kept.digest.0);
         encode_location(&mut out, kept.at);
     }
     out.number(tables.records.len() as u64);
@@ -207,8 +208,9 @@ fn decode(stored: &[u8]) -> Result<Tables> {
         tables.feed.insert(first, Place { last, content: Placed::Removed });
     }
     for _ in 0..from.count()? {
-        let (snapshot, at) = (decode_snapshot(&mut from)?, decode_location(&mut from)?);
-        tables.snapshots.insert(snapshot.stream.clone(), KeptSnapshot { snapshot, at });
+        let (snapshot, digest) = (decode_snapshot(&mut from)?, SnapshotDigest(from.raw()?));
+        let kept = KeptSnapshot { digest, at: decode_location(&mut from)?, snapshot };
+        tables.snapshots.insert(kept.snapshot.stream.clone(), kept);
     }
     for _ in 0..from.count()? {
         let record = decode_record(&mut from)?;
@@ -229,7 +231,6 @@ fn decode(stored: &[u8]) -> Result<Tables> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::snapshot_payload;
     use crate::tables::{Effect, Location};
     use evstore_api::{
         Commit, CommitId, CommitKind, CommitNumber, Content, ContentDigest, ContentType, Epoch, Meta, Record,
@@ -278,15 +279,14 @@ mod tests {
             value: Some(Bytes::from_static(b"v")),
             updated_at: Timestamp(0),
         };
-        assert!(!snapshot_payload(&Bytes::new()).is_empty());
         let effects = vec![
             Effect::Meta(Meta::new(Timestamp(1))),
             Effect::Removed(Position(9)),
             Effect::Commit(Box::new(commit("a-1", 1, 10, Content::Kept)), Some(at(10))),
             Effect::Commit(Box::new(commit("a-1", 2, 11, Content::Kept)), Some(at(20))),
             Effect::Commit(Box::new(commit("b-1", 1, 4, Content::Stripped)), None),
-            Effect::Snapshot(Box::new(snapshot.clone()), at(30)),
-            Effect::Snapshot(Box::new(snapshot), at(40)),
+            Effect::Snapshot(Box::new(snapshot.clone()), SnapshotDigest::of(b"a"), at(30)),
+            Effect::Snapshot(Box::new(snapshot), SnapshotDigest::of(b"b"), at(40)),
             Effect::Record(record),
             Effect::Stripped(stream, Revision(2)),
         ];

@@ -5,7 +5,7 @@
 //! are cut off; one that is there never begins with a zero.
 
 use crate::draft::Drafted;
-use crate::tables::{Effect, Frame, Location};
+use crate::tables::{Effect, Frame, Location, SnapshotDigest};
 use crate::wire::{Reader, Writer, corrupt, newer};
 use bytes::Bytes;
 use evstore_api::{
@@ -64,7 +64,7 @@ impl Object {
     pub fn locations(&self) -> impl Iterator<Item = Location> {
         self.effects.iter().filter_map(|effect| match effect {
             Effect::Commit(_, at) => *at,
-            Effect::Snapshot(_, at) => Some(*at),
+            Effect::Snapshot(_, _, at) => Some(*at),
             _ => None,
         })
     }
@@ -117,9 +117,10 @@ fn encode_effect(index: &mut Writer, effect: &Effect, payload_bytes: u64) {
             index.stream(stream);
             index.number(before.0);
         }
-        Effect::Snapshot(snapshot, _) => {
+        Effect::Snapshot(snapshot, digest, _) => {
             index.byte(A_SNAPSHOT);
             encode_snapshot(index, snapshot);
+            index.raw(&digest.0);
             index.number(payload_bytes);
         }
         Effect::NoSnapshot(stream) => {
@@ -186,8 +187,8 @@ fn decode_effect(index: &mut Reader<'_>, place: &mut impl FnMut(u32) -> Result<L
         REMOVED => Effect::Removed(Position(index.number()?)),
         STRIPPED => Effect::Stripped(index.stream()?, Revision(index.number()?)),
         A_SNAPSHOT => {
-            let snapshot = decode_snapshot(index)?;
-            Effect::Snapshot(Box::new(snapshot), place(index.small()?)?)
+            let (snapshot, digest) = (decode_snapshot(index)?, SnapshotDigest(index.raw()?));
+            Effect::Snapshot(Box::new(snapshot), digest, place(index.small()?)?)
         }
         NO_SNAPSHOT => Effect::NoSnapshot(index.stream()?),
         A_RECORD => Effect::Record(decode_record(index)?),
@@ -399,7 +400,7 @@ pub fn decode_frame(from: &mut Reader<'_>, first_revision: Revision) -> Result<F
 mod tests {
     use super::*;
     use evstore_api::{
-        Event, EventType, Extension, Meta, NewEvent, RecordName, Revision, StoreName, Timestamp,
+        Event, EventType, Extension, Meta, NewEvent, RecordName, Revision, Timestamp,
     };
 
     const AUTHOR: Author = Author { writer: [7; 16], attempt: [9; 16] };
@@ -468,7 +469,7 @@ mod tests {
             with(written(1)),
             with(written(2)),
             Drafted {
-                effect: Effect::Snapshot(Box::new(snapshot), nowhere),
+                effect: Effect::Snapshot(Box::new(snapshot), SnapshotDigest::of(&[0; 9]), nowhere),
                 payload: Some(snapshot_payload(&Bytes::from_static(&[0; 9]))),
             },
             plain(Effect::Commit(Box::new(marker), None)),
@@ -484,17 +485,18 @@ mod tests {
 
     #[test]
     fn an_object_reads_back_as_its_number_and_no_other() {
-        let body = encode(12, AUTHOR, &drafted());
+        let drafted = drafted();
+        let body = encode(12, AUTHOR, &drafted);
         let object = decode(12, &body).unwrap();
         assert_eq!(object.author, AUTHOR);
         let plain = |effect: &Effect| match effect {
             Effect::Commit(commit, Some(_)) => Effect::Commit(commit.clone(), None),
-            Effect::Snapshot(snapshot, _) => {
-                Effect::Snapshot(snapshot.clone(), Location { object: 0, offset: 0, bytes: 0 })
+            Effect::Snapshot(snapshot, digest, _) => {
+                Effect::Snapshot(snapshot.clone(), *digest, Location { object: 0, offset: 0, bytes: 0 })
             }
             other => other.clone(),
         };
-        let expected: Vec<Effect> = drafted().iter().map(|one| plain(&one.effect)).collect();
+        let expected: Vec<Effect> = drafted.iter().map(|one| plain(&one.effect)).collect();
         assert_eq!(object.effects.iter().map(plain).collect::<Vec<_>>(), expected);
         let at: Vec<Location> = object.locations().collect();
         let payload = |at: &Location| Bytes::copy_from_slice(&body[at.offset as usize..][..at.bytes as usize]);

@@ -2,7 +2,7 @@
 //! was decided is applied only when it stands in the log.
 
 use crate::store::Client;
-use crate::tables::{Change, Effect, Location, Tables};
+use crate::tables::{Change, Effect, Location, SnapshotDigest, Tables};
 use bytes::Bytes;
 use evstore_api::{Commit, CommitKind, Content, Meta, Result, Snapshot, StreamId, Timestamp, Usage};
 use evstore_kit::decide::{self, Decision, Situation, Slot, Wanted};
@@ -109,8 +109,9 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// As [`add`](Self::add).
     pub fn add_snapshot(&mut self, mut snapshot: Snapshot) -> Result<()> {
-        let payload = crate::codec::snapshot_payload(&std::mem::take(&mut snapshot.data));
-        self.put(Effect::Snapshot(Box::new(snapshot), NOWHERE), Some(payload))
+        let data = std::mem::take(&mut snapshot.data);
+        let digest = SnapshotDigest::of(&data);
+        self.put(Effect::Snapshot(Box::new(snapshot), digest, NOWHERE), Some(crate::codec::snapshot_payload(&data)))
     }
 
     fn put(&mut self, effect: Effect, payload: Option<Bytes>) -> Result<()> {

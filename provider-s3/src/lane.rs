@@ -3,6 +3,7 @@
 //! everything that waits again.
 
 use crate::checkpoint;
+use crate::claim;
 use crate::codec::{self, Author};
 use crate::draft::{Draft, Drafted};
 use crate::error;
@@ -35,6 +36,10 @@ const TRIES_MAX: u32 = 1_000;
 /// is back at once, and callers that come back together share one put, which takes many times as long.
 const RETURN_WAIT: Duration = Duration::from_millis(2);
 const RETURN_WAIT_MAX: Duration = Duration::from_millis(10);
+
+/// Pause after a number was lost; it doubles, and a part of it is chance.
+const LOST_PAUSE: Duration = Duration::from_millis(5);
+const LOST_PAUSE_MAX: Duration = Duration::from_millis(320);
 
 /// Nothing of it was sent yet.
 const WAITING: u8 = 0;
@@ -279,12 +284,21 @@ fn take_group(jobs: &mut VecDeque<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
 }
 
 async fn run(client: Arc<Client>, queue: Arc<Queue>) {
-    let mut answered = 0;
+    let (mut answered, mut puts) = (0, 0);
     while let Some(jobs) = queue.take(answered).await {
-        let mut group = Group { client: &client, jobs, usage: Usage::default() };
-        answered = group.jobs.len();
-        if let Err(failed) = group.write().await {
+        answered = jobs.len();
+        let mut group = Group { client: &client, jobs, usage: Usage::default(), claimant: None, claimed: false };
+        let written = group.write(&mut puts).await;
+        if group.claimed {
+            claim::end(&client, &mut Usage::default()).await;
+        }
+        let claimant = group.claimant;
+        if let Err(failed) = written {
             group.fail(&failed);
+        }
+        if let Some(claimant) = claimant {
+            // What can't be read now is found out by the next group.
+            let _read = claim::yield_to(&client, claimant, &mut Usage::default()).await;
         }
     }
 }
@@ -294,15 +308,19 @@ struct Group<'a> {
     client: &'a Arc<Client>,
     jobs: Vec<Box<dyn Job>>,
     usage: Usage,
+    /// Who else asks for a turn.
+    claimant: Option<[u8; 16]>,
+    /// Whether this handle does.
+    claimed: bool,
 }
 
 impl Group<'_> {
     /// Tries until every call is answered; gives what those that are left are answered with.
-    async fn write(&mut self) -> Result<()> {
+    async fn write(&mut self, puts: &mut u32) -> Result<()> {
         let client = self.client;
         // Whether the state has everything that was answered before these calls came.
         let mut fresh = false;
-        for _ in 0..TRIES_MAX {
+        for lost in 1..=TRIES_MAX {
             self.keep_begun();
             let Some(deadline) = self.jobs.iter().map(|job| job.deadline()).max() else { return Ok(()) };
             client.opened(deadline, &mut self.usage).await?;
@@ -323,7 +341,10 @@ impl Group<'_> {
             let (number, author) = (end + 1, Author::new(client.writer()));
             let body = Bytes::from(codec::encode(number, author, &drafted));
             let began = client.tickets.load(Ordering::Acquire);
-            match log::put(client, number, author, &body, deadline, &mut self.usage).await? {
+            *puts += 1;
+            let (put, claimant) = self.put(number, author, &body, deadline, *puts).await;
+            self.claimant = claimant;
+            match put? {
                 Outcome::Ours => {
                     log::advance(client, number, body)?;
                     // Whoever asked before the put was sent finds in the state what was answered before.
@@ -335,10 +356,44 @@ impl Group<'_> {
                 Outcome::Theirs(found) => {
                     self.jobs.iter().for_each(|job| job.take_back());
                     log::advance(client, number, found)?;
+                    if self.claimed {
+                        continue;
+                    }
+                    if lost.is_multiple_of(claim::LOST_BEFORE_CLAIM) {
+                        // Without one it goes on as before.
+                        self.claimed = claim::make(client, &mut self.usage).await.unwrap_or(false);
+                    } else {
+                        stand_back(client, lost, deadline, &mut self.usage).await?;
+                    }
                 }
             }
         }
         Err(Error::new(ErrorKind::Throttled, "too many processes write to the store at once"))
+    }
+
+    /// Puts an object, and now and then looks beside it whether another asks for a turn.
+    async fn put(
+        &mut self,
+        number: u64,
+        author: Author,
+        body: &Bytes,
+        deadline: Deadline,
+        puts: u32,
+    ) -> (Result<Outcome>, Option<[u8; 16]>) {
+        let client = self.client;
+        let (mut cost, mut looked) = (Usage::default(), Usage::default());
+        let put = log::put(client, number, author, body, deadline, &mut cost);
+        let look = async {
+            if puts.is_multiple_of(claim::PUTS_BETWEEN_LOOKS) {
+                claim::look(client, &mut looked).await.unwrap_or(None)
+            } else {
+                None
+            }
+        };
+        let done = futures::join!(put, look);
+        self.usage += cost;
+        self.usage += looked;
+        done
     }
 
     /// Keeps the calls that are still wanted; those past their deadline are answered.
@@ -385,6 +440,14 @@ impl Group<'_> {
             });
         }
     }
+}
+
+/// Lets others go on for a moment: puts that meet are paid for by all and made by one. Looking whether the log went on costs a twelfth of
+/// a put.
+async fn stand_back(client: &Client, lost: u32, deadline: Deadline, usage: &mut Usage) -> Result<()> {
+    let pause = (LOST_PAUSE * 2_u32.saturating_pow(lost - 1)).min(LOST_PAUSE_MAX);
+    tokio::time::sleep(log::jittered(pause).min(deadline.remaining())).await;
+    log::catch_up(client, deadline, usage).await
 }
 
 /// What each of several calls cost of what they cost together.

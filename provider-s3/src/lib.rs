@@ -12,6 +12,7 @@ mod append;
 mod blank;
 mod capabilities;
 mod checkpoint;
+mod claim;
 mod codec;
 mod config;
 mod draft;

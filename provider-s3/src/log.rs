@@ -11,6 +11,7 @@ use bytes::Bytes;
 use evstore_api::{Deadline, Error, ErrorKind, Result, Usage};
 use futures::future::join_all;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -21,8 +22,6 @@ const WINDOW_MAX: u64 = 16;
 const PAUSE: Duration = Duration::from_millis(10);
 /// Longest such pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Looks for a hole in the log when a store is opened: each but the last found that others append.
-const LOOKS_MAX: u32 = 10;
 
 /// What became of an object that was put.
 #[derive(Debug)]
@@ -50,23 +49,20 @@ pub async fn open(client: &Client, deadline: Deadline, usage: &mut Usage) -> Res
             *tables = kept;
         }
     }
-    let mut last = None;
-    for _ in 0..LOOKS_MAX {
-        catch_up(client, deadline, usage).await?;
-        let end = client.tables().end;
-        // A hole looks like the end. What a list says is enough to tell them apart: whether anything is there behind.
-        let behind = client
-            .link()
-            .list(&format!("{}/log/", client.prefix()), Some(&client.slot(end)), None, 1, deadline, usage)
-            .await?;
-        match behind.keys.first() {
-            None if end == 0 => return Err(missing(client)),
-            None => return Ok(()),
-            Some(_) if last == Some(end) => return Err(error::missing(&client.slot(end + 1))),
-            Some(_) => last = Some(end),
-        }
+    catch_up(client, deadline, usage).await?;
+    let end = client.tables().end;
+    // A hole looks like the end. What a list says is enough to tell them apart: if anything is there behind the end, the next one is
+    // there by now too.
+    let (all, last) = (format!("{}/log/", client.prefix()), client.slot(end));
+    let behind = client.link().list(&all, Some(&last), None, 1, deadline, usage).await?;
+    if behind.keys.is_empty() {
+        return if end == 0 { Err(missing(client)) } else { Ok(()) };
     }
-    Err(Error::new(ErrorKind::Throttled, "others append faster than the store can be read"))
+    let next = client.slot(end + 1);
+    match client.link().get(&next, Some(0..1), deadline, usage).await? {
+        Some(_) => Ok(()),
+        None => Err(error::missing(&next)),
+    }
 }
 
 fn missing(client: &Client) -> Error {
@@ -129,6 +125,7 @@ pub fn advance(client: &Client, number: u64, body: Bytes) -> Result<()> {
     if tables.end < number {
         tables.advance(number, body.len(), object.effects).map_err(|cause| error::damaged(&key, cause))?;
         drop(tables);
+        client.awaited.lock().unwrap_or_else(PoisonError::into_inner).take_if(|who| *who == object.author.writer);
         client.cache().put(number, body);
         client.ring();
     }

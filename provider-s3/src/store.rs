@@ -39,6 +39,8 @@ pub struct Client {
     pub seen: AtomicU64,
     /// Held by who looks.
     pub turn: Turn<()>,
+    /// Whose object is waited for; none once it is there.
+    pub awaited: Mutex<Option<[u8; 16]>>,
     /// The object of the last checkpoint that is known.
     pub checkpointed: AtomicU64,
     /// Held while this handle writes one.
@@ -73,6 +75,7 @@ impl Client {
             tickets: AtomicU64::new(0),
             seen: AtomicU64::new(0),
             turn: Turn::default(),
+            awaited: Mutex::default(),
             checkpointed: AtomicU64::new(0),
             checkpointing: Arc::default(),
             bell: watch::channel(()).0,

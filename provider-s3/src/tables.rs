@@ -22,6 +22,19 @@ pub struct Location {
     pub bytes: u32,
 }
 
+/// The first 16 bytes of BLAKE3 over a snapshot's data, so that two can be told apart without fetching one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotDigest(pub [u8; 16]);
+
+impl SnapshotDigest {
+    /// Of this data.
+    pub fn of(data: &[u8]) -> Self {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&blake3::hash(data).as_bytes()[..16]);
+        Self(bytes)
+    }
+}
+
 /// A change of the state, decided. What it says holds whoever applies it: nothing is decided again.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
@@ -32,7 +45,7 @@ pub enum Effect {
     /// Commits of a stream that lie wholly before this revision are stripped.
     Stripped(StreamId, Revision),
     /// The latest snapshot of its stream. Its data lies elsewhere.
-    Snapshot(Box<Snapshot>, Location),
+    Snapshot(Box<Snapshot>, SnapshotDigest, Location),
     /// A stream has no snapshot any more.
     NoSnapshot(StreamId),
     /// A small record, as it is now.
@@ -201,6 +214,8 @@ pub enum Placed {
 pub struct KeptSnapshot {
     /// The rest of it.
     pub snapshot: Snapshot,
+    /// Digest of its data.
+    pub digest: SnapshotDigest,
     /// Where its data lies.
     pub at: Location,
 }
@@ -365,9 +380,9 @@ impl Tables {
                     changes.push(Change::Stripped { stream, taken, first_retained });
                 }
             }
-            Effect::Snapshot(snapshot, at) => {
+            Effect::Snapshot(snapshot, digest, at) => {
                 let stream = snapshot.stream.clone();
-                let before = self.snapshots.insert(stream.clone(), KeptSnapshot { snapshot: *snapshot, at });
+                let before = self.snapshots.insert(stream.clone(), KeptSnapshot { snapshot: *snapshot, digest, at });
                 changes.push(Change::Snapshot(stream, before));
             }
             Effect::NoSnapshot(stream) => {
