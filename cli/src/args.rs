@@ -1,8 +1,8 @@
 //! The command line as clap understands it: the flags that every command takes, and the commands.
 
 use crate::commands::{
-    append, checkpoint, completions, config, conformance, doctor, export, feed, generate, import, init, man, migrate,
-    providers, read, schema, snapshot, stream, tour, verify,
+    append, checkpoint, compare, completions, config, conformance, doctor, estimate, export, feed, generate, import,
+    init, man, migrate, profile, providers, read, schema, snapshot, stream, tour, verify,
 };
 use crate::exit;
 use crate::output::Format;
@@ -103,6 +103,12 @@ pub enum Command {
     Migrate(migrate::Args),
     /// Hold stores to the catalog of promises.
     Conformance(conformance::Args),
+    /// Measure stores side by side: the same workloads against each, and what they promise.
+    Compare(compare::Args),
+    /// Write a workload file that is like a live store, without its payloads.
+    Profile(profile::Args),
+    /// Price a month of what a store holds, by a dated price file.
+    Estimate(estimate::Args),
     /// Print a completion script for a shell.
     Completions(completions::Args),
     /// Print the manual page.

@@ -36,7 +36,7 @@ Exit codes:
   1    failed
   2    wrong use: the same request can never succeed
   3    conflict: the store holds something else than was expected
-  4    a promise is broken (conformance), or a difference was found (verify, migrate)
+  4    a promise is broken (conformance, compare), or a difference was found (verify, migrate)
   5    unreachable; nothing was sent
   6    indeterminate: repeat with the printed commit id
   7    not found, gone or moved

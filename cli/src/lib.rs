@@ -59,7 +59,7 @@ fn run(cli: Cli, registry: Registry) -> Exit {
         };
         let result = match result {
             Some(result) => result.map_err(|failure| session.outcome().told(failure)),
-            None => Err(session.outcome().interrupted()),
+            None => Err(session.tell_interrupted().err().unwrap_or_else(|| session.outcome().interrupted())),
         };
         let _ = tokio::time::timeout(CLEAN_UP_MAX, session.close()).await;
         result

@@ -12,8 +12,10 @@ use evstore_api::{
     StreamName,
 };
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tempfile::TempDir;
 
 /// Longest that a call may take; a store's own timeouts in the config are shorter and hold first.
 const CALL_MAX: Duration = Duration::from_secs(60);
@@ -61,7 +63,12 @@ pub struct Session {
     admin: Option<Arc<dyn StoreAdmin>>,
     outcome: Outcome,
     scratch: Scratch,
+    folder: Option<TempDir>,
+    when_interrupted: Option<WhenInterrupted>,
 }
+
+/// What a command still has to tell when it is interrupted.
+pub type WhenInterrupted = Box<dyn FnOnce(&mut Output) -> Result + Send>;
 
 impl Session {
     /// A run with these flags; nothing is read or opened yet.
@@ -70,7 +77,8 @@ impl Session {
         let output = Output::new(globals.output, globals.quiet);
         let (config, selected, store, admin) = (None, None, None, None);
         let (outcome, scratch) = (Outcome::default(), Scratch::default());
-        Self { globals, registry, output, config, selected, store, admin, outcome, scratch }
+        let (folder, when_interrupted) = (None, None);
+        Self { globals, registry, output, config, selected, store, admin, outcome, scratch, folder, when_interrupted }
     }
 
     /// Where to print.
@@ -130,7 +138,7 @@ impl Session {
     }
 
     /// Works with this config file from now on, whatever the flags say.
-    pub fn use_config(&mut self, file: std::path::PathBuf) {
+    pub fn use_config(&mut self, file: PathBuf) {
         self.globals.config = Some(file);
         self.globals.store = None;
         self.config = None;
@@ -253,6 +261,35 @@ impl Session {
         }
         if let Some(admin) = self.admin.take() {
             let _ = admin.close().await;
+        }
+    }
+
+    /// A folder that is gone with the command.
+    ///
+    /// # Errors
+    /// When none can be made.
+    pub fn temporary_folder(&mut self) -> Result<PathBuf> {
+        let folder = match self.folder.take() {
+            Some(folder) => folder,
+            None => TempDir::with_prefix("evstore-")
+                .map_err(|cause| Failure::io("a temporary folder can't be made", cause))?,
+        };
+        Ok(self.folder.insert(folder).path().to_owned())
+    }
+
+    /// What is to be told if the command is interrupted: what it found until then.
+    pub fn when_interrupted(&mut self, tell: WhenInterrupted) {
+        self.when_interrupted = Some(tell);
+    }
+
+    /// The command was interrupted: tells what it left to be told.
+    ///
+    /// # Errors
+    /// As telling it fails.
+    pub fn tell_interrupted(&mut self) -> Result {
+        match self.when_interrupted.take() {
+            Some(tell) => tell(&mut self.output),
+            None => Ok(()),
         }
     }
 

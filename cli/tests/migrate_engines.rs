@@ -1,5 +1,5 @@
-//! The same move on servers, by the real binary: SQLite to Postgres and back, and SQLite to Redis and back. The servers are those that
-//! `EVSTORE_TEST_POSTGRES_URL` and `EVSTORE_TEST_REDIS_URL` name; `cargo xtask test` starts them.
+//! The same move on servers, by the real binary: SQLite to Postgres and back, to Redis and back, and DynamoDB to SQLite and back. The servers are
+//! those that `EVSTORE_TEST_POSTGRES_URL`, `EVSTORE_TEST_REDIS_URL` and `EVSTORE_TEST_DYNAMODB_URL` name; `cargo xtask test` starts them.
 
 // A test may fail by a panic, also in its helpers.
 #![allow(clippy::unwrap_used)]
@@ -28,11 +28,17 @@ struct Scratch {
 
 impl Scratch {
     fn new(provider: &'static str, variable: &str, tag: &str) -> Self {
+        Self::with(provider, variable, tag, "url", &[])
+    }
+
+    /// One whose address has a key of this name, with settings besides.
+    fn with(provider: &'static str, variable: &str, tag: &str, address: &str, more: &[(&str, &str)]) -> Self {
         let url = std::env::var(variable)
             .unwrap_or_else(|_| panic!("{variable} names a server; `cargo xtask test` starts one"));
         let known = Registry::builtin().get(provider).unwrap().clone();
         let name = StoreName::new("made").unwrap();
-        let given = [("url".to_owned(), url)];
+        let more = more.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let given = more.chain([(address.to_owned(), url)]);
         let settings = Settings::new(name, known.keys, given).unwrap();
         let tag = format!("{tag}{}", std::process::id());
         let settings = run(known.opener.make_scratch(&settings, &tag)).unwrap();
@@ -72,4 +78,15 @@ fn a_system_under_load_is_moved_from_sqlite_to_redis_and_back() {
     let redis = Scratch::new("redis", "EVSTORE_TEST_REDIS_URL", "mvr");
     let system = mover::System::new(folder.path(), "a_node", "provider = \"sqlite\"\npath = \"a.db\"", &redis.table());
     mover::there_and_back_and_for_good(system, START, 4);
+}
+
+/// The other way round: DynamoDB recognises repeats for a shorter time than a file, so that a move to it is refused.
+#[test]
+fn a_system_under_load_is_moved_from_dynamodb_to_sqlite_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let local = [("region", "local"), ("access_key_id", "AKIDEVSTORETEST"), ("secret_access_key", "not-looked-at")];
+    let dynamodb = Scratch::with("dynamodb", "EVSTORE_TEST_DYNAMODB_URL", "mvd", "endpoint", &local);
+    let system =
+        mover::System::new(folder.path(), "a_node", &dynamodb.table(), "provider = \"sqlite\"\npath = \"b.db\"");
+    mover::there_and_back_and_for_good(system, "migrate start --accept processes", 4);
 }

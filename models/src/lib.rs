@@ -1,10 +1,11 @@
-//! Explicit-state models of live migration: every order of events of a small world, with requests and writes that come late, again
-//! or never. What the engine in `migrate` does, and why each rule is needed, is decided here first; `RULES.md` has the findings.
+//! Explicit-state models of live migration, and of a log that several processes write: every order of events of a small world, with
+//! requests and writes that come late, again or never. What the engine in `migrate` does, and why each rule is needed, is decided here first; `RULES.md` has the findings.
 //!
 //! `cargo run --release -p evstore-models` prints a row for each check; `-- --all` adds the largest scopes, `-- --trace` the shortest
 //! trace of each violation.
 
 pub mod feed_join;
+pub mod log_chain;
 pub mod store_fence;
 pub mod stream_seal;
 

@@ -23,7 +23,7 @@ pub const KEYS: &[ConfigKey] = &[
         "table",
         KeyKind::Text,
         "evstore",
-        "Its first table; two more have the same name with `-log` and `-names` behind it. 1 to 200 \
+        "Its first table; two more have the same name with `-log` and `-names` behind it. 3 to 200 \
          of a-z, A-Z, 0-9, _ and -.",
     ),
     absent("region", "The region; without it the one that AWS's tools are set up for."),

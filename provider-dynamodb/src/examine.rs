@@ -8,7 +8,7 @@ use evstore_api::{Deadline, ErrorKind, Finding, Result};
 
 /// Looks at every table that is there.
 pub async fn examine(client: &Client, deadline: Deadline) -> Result<Vec<Finding>> {
-    let mut findings = vec![durability(client)];
+    let mut findings = vec![endpoint(client)];
     for table in Table::ALL {
         match schema::describe(client, table, deadline).await {
             Ok(Some(found)) => {
@@ -31,14 +31,14 @@ pub async fn examine(client: &Client, deadline: Deadline) -> Result<Vec<Finding>
     Ok(findings)
 }
 
-fn durability(client: &Client) -> Finding {
-    const ABOUT: &str = "durability";
+fn endpoint(client: &Client) -> Finding {
+    const ABOUT: &str = "endpoint";
     if client.config().is_aws() {
-        return Finding::fine(ABOUT, "two of three zones have a write before it is answered");
+        return Finding::fine(ABOUT, "it is AWS's own: two of three zones have a write before it is answered");
     }
     Finding::warning(
         ABOUT,
-        "the endpoint is not AWS's own: nothing is known of what it keeps, and nothing is promised",
+        "it is not AWS's own: nothing is known of what it keeps, and nothing is promised",
         "use it for tests only, or find out what it does with its tables when it stops",
     )
 }

@@ -406,9 +406,8 @@ impl<'a> Batch<'a> {
                 Ok(Outcome::Lost)
             }
             Err(error) => {
-                // Whatever became of it, it has to be read again.
-                self.place.forget();
-                decided.overlays.keys().for_each(|stream| self.client.memory().forget(stream));
+                // What is known stays: where it was written after all, the next transaction finds its place taken, and asks what
+                // stands there before it decides again.
                 self.failed(std::mem::take(jobs), decided, &error);
                 Ok(Outcome::Answered)
             }

@@ -688,3 +688,19 @@ async fn nothing_acknowledged_is_lost_where_a_fifth_of_the_answers_is() {
     assert!(acknowledged.iter().all(|(_, _, id)| distinct.contains(id)));
     scratch.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_https_endpoint_is_spoken_to_with_tls() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let first = tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut bytes = [0; 3];
+        tokio::io::AsyncReadExt::read_exact(&mut client, &mut bytes).await.unwrap();
+        bytes
+    });
+    let error = evstore_dynamodb::provider().opener.open(&settings(&url, &[])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    // A handshake, of TLS 1.0 or later as its record says.
+    assert_eq!(first.await.unwrap()[..2], [22, 3]);
+}

@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: each store beside its engine's own floor, on an engine that is started for it.
 
-use crate::engines::{postgres, redis};
+use crate::engines::{dynamodb, postgres, redis};
 use crate::run::{cargo, run};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -20,6 +20,7 @@ enum Provider {
     Sqlite,
     Postgres,
     Redis,
+    Dynamodb,
 }
 
 impl Bench {
@@ -39,6 +40,11 @@ impl Bench {
                 let server = redis::Redis::start(redis::Release::Newest, redis::Setup::Always)?;
                 let mut command = cargo(&["bench", "-p", "evstore-redis", "--features", "engine-tests", "--"]);
                 run("Redis", command.envs(server.environment()?).args(self.arguments))
+            }
+            Provider::Dynamodb => {
+                let server = dynamodb::DynamoDb::start()?;
+                let mut command = cargo(&["bench", "-p", "evstore-dynamodb", "--features", "engine-tests", "--"]);
+                run("DynamoDB", command.envs(server.environment()).args(self.arguments))
             }
         }
     }

@@ -2,6 +2,7 @@
 //! free loopback port in a folder of their own, and stopped when the value is dropped. What can't be had is an error that says
 //! what to install, never a skip.
 
+pub mod chromium;
 pub mod dynamodb;
 pub mod fetch;
 pub mod pgbouncer;

@@ -7,6 +7,7 @@ mod docs;
 mod engine;
 mod engines;
 mod licences;
+mod page;
 mod plan;
 mod readme;
 mod run;

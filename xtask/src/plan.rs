@@ -1,6 +1,7 @@
 //! What there is to test, as data: steps, the lane that each belongs to, and the engines that each needs.
 
-use crate::engines::{postgres, redis, s3};
+use crate::engines::{dynamodb, postgres, redis, s3};
+use crate::page;
 use crate::run::{EVERYTHING, cargo, evstore, evstore_release, root, run, target};
 use crate::setup::{PREPARED, Setup, Shown};
 use anyhow::{Result, ensure};
@@ -44,6 +45,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "examples in the documentation", lane: Lane::Always, run: |_| doc_tests() },
     Step { name: "the catalog from the command line", lane: Lane::Always, run: |seed| catalog(EMBEDDED, seed, USUAL) },
     Step { name: "other set-ups, with fewer rounds", lane: Lane::Always, run: |seed| catalog(OTHERS, seed, FEWER) },
+    Step { name: "the report of a comparison, in a browser", lane: Lane::Always, run: |_| page::check() },
     Step { name: "a third party's provider, from outside", lane: Lane::Always, run: |_| own_provider() },
     Step {
         name: "the catalog with ten times the rounds",
@@ -58,7 +60,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "the whole incident log, there and back, on every provider", lane: Lane::All, run: |_| incidents() },
 ];
 
-/// Beside the defaults, Postgres 18 and a Valkey 9 that syncs what it acknowledges: the pairs of release and set-up of which
+/// Beside the defaults, Postgres 18, a Valkey 9 that syncs what it acknowledges and snapshots apart on DynamoDB: the pairs of release and set-up of which
 /// every release, topology, persistence and partitioning is in one.
 const OTHERS: &[Setup] = &[
     Setup::Postgres(postgres::Release::Distribution),
@@ -67,7 +69,7 @@ const OTHERS: &[Setup] = &[
     Setup::Redis(redis::Release::Newest, redis::Setup::Memory, "partitions=3"),
     Setup::Redis(redis::Release::Distribution, redis::Setup::Sentinel, ""),
     Setup::Redis(redis::Release::Newest, redis::Setup::Partitions, ""),
-    Setup::S3,
+    Setup::DynamoDb("snapshots=interleaved"),
 ];
 
 /// Those that need no engine.
@@ -90,6 +92,8 @@ const EVERY: &[Setup] = &[
     Setup::Redis(redis::Release::Distribution, redis::Setup::Sentinel, ""),
     Setup::Redis(redis::Release::Distribution, redis::Setup::Cluster, ""),
     Setup::Redis(redis::Release::Distribution, redis::Setup::Partitions, ""),
+    Setup::DynamoDb(""),
+    Setup::DynamoDb("snapshots=interleaved"),
     Setup::S3,
 ];
 
@@ -97,6 +101,8 @@ const EVERY: &[Setup] = &[
 const POSTGRES_URL: &str = "EVSTORE_TEST_POSTGRES_URL";
 /// The same for Redis.
 const REDIS_URL: &str = "EVSTORE_TEST_REDIS_URL";
+/// The same for DynamoDB: an endpoint. With a real account's, `EVSTORE_TEST_DYNAMODB_SETTINGS` has its region and credentials.
+const DYNAMODB_URL: &str = "EVSTORE_TEST_DYNAMODB_URL";
 /// The same for S3.
 const S3_URL: &str = "EVSTORE_TEST_S3_URL";
 
@@ -127,9 +133,10 @@ fn older_redis() -> Result<()> {
 fn on_engines(postgres: postgres::Release, redis: redis::Release, command: &mut Command) -> Result<()> {
     let postgres = postgres::Postgres::start(postgres, &PREPARED)?;
     let redis = redis::Redis::start(redis, redis::Setup::Always)?;
+    let dynamodb = dynamodb::DynamoDb::start()?;
     let s3 = s3::S3::start()?;
-    command.envs(postgres.environment()).envs(redis.environment()?).envs(s3.environment());
-    for address in [POSTGRES_URL, REDIS_URL, S3_URL] {
+    command.envs(postgres.environment()).envs(redis.environment()?).envs(dynamodb.environment()).envs(s3.environment());
+    for address in [POSTGRES_URL, REDIS_URL, DYNAMODB_URL, S3_URL] {
         command.envs(std::env::var_os(address).map(|given| (address, given)));
     }
     run("tests", command)
@@ -180,6 +187,7 @@ fn incidents() -> Result<()> {
         ("sqlite", Setup::Sqlite),
         ("postgres", Setup::Postgres(postgres::Release::Newest)),
         ("redis", Setup::Redis(redis::Release::Newest, redis::Setup::Always, "")),
+        ("dynamodb", Setup::DynamoDb("")),
     ])?;
     let evstore = evstore_release()?;
     let log = root().join("cli/data/incidents.jsonl.gz");
@@ -194,7 +202,7 @@ fn incidents() -> Result<()> {
     type_in(&["-s", "first", "export", "first.jsonl"])?;
     let read = |name: &str| std::fs::read(shown.folder().join(name));
     let first = read("first.jsonl")?;
-    for store in ["sqlite", "postgres", "redis"] {
+    for store in ["sqlite", "postgres", "redis", "dynamodb"] {
         let export = format!("{store}.jsonl");
         type_in(&["-s", store, "import", "first.jsonl"])?;
         type_in(&["-s", store, "export", &export])?;

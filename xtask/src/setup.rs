@@ -1,7 +1,7 @@
 //! Set-ups of stores: an engine that is started for each, and a config file that names it. Addresses go by the environment, so that
 //! nothing of them is written down.
 
-use crate::engines::{pgbouncer, postgres, redis, s3};
+use crate::engines::{dynamodb, pgbouncer, postgres, redis, s3};
 use anyhow::Result;
 use std::any::Any;
 use std::fmt::Write as _;
@@ -25,7 +25,9 @@ pub enum Setup {
     PgBouncer(postgres::Release),
     /// On Redis servers, with these settings besides: `key=value`, separated by semicolons.
     Redis(redis::Release, redis::Setup, &'static str),
-    /// On a server that speaks as S3 does.
+    /// On a local engine that speaks as DynamoDB does, with these settings besides, as above.
+    DynamoDb(&'static str),
+    /// On a local engine that speaks as S3 does.
     S3,
 }
 
@@ -42,6 +44,7 @@ impl Setup {
                 let name = format!("redis-{release:?}-{setup:?}-{}", more.replace('=', "-"));
                 name.trim_end_matches('-').to_lowercase()
             }
+            Self::DynamoDb(more) => format!("dynamodb-{}", more.replace('=', "-")).trim_end_matches('-').to_owned(),
             Self::S3 => "s3".into(),
         }
     }
@@ -52,6 +55,7 @@ impl Setup {
             Self::Sqlite => "sqlite",
             Self::Postgres(_) | Self::PgBouncer(_) => "postgres",
             Self::Redis(..) => "redis",
+            Self::DynamoDb(_) => "dynamodb",
             Self::S3 => "s3",
         }
     }
@@ -97,6 +101,18 @@ impl Shown {
                         if let Some((key, value)) = pair.split_once('=') {
                             shown.set(store, key, value);
                         }
+                    }
+                    shown._engines.push(Box::new(engine));
+                    writeln!(config, "auto_create = true")?;
+                }
+                Setup::DynamoDb(more) => {
+                    let engine = dynamodb::DynamoDb::start()?;
+                    shown.set(store, "endpoint", engine.url());
+                    for (key, value) in dynamodb::DynamoDb::settings() {
+                        shown.set(store, key, value);
+                    }
+                    for (key, value) in more.split(';').filter_map(|pair| pair.split_once('=')) {
+                        shown.set(store, key, value);
                     }
                     shown._engines.push(Box::new(engine));
                     writeln!(config, "auto_create = true")?;

@@ -2,10 +2,12 @@
 
 pub mod append;
 pub mod checkpoint;
+pub mod compare;
 pub mod completions;
 pub mod config;
 pub mod conformance;
 pub mod doctor;
+pub mod estimate;
 pub mod export;
 pub mod feed;
 pub mod generate;
@@ -13,6 +15,7 @@ pub mod import;
 pub mod init;
 pub mod man;
 pub mod migrate;
+pub mod profile;
 pub mod providers;
 pub mod read;
 pub mod schema;
@@ -45,6 +48,9 @@ pub async fn run(command: Command, session: &mut Session) -> Result {
         Command::Verify(args) => verify::run(args, session).await,
         Command::Migrate(args) => migrate::run(args, session).await,
         Command::Conformance(args) => conformance::run(args, session).await,
+        Command::Compare(args) => compare::run(args, session).await,
+        Command::Profile(args) => profile::run(args, session).await,
+        Command::Estimate(args) => estimate::run(args, session).await,
         Command::Completions(args) => completions::run(&args, session),
         Command::Man(args) => man::run(&args, session),
         Command::Generate(args) => generate::run(&args, session).await,

@@ -102,6 +102,15 @@ fn print_plan(session: &mut Session, plan: &SchemaPlan, verb: &'static str, none
     list.end(view::object([]), none)
 }
 
+/// The resources that statements are, where they are resources of CloudFormation.
+fn resources(statements: &[&str]) -> Option<serde_json::Map<String, Value>> {
+    let mut resources = serde_json::Map::new();
+    for statement in statements {
+        resources.extend(serde_json::from_str::<serde_json::Map<String, Value>>(statement).ok()?);
+    }
+    Some(resources)
+}
+
 /// The statements of a store that has nothing yet, whatever the given one has: a scratch store's plan would be empty, so
 /// this is what the plan of the store itself holds.
 async fn print_statements(session: &mut Session, language: Language) -> Result {
@@ -109,12 +118,23 @@ async fn print_statements(session: &mut Session, language: Language) -> Result {
     let plan = plan.map_err(|error| session.explained(error.into()))?;
     let statements: Vec<&str> =
         plan.changes.iter().map(|change| change.statement.as_str()).filter(|one| !one.is_empty()).collect();
+    let resources = resources(&statements);
+    let unsupported = |message| Err(evstore_api::Error::new(evstore_api::ErrorKind::Unsupported, message).into());
     match (language, session.output().format()) {
-        (Language::Cloudformation, _) => Err(evstore_api::Error::new(
-            evstore_api::ErrorKind::Unsupported,
-            "only tables of DynamoDB are described by CloudFormation",
-        )
-        .into()),
+        (Language::Cloudformation, _) if statements.is_empty() => {
+            session.output().note("the schema is current: nothing to print");
+            Ok(())
+        }
+        (Language::Cloudformation, _) => match resources {
+            Some(resources) => {
+                let template = json!({ "AWSTemplateFormatVersion": "2010-09-09", "Resources": resources });
+                session.output().text(&template, &format!("{template:#}"))
+            }
+            None => unsupported("only tables of DynamoDB are described by CloudFormation"),
+        },
+        (Language::Sql, _) if resources.is_some() && !statements.is_empty() => {
+            unsupported("tables of DynamoDB have no SQL; print them with --as cloudformation")
+        }
         (Language::Sql, Format::Table) => {
             if statements.is_empty() {
                 session.output().note("the schema is current: nothing to print");

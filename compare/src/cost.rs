@@ -1,0 +1,106 @@
+//! What was measured, in money: what receipts counted times its price, and what an hour costs divided by what it was used for.
+
+use crate::prices::{Offer, Prices, each};
+use crate::report::{Report, Row};
+use crate::workload::{Operation, Workload};
+use serde::{Deserialize, Serialize};
+
+/// Shares of its time for which a machine that is paid by the hour is used.
+pub const UTILISATIONS: [f64; 3] = [0.01, 0.1, 0.5];
+
+/// What a million operations of a row cost.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Cost {
+    /// The row.
+    pub row: String,
+    /// The offer.
+    pub offer: String,
+    /// What was counted and is paid by the piece, for a million operations.
+    pub counted_usd: f64,
+    /// The hours, for a million operations, at each of [`UTILISATIONS`] of the rate that was measured. Zeros where none is paid.
+    pub hours_usd: [f64; 3],
+    /// What the bill has besides.
+    pub left_out: String,
+}
+
+/// What is paid for each row that is of one kind of operation.
+#[must_use]
+pub fn costs(report: &Report, prices: &Prices) -> Vec<Cost> {
+    let mut costs = Vec::new();
+    for row in report.store_rows().filter(|row| row.is_measured() && row.rate.is_none()) {
+        let Some(workload) = report.plan.workloads.iter().find(|workload| workload.name == row.workload) else {
+            continue;
+        };
+        let Some(store) = report.stores.iter().find(|store| store.name == row.store) else { continue };
+        let Some(kind) = kind(workload) else { continue };
+        costs.extend(prices.of(&store.provider).filter_map(|offer| cost(row, kind, offer)));
+    }
+    costs
+}
+
+/// Whether requests are appends or reads; none where both are made.
+fn kind(workload: &Workload) -> Option<Kind> {
+    match workload.does.parts().as_slice() {
+        [(Operation::Append, _)] => Some(Kind::Append),
+        [(Operation::Load | Operation::CatchUp, _)] => Some(Kind::Read),
+        _ => None,
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Append,
+    Read,
+}
+
+/// None where the offer asks by the piece and the engine counted none: that would look like a present.
+fn cost(row: &Row, kind: Kind, offer: &Offer) -> Option<Cost> {
+    let request = match kind {
+        Kind::Append => &offer.append_request,
+        Kind::Read => &offer.read_request,
+    };
+    let counted = row.cost.write_units * each(offer.write_unit.as_ref())
+        + row.cost.read_units * each(offer.read_unit.as_ref())
+        + row.cost.requests * each(request.as_ref());
+    let hour = each(offer.hour.as_ref());
+    if counted == 0.0 && hour == 0.0 {
+        return None;
+    }
+    let in_an_hour = row.per_second.median * 3_600.0;
+    Some(Cost {
+        row: row.id(),
+        offer: offer.name.clone(),
+        counted_usd: counted * 1e6,
+        hours_usd: UTILISATIONS.map(|used| hour / (in_an_hour * used) * 1e6),
+        left_out: offer.left_out.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::PerOperation;
+
+    fn row(cost: PerOperation) -> Row {
+        let text = include_str!("../tests/row.json");
+        let row: Row = serde_json::from_str(text).unwrap();
+        Row { cost, ..row }
+    }
+
+    #[test]
+    fn units_and_hours_become_money() {
+        let prices = Prices::list();
+        let units = row(PerOperation { requests: 1.0, read_units: 0.0, write_units: 2.0 });
+        let dynamodb = cost(&units, Kind::Append, prices.of("dynamodb").next().unwrap()).unwrap();
+        assert_eq!((dynamodb.counted_usd, dynamodb.hours_usd), (1.25, [0.0; 3]));
+        // 1,000 a second: an hour of 0.12 holds 3.6 million at full use.
+        let aurora = cost(&units, Kind::Append, prices.of("postgres").next().unwrap()).unwrap();
+        assert!((aurora.hours_usd[2] - 0.12 / 1.8).abs() < 1e-9, "{aurora:?}");
+    }
+
+    #[test]
+    fn what_was_not_counted_is_not_free() {
+        let nothing = row(PerOperation::default());
+        assert_eq!(cost(&nothing, Kind::Append, Prices::list().of("dynamodb").next().unwrap()), None);
+    }
+}
