@@ -138,7 +138,9 @@ fn credentials(settings: &Settings) -> Result<Option<Credentials>> {
     let text = |key| settings.text(key).filter(|text| !text.is_empty()).map(str::to_owned);
     match (text("access_key_id"), text("secret_access_key"), text("session_token")) {
         (None, None, None) => Ok(None),
-        (Some(id), Some(secret), session_token) => Ok(Some(Credentials::new(id, secret, session_token, None, "config"))),
+        (Some(id), Some(secret), session_token) => {
+            Ok(Some(Credentials::new(id, secret, session_token, None, "config")))
+        }
         _ => Err(Error::new(ErrorKind::Invalid, "access_key_id and secret_access_key are given together")
             .with("store", settings.store())),
     }
@@ -153,7 +155,8 @@ fn endpoint(settings: &Settings) -> Result<Option<String>> {
     if host.is_empty() || given.contains('@') {
         return refused("an endpoint is https://host or http://host, with a port where it has one, and nothing else");
     }
-    let loopback = matches!(host, "localhost" | "::1") || host.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback());
+    let loopback =
+        matches!(host, "localhost" | "::1") || host.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback());
     match given.split_once("://") {
         Some(("https", _)) => Ok(Some(given.to_owned())),
         Some(("http", _)) if loopback || settings.switch("insecure").unwrap_or(false) => Ok(Some(given.to_owned())),

@@ -68,13 +68,7 @@ pub async fn run(handle: &Handle, deadline: Deadline, usage: &mut Usage) -> Resu
     failed.map_or(Ok(()), Err)
 }
 
-async fn rewrite(
-    client: &Client,
-    object: u64,
-    gone: &[Location],
-    deadline: Deadline,
-    usage: &mut Usage,
-) -> Result<()> {
+async fn rewrite(client: &Client, object: u64, gone: &[Location], deadline: Deadline, usage: &mut Usage) -> Result<()> {
     let key = client.slot(object);
     for _ in 0..TRIES_MAX {
         let got = client.link().get(&key, None, deadline, usage).await?.ok_or_else(|| error::missing(&key))?;

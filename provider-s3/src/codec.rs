@@ -399,9 +399,7 @@ pub fn decode_frame(from: &mut Reader<'_>, first_revision: Revision) -> Result<F
 #[cfg(test)]
 mod tests {
     use super::*;
-    use evstore_api::{
-        Event, EventType, Extension, Meta, NewEvent, RecordName, Revision, Timestamp,
-    };
+    use evstore_api::{Event, EventType, Extension, Meta, NewEvent, RecordName, Revision, Timestamp};
 
     const AUTHOR: Author = Author { writer: [7; 16], attempt: [9; 16] };
 

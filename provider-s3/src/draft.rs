@@ -124,11 +124,7 @@ impl<'a> Draft<'a> {
     ///
     /// # Errors
     /// What the rules refuse.
-    pub fn decide<T>(
-        &self,
-        stream: &StreamId,
-        rule: impl FnOnce(&Situation<'_>) -> Result<T>,
-    ) -> Result<T> {
+    pub fn decide<T>(&self, stream: &StreamId, rule: impl FnOnce(&Situation<'_>) -> Result<T>) -> Result<T> {
         let head = self.tables.head(stream, self.client.own());
         rule(&Situation {
             meta: self.meta(),

@@ -20,8 +20,13 @@ pub async fn examine(client: &Client, deadline: Deadline) -> Result<Vec<Finding>
         )),
         Err(failed) => return Err(failed),
     }
-    findings.push(versioning(client, deadline).await?);
-    findings.push(lifecycle(client, deadline).await?);
+    match rules(client, deadline).await? {
+        Ok(rules) => {
+            findings.push(versioning(client, &rules, deadline).await?);
+            findings.push(lifecycle(client, &rules));
+        }
+        Err(unseen) => findings.push(unseen),
+    }
     findings.extend(left(client, deadline).await?);
     Ok(findings)
 }
@@ -38,19 +43,45 @@ fn durability(client: &Client) -> Finding {
     )
 }
 
-async fn versioning(client: &Client, deadline: Deadline) -> Result<Finding> {
+/// The bucket's rules, or why they are not known.
+async fn rules(client: &Client, deadline: Deadline) -> Result<std::result::Result<Vec<LifecycleRule>, Finding>> {
+    let request = client.link().client().get_bucket_lifecycle_configuration().bucket(client.link().bucket());
+    Ok(match bounded(request.send(), deadline, Purpose::Read).await? {
+        Ok(found) => Ok(found.rules.unwrap_or_default()),
+        Err(failed) => match error::refusal(&failed) {
+            Some(("NoSuchLifecycleConfiguration", _)) => Ok(Vec::new()),
+            _ => Err(unseen(
+                "lifecycle",
+                &error::failed(&failed, Purpose::Read),
+                "rules",
+                "s3:GetLifecycleConfiguration",
+            )),
+        },
+    })
+}
+
+async fn versioning(client: &Client, rules: &[LifecycleRule], deadline: Deadline) -> Result<Finding> {
     const ABOUT: &str = "versions";
     let request = client.link().client().get_bucket_versioning().bucket(client.link().bucket());
     let found = match bounded(request.send(), deadline, Purpose::Read).await? {
         Ok(found) => found,
         Err(failed) => {
-            return unseen(ABOUT, error::failed(&failed, Purpose::Read), "versions", "s3:GetBucketVersioning");
+            let failed = error::failed(&failed, Purpose::Read);
+            return Ok(unseen(ABOUT, &failed, "versions", "s3:GetBucketVersioning"));
         }
     };
+    let ends = |rule: &LifecycleRule| {
+        *rule.status() == ExpirationStatus::Enabled
+            && rule.noncurrent_version_expiration().is_some()
+            && concerns(rule, client.prefix())
+    };
     Ok(match found.status() {
+        Some(BucketVersioningStatus::Enabled) if rules.iter().any(ends) => {
+            Finding::fine(ABOUT, "an object that somebody removes can be had back for some days")
+        }
         Some(BucketVersioningStatus::Enabled) => Finding::warning(
             ABOUT,
-            "the bucket keeps every version of an object, and so what was truncated and deleted",
+            "the bucket keeps every version of an object for ever, and so what was truncated and deleted",
             "let noncurrent versions expire after the days for which removed events may be kept",
         ),
         _ => Finding::warning(
@@ -61,44 +92,34 @@ async fn versioning(client: &Client, deadline: Deadline) -> Result<Finding> {
     })
 }
 
-async fn lifecycle(client: &Client, deadline: Deadline) -> Result<Finding> {
+fn lifecycle(client: &Client, rules: &[LifecycleRule]) -> Finding {
     const ABOUT: &str = "lifecycle";
-    let request = client.link().client().get_bucket_lifecycle_configuration().bucket(client.link().bucket());
-    let rules = match bounded(request.send(), deadline, Purpose::Read).await? {
-        Ok(found) => found.rules.unwrap_or_default(),
-        Err(failed) => match error::refusal(&failed) {
-            Some(("NoSuchLifecycleConfiguration", _)) => Vec::new(),
-            _ => {
-                let failed = error::failed(&failed, Purpose::Read);
-                return unseen(ABOUT, failed, "rules", "s3:GetLifecycleConfiguration");
-            }
-        },
-    };
-    Ok(match rules.iter().find(|rule| removes(rule, client.prefix())) {
+    match rules.iter().find(|rule| removes(rule, client.prefix())) {
         Some(rule) => Finding::problem(
             ABOUT,
             format!("the rule {} lets objects of the log expire", rule.id().unwrap_or("without a name")),
             "take the store's prefix out of it, or let only noncurrent versions expire",
         ),
         None => Finding::fine(ABOUT, "no rule lets objects of the store expire"),
-    })
+    }
 }
 
-/// Whether a rule removes present objects of a store. A rule for some tags removes none: no object has any.
+/// Whether a rule removes present objects of a store.
 fn removes(rule: &LifecycleRule, prefix: &str) -> bool {
     let expires = rule.expiration().is_some_and(|end| end.days().is_some() || end.date().is_some());
+    *rule.status() == ExpirationStatus::Enabled && expires && concerns(rule, prefix)
+}
+
+/// Whether a rule is about objects of the log. One for some tags is not: no object has any.
+fn concerns(rule: &LifecycleRule, prefix: &str) -> bool {
     let filter = rule.filter();
-    let tagged = filter.is_some_and(|filter| {
-        filter.tag().is_some() || filter.and().is_some_and(|and| !and.tags().is_empty())
-    });
+    let tagged =
+        filter.is_some_and(|filter| filter.tag().is_some() || filter.and().is_some_and(|and| !and.tags().is_empty()));
     let own = filter.and_then(|filter| filter.prefix().or(filter.and().and_then(|and| and.prefix())));
     #[expect(deprecated, reason = "buckets of long ago have such rules")]
     let of_rule = own.or(rule.prefix()).unwrap_or_default();
     let log = format!("{prefix}/log/");
-    *rule.status() == ExpirationStatus::Enabled
-        && expires
-        && !tagged
-        && (log.starts_with(of_rule) || of_rule.starts_with(&log))
+    !tagged && (log.starts_with(of_rule) || of_rule.starts_with(&log))
 }
 
 /// What was removed and still has its bytes in some object.
@@ -120,14 +141,50 @@ async fn left(client: &Client, deadline: Deadline) -> Result<Option<Finding>> {
     }))
 }
 
-fn unseen(about: &'static str, failed: evstore_api::Error, what: &str, allow: &str) -> Result<Finding> {
+fn unseen(about: &'static str, failed: &evstore_api::Error, what: &str, allow: &str) -> Finding {
     match failed.kind() {
-        ErrorKind::Denied => Ok(Finding::warning(
+        ErrorKind::Denied => Finding::warning(
             about,
             format!("the bucket's {what} can't be looked at with these credentials"),
             format!("allow {allow}"),
-        )),
+        ),
         // Servers that speak alike know not everything.
-        _ => Ok(Finding::warning(about, format!("the service does not say what {what} the bucket has"), String::new())),
+        _ => Finding::warning(
+            about,
+            format!("the service does not say what {what} the bucket has"),
+            "find out from whoever runs it whether it removes objects by itself",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_sdk_s3::types::{LifecycleExpiration, LifecycleRuleAndOperator, LifecycleRuleFilter, Tag};
+
+    fn rule(filter: LifecycleRuleFilter) -> LifecycleRule {
+        LifecycleRule::builder()
+            .status(ExpirationStatus::Enabled)
+            .filter(filter)
+            .expiration(LifecycleExpiration::builder().days(30).build())
+            .build()
+            .unwrap()
+    }
+
+    fn of(prefix: &str) -> LifecycleRule {
+        rule(LifecycleRuleFilter::builder().prefix(prefix).build())
+    }
+
+    #[test]
+    fn a_rule_that_lets_the_log_expire_is_told_from_others() {
+        for prefix in ["", "shop", "shop/orders/", "shop/orders/log/", "shop/orders/log/0000"] {
+            assert!(removes(&of(prefix), "shop/orders"), "{prefix:?}");
+        }
+        for prefix in ["other", "shop/orders.t1/", "shop/orders/checkpoint/"] {
+            assert!(!removes(&of(prefix), "shop/orders"), "{prefix:?}");
+        }
+        let tag = Tag::builder().key("a").value("b").build().unwrap();
+        let tagged = LifecycleRuleAndOperator::builder().prefix("shop").tags(tag).build();
+        assert!(!removes(&rule(LifecycleRuleFilter::builder().and(tagged).build()), "shop/orders"));
     }
 }

@@ -346,7 +346,9 @@ impl Group<'_> {
             self.claimant = claimant;
             match put? {
                 Outcome::Ours => {
-                    log::advance(client, number, body)?;
+                    // It is written, whatever this handle makes of it.
+                    log::advance(client, number, body)
+                        .map_err(|cause| error::unanswered().caused_by(cause.to_string()))?;
                     // Whoever asked before the put was sent finds in the state what was answered before.
                     client.seen.fetch_max(began, Ordering::AcqRel);
                     self.answer();

@@ -91,7 +91,9 @@ impl Opener for S3Opener {
     async fn drop_scratch(&self, scratch: &Settings) -> Result<()> {
         let client = self.client(scratch).await?;
         if client.config().scratch_tag().is_none() {
-            return Err(Error::new(ErrorKind::Invalid, "only a scratch store is dropped").with("prefix", client.prefix()));
+            return Err(
+                Error::new(ErrorKind::Invalid, "only a scratch store is dropped").with("prefix", client.prefix())
+            );
         }
         schema::drop_objects(&client, Deadline::within(MAKE_PATIENCE)).await
     }

@@ -152,9 +152,8 @@ async fn has_more(client: &Client, after: &Cursor) -> Result<bool> {
 pub async fn feed_head(client: &Client, deadline: Deadline) -> Result<FeedHead> {
     let _open = client.enter(deadline).await?;
     let mut usage = Usage::default();
-    let (incarnation, last) = client
-        .look(deadline, &mut usage, |tables| Ok((tables.meta().incarnation(), tables.last_position)))
-        .await?;
+    let (incarnation, last) =
+        client.look(deadline, &mut usage, |tables| Ok((tables.meta().incarnation(), tables.last_position))).await?;
     Ok(FeedHead {
         cursor: Cursor::total(incarnation, last),
         position: Some(last),

@@ -19,7 +19,10 @@ const REQUEST_BYTES_MAX: usize = 1 << 30;
 enum Item {
     /// A commit without its events, and these encoded.
     Commit(Box<Commit>, Option<Bytes>),
-    Removed { first: Position, last: Position },
+    Removed {
+        first: Position,
+        last: Position,
+    },
     Snapshot(Snapshot),
     Record(Record),
 }

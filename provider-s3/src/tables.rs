@@ -441,7 +441,8 @@ impl Tables {
     /// Puts a commit into a range that came as removed before.
     fn cut(&mut self, first: Position, last: Position, content: Placed, changes: &mut Vec<Change>) -> Result<()> {
         let range = self.feed.range(..=first).next_back().map(|(start, place)| (*start, place.clone()));
-        let Some((start, Place { last: end, content: Placed::Removed })) = range.filter(|(_, place)| last <= place.last)
+        let Some((start, Place { last: end, content: Placed::Removed })) =
+            range.filter(|(_, place)| last <= place.last)
         else {
             return Err(corrupt("a commit takes positions that are taken"));
         };

@@ -153,7 +153,11 @@ async fn callers_that_wait_share_a_put() {
         let receipts = crowd(&store, callers, commits).await;
         let seen = proxy.take_seen();
         let each = (callers * commits) as f64 / puts(&seen) as f64;
-        println!("{callers} callers: {each:.1} commits for each of {} puts, {} requests in all", puts(&seen), seen.len());
+        println!(
+            "{callers} callers: {each:.1} commits for each of {} puts, {} requests in all",
+            puts(&seen),
+            seen.len()
+        );
         assert!(each >= f64::from(least), "{callers} callers: {each} commits for each put");
         assert!(receipts.iter().all(|receipt| receipt.usage.requests == 1), "each reports its share, rounded up");
         let mut positions: Vec<u64> = receipts.iter().map(|receipt| receipt.position.unwrap().0).collect();
@@ -323,8 +327,7 @@ async fn what_could_not_be_taken_out_is_told_and_taken_out_later() {
     let request =
         Delete { stream: stream("a-1"), expected: Expected::Any, commit: CommitId::generate(), deadline: deadline() };
     admin.delete(request).await.unwrap();
-    let has_secret =
-        || async { String::from_utf8_lossy(&object(&scratch.slot(2)).await.unwrap()).contains("secret") };
+    let has_secret = || async { String::from_utf8_lossy(&object(&scratch.slot(2)).await.unwrap()).contains("secret") };
     assert!(has_secret().await);
     let findings = admin.examine(deadline()).await.unwrap();
     assert!(findings.iter().any(|one| one.about == "removed" && !one.mending.is_empty()), "{findings:?}");

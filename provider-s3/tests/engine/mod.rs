@@ -271,8 +271,9 @@ async fn serve(
         if let Fate::Refuse(status, code) = fate {
             let body = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>forged</Message></Error>");
             let length = body.len();
-            let head =
-                format!("HTTP/1.1 {status} Forged\r\ncontent-type: application/xml\r\ncontent-length: {length}\r\n\r\n");
+            let head = format!(
+                "HTTP/1.1 {status} Forged\r\ncontent-type: application/xml\r\ncontent-length: {length}\r\n\r\n"
+            );
             client.write_all(head.as_bytes()).await?;
             client.write_all(body.as_bytes()).await?;
             continue;
