@@ -1,5 +1,6 @@
-//! The same move on servers, by the real binary: SQLite to Postgres and back, to Redis and back, and DynamoDB to SQLite and back. The servers are
-//! those that `EVSTORE_TEST_POSTGRES_URL`, `EVSTORE_TEST_REDIS_URL` and `EVSTORE_TEST_DYNAMODB_URL` name; `cargo xtask test` starts them.
+//! The same move on servers, by the real binary: SQLite to Postgres and back, to Redis and back, to S3 and back, and DynamoDB to SQLite and
+//! back. The servers are those that `EVSTORE_TEST_POSTGRES_URL`, `EVSTORE_TEST_REDIS_URL`, `EVSTORE_TEST_S3_URL` and `EVSTORE_TEST_DYNAMODB_URL`
+//! name; `cargo xtask test` starts them.
 
 // A test may fail by a panic, also in its helpers.
 #![allow(clippy::unwrap_used)]
@@ -77,6 +78,20 @@ fn a_system_under_load_is_moved_from_sqlite_to_redis_and_back() {
     let folder = tempfile::tempdir().unwrap();
     let redis = Scratch::new("redis", "EVSTORE_TEST_REDIS_URL", "mvr");
     let system = mover::System::new(folder.path(), "a_node", "provider = \"sqlite\"\npath = \"a.db\"", &redis.table());
+    mover::there_and_back_and_for_good(system, START, 4);
+}
+
+#[test]
+fn a_system_under_load_is_moved_from_sqlite_to_s3_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let local = [
+        ("bucket", "evstore-test"),
+        ("region", "us-east-1"),
+        ("access_key_id", "AKIDEVSTORETEST"),
+        ("secret_access_key", "not-looked-at"),
+    ];
+    let s3 = Scratch::with("s3", "EVSTORE_TEST_S3_URL", "mvs", "endpoint", &local);
+    let system = mover::System::new(folder.path(), "a_node", "provider = \"sqlite\"\npath = \"a.db\"", &s3.table());
     mover::there_and_back_and_for_good(system, START, 4);
 }
 

@@ -526,3 +526,43 @@ fn put_back<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, before: Option<V>) {
         None => drop(map.remove(&key)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_as_small_as_the_documentation_says() {
+        assert!(size_of::<Frame>() <= 160, "{}", size_of::<Frame>());
+        assert!(size_of::<Place>() <= 32, "{}", size_of::<Place>());
+    }
+
+    #[test]
+    fn what_does_not_follow_is_refused_and_nothing_is_done_behind_it() {
+        let mut tables = Tables::default();
+        assert!(tables.clone().advance(2, 0, vec![Effect::Meta(Meta::new(Timestamp(0)))]).is_err());
+        assert!(tables.clone().advance(1, 0, vec![]).is_err());
+        tables.advance(1, 0, vec![Effect::Meta(Meta::new(Timestamp(0))), Effect::Removed(Position(3))]).unwrap();
+        for position in [3, 5] {
+            let commit = Commit {
+                stream: StreamId::new("a-1").unwrap(),
+                id: CommitId([1; 16]),
+                number: CommitNumber(1),
+                kind: CommitKind::Events,
+                first_revision: Revision(1),
+                count: 2,
+                first_position: Some(Position(position)),
+                recorded_at: Timestamp(0),
+                digest: ContentDigest([0; 16]),
+                imported: None,
+                group: None,
+                extensions: Vec::new(),
+                content: Content::Kept,
+                events: Vec::new(),
+            };
+            let mut tables = tables.clone();
+            assert!(tables.advance(2, 0, vec![Effect::Commit(Box::new(commit), None)]).is_err(), "{position}");
+            assert_eq!((tables.broken, tables.end), (Some(2), 1));
+        }
+    }
+}
