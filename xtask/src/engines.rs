@@ -9,6 +9,7 @@ pub mod fetch;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod redis;
+pub mod s3;
 
 use anyhow::{Context, Result, bail};
 use std::net::TcpListener;

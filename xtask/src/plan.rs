@@ -1,6 +1,6 @@
 //! What there is to test, as data: steps, the lane that each belongs to, and the engines that each needs.
 
-use crate::engines::{dynamodb, faketime, postgres, redis};
+use crate::engines::{dynamodb, faketime, postgres, redis, s3};
 use crate::page;
 use crate::run::{EVERYTHING, cargo, evstore, evstore_release, root, run, target};
 use crate::setup::{PREPARED, Setup, Shown};
@@ -102,6 +102,7 @@ const EVERY: &[Setup] = &[
     Setup::Redis(redis::Release::Distribution, redis::Setup::Partitions, ""),
     Setup::DynamoDb(""),
     Setup::DynamoDb("snapshots=interleaved"),
+    Setup::S3,
 ];
 
 /// Where the tests of the Postgres provider find a server; one that is set is used, and none is started.
@@ -112,6 +113,8 @@ const FAKETIME: &str = "EVSTORE_TEST_FAKETIME";
 const REDIS_URL: &str = "EVSTORE_TEST_REDIS_URL";
 /// The same for DynamoDB: an endpoint. With a real account's, `EVSTORE_TEST_DYNAMODB_SETTINGS` has its region and credentials.
 const DYNAMODB_URL: &str = "EVSTORE_TEST_DYNAMODB_URL";
+/// The same for S3.
+const S3_URL: &str = "EVSTORE_TEST_S3_URL";
 
 /// Everything in one build, because what is built for one package alone is built again. `cargo nextest` where it is there, because
 /// it shows each test by itself; else `cargo test`, which needs nothing.
@@ -141,9 +144,10 @@ fn on_engines(postgres: postgres::Release, redis: redis::Release, command: &mut 
     let postgres = postgres::Postgres::start(postgres, &PREPARED)?;
     let redis = redis::Redis::start(redis, redis::Setup::Always)?;
     let dynamodb = dynamodb::DynamoDb::start()?;
-    command.envs(postgres.environment()).envs(redis.environment()?).envs(dynamodb.environment());
+    let s3 = s3::S3::start()?;
+    command.envs(postgres.environment()).envs(redis.environment()?).envs(dynamodb.environment()).envs(s3.environment());
     command.env(FAKETIME, faketime::library()?);
-    for address in [POSTGRES_URL, REDIS_URL, DYNAMODB_URL] {
+    for address in [POSTGRES_URL, REDIS_URL, DYNAMODB_URL, S3_URL] {
         command.envs(std::env::var_os(address).map(|given| (address, given)));
     }
     run("tests", command)

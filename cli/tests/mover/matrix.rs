@@ -13,7 +13,7 @@ const PAIRS: [(Kind, Kind); 4] = [
     (Kind::Sqlite, Kind::Sqlite),
     (Kind::Sqlite, Kind::Postgres),
     (Kind::Postgres, Kind::Redis),
-    (Kind::DynamoDb, Kind::Sqlite),
+    (Kind::DynamoDb, Kind::S3),
 ];
 /// Kills of the migrator on every change.
 const KILLS: u32 = 6;

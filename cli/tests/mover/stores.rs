@@ -35,12 +35,17 @@ pub enum Kind {
     Redis,
     /// The one that all tests share.
     DynamoDb,
+    /// The same.
+    S3,
 }
 
 impl Kind {
     /// All of them that this build can start.
-    pub const ALL: &[Self] =
-        if cfg!(feature = "engine-tests") { &[Self::Sqlite, Self::Postgres, Self::Redis, Self::DynamoDb] } else { &[Self::Sqlite] };
+    pub const ALL: &[Self] = if cfg!(feature = "engine-tests") {
+        &[Self::Sqlite, Self::Postgres, Self::Redis, Self::DynamoDb, Self::S3]
+    } else {
+        &[Self::Sqlite]
+    };
 
     /// The name in configs.
     pub fn name(self) -> &'static str {
@@ -49,6 +54,7 @@ impl Kind {
             Self::Postgres => "postgres",
             Self::Redis => "redis",
             Self::DynamoDb => "dynamodb",
+            Self::S3 => "s3",
         }
     }
 }
@@ -73,13 +79,28 @@ pub enum Engine {
     Postgres(Cluster),
     /// A server.
     Redis(Redis),
-    /// Tables of its own in a server of all tests.
-    DynamoDb {
+    /// Tables, or objects, of its own in a server of all tests.
+    Shared {
         /// Where that listens.
         port: u16,
-        /// What the tables' names begin with.
-        table: String,
+        /// Its keys in a config, but for the address.
+        keys: String,
     },
+}
+
+impl Engine {
+    /// A place of its own in the server that a variable names. `keys` end with the one that tells places apart.
+    fn shared(variable: &str, kind: Kind, keys: &str, name: &str) -> Self {
+        let url = told(variable);
+        let port = url.rsplit_once(':').and_then(|(_, port)| port.trim_end_matches('/').parse().ok()).unwrap();
+        let keys = format!(
+            "provider = \"{}\"\naccess_key_id = \"AKIDEVSTORETEST\"\nsecret_access_key = \"not-looked-at\"\n\
+             {keys} = \"moved-{}-{name}\"\n",
+            kind.name(),
+            std::process::id()
+        );
+        Self::Shared { port, keys }
+    }
 }
 
 impl Place {
@@ -89,10 +110,10 @@ impl Place {
             Kind::Sqlite => Engine::File,
             Kind::Postgres => Engine::Postgres(Cluster::new()),
             Kind::Redis => Engine::Redis(Redis::new()),
-            Kind::DynamoDb => {
-                let url = told("EVSTORE_TEST_DYNAMODB_URL");
-                let port = url.rsplit_once(':').and_then(|(_, port)| port.trim_end_matches('/').parse().ok()).unwrap();
-                Engine::DynamoDb { port, table: format!("moved-{}-{name}", std::process::id()) }
+            Kind::DynamoDb => Engine::shared("EVSTORE_TEST_DYNAMODB_URL", kind, "region = \"local\"\ntable", name),
+            Kind::S3 => {
+                let keys = "region = \"us-east-1\"\nbucket = \"evstore-test\"\nprefix";
+                Engine::shared("EVSTORE_TEST_S3_URL", kind, keys, name)
             }
         };
         let mut place = Self { name, engine, nodes: None, operator: None };
@@ -106,7 +127,7 @@ impl Place {
             Engine::File => None,
             Engine::Postgres(cluster) => Some(cluster.port()),
             Engine::Redis(server) => Some(server.port),
-            Engine::DynamoDb { port, .. } => Some(*port),
+            Engine::Shared { port, .. } => Some(*port),
         }
     }
 
@@ -146,11 +167,9 @@ impl Place {
             (Engine::Redis(_), Some(way)) => {
                 format!("provider = \"redis\"\nurl = \"redis://127.0.0.1:{}\"\nauto_create = true\n", way.port)
             }
-            (Engine::DynamoDb { table, .. }, Some(way)) => format!(
-                "provider = \"dynamodb\"\nendpoint = \"http://127.0.0.1:{}\"\ntable = \"{table}\"\nregion = \"local\"\n\
-                 access_key_id = \"AKIDEVSTORETEST\"\nsecret_access_key = \"not-looked-at\"\nauto_create = true\n",
-                way.port
-            ),
+            (Engine::Shared { keys, .. }, Some(way)) => {
+                format!("endpoint = \"http://127.0.0.1:{}\"\n{keys}auto_create = true\n", way.port)
+            }
         };
         format!("[stores.{}]\n{address}", self.name)
     }
@@ -158,7 +177,7 @@ impl Place {
     /// Kills its server as a crash would, and starts it again.
     pub fn crash(&mut self) {
         match &mut self.engine {
-            Engine::File | Engine::DynamoDb { .. } => panic!("it has no server of its own"),
+            Engine::File | Engine::Shared { .. } => panic!("it has no server of its own"),
             Engine::Postgres(cluster) => {
                 cluster.kill();
                 cluster.start();
@@ -174,7 +193,7 @@ impl Place {
     pub fn redis(&self) -> &Redis {
         match &self.engine {
             Engine::Redis(server) => server,
-            Engine::File | Engine::Postgres(_) | Engine::DynamoDb { .. } => panic!("{} is no Redis", self.name),
+            Engine::File | Engine::Postgres(_) | Engine::Shared { .. } => panic!("{} is no Redis", self.name),
         }
     }
 
@@ -182,7 +201,7 @@ impl Place {
     pub fn postgres(&mut self) -> &mut Cluster {
         match &mut self.engine {
             Engine::Postgres(cluster) => cluster,
-            Engine::File | Engine::Redis(_) | Engine::DynamoDb { .. } => panic!("{} is no Postgres", self.name),
+            Engine::File | Engine::Redis(_) | Engine::Shared { .. } => panic!("{} is no Postgres", self.name),
         }
     }
 }
