@@ -88,5 +88,5 @@ fn a_system_under_load_is_moved_from_dynamodb_to_sqlite_and_back() {
     let dynamodb = Scratch::with("dynamodb", "EVSTORE_TEST_DYNAMODB_URL", "mvd", "endpoint", &local);
     let system =
         mover::System::new(folder.path(), "a_node", &dynamodb.table(), "provider = \"sqlite\"\npath = \"b.db\"");
-    mover::there_and_back_and_for_good(system, "migrate start --accept processes", 4);
+    mover::there_and_back_and_for_good(system, "migrate start --accept processes", 2);
 }
