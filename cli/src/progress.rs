@@ -2,12 +2,19 @@
 
 use crate::output::{Format, Output};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
 /// A bar, a spinner, or nothing.
 #[derive(Clone, Debug)]
-pub struct Progress(ProgressBar);
+pub struct Progress(ProgressBar, Notes);
+
+/// Whether somebody reads what is told beside the bar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Notes {
+    Shown,
+    Hidden,
+}
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,9 +29,11 @@ impl Progress {
     /// A bar up to `total`, or a spinner where nobody knows how much there is. Hidden from pipes, programs and `-q`.
     #[must_use]
     pub fn new(output: &Output, doing: &'static str, unit: Unit, total: Option<u64>) -> Self {
-        let seen = std::io::stderr().is_terminal() && !output.is_quiet() && output.format() == Format::Table;
-        if !seen {
-            return Self(ProgressBar::hidden());
+        if output.is_quiet() || output.format() != Format::Table {
+            return Self(ProgressBar::hidden(), Notes::Hidden);
+        }
+        if !std::io::stderr().is_terminal() {
+            return Self(ProgressBar::hidden(), Notes::Shown);
         }
         let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
         if let Ok(style) = ProgressStyle::with_template(&template(unit, total.is_some())) {
@@ -32,7 +41,17 @@ impl Progress {
         }
         bar.set_prefix(doing);
         bar.enable_steady_tick(Duration::from_millis(200));
-        Self(bar)
+        Self(bar, Notes::Shown)
+    }
+
+    /// Tells something that is not progress, in a line of its own.
+    pub fn note(&self, text: &str) {
+        if self.1 == Notes::Shown {
+            self.0.suspend(|| {
+                // Nothing is to be done about a stderr that can't be written.
+                let _ = writeln!(std::io::stderr(), "{text}");
+            });
+        }
     }
 
     /// Something else is being done from now on.

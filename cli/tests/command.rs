@@ -369,7 +369,7 @@ fn doctor_names_a_store_whose_provider_is_not_there_and_looks_at_the_others() {
     let folder = Folder::bare();
     folder.write(
         "evstore.toml",
-        "[stores.a]\nprovider = \"sqlite\"\npath = \"a.db\"\n[stores.b]\nprovider = \"s3\"\n[stores.c]\nprovider = \"memory\"\n",
+        "[stores.a]\nprovider = \"sqlite\"\npath = \"a.db\"\n[stores.b]\nprovider = \"tiered\"\n[stores.c]\nprovider = \"memory\"\n",
     );
     folder.ok("append a-1 --type t -s a");
     let output = folder.run("doctor -o json");

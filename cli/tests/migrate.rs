@@ -1,10 +1,9 @@
-//! `evstore migrate` by the real binary: a running system is moved between two files, and the migrator is killed on the way.
+//! `evstore migrate` by the real binary, verb by verb. Running systems are moved in `mover`.
 
 // A test may fail by a panic, also in its helpers.
 #![allow(clippy::unwrap_used)]
 
 mod evstore;
-mod mover;
 
 use evstore::{Folder, PERMITS, document};
 
@@ -13,20 +12,6 @@ fn folder() -> Folder {
     let text = folder.read("evstore.toml");
     folder.write("evstore.toml", &format!("{text}[migrate]\ntargets = [\"b\"]\n"));
     folder
-}
-
-/// Nothing but for the tests that start nodes: then it is one of them.
-#[test]
-fn a_node() {
-    mover::work_if_told();
-}
-
-#[test]
-fn a_system_under_load_is_moved_there_and_back_by_a_migrator_that_is_killed() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = |name: &str| format!("provider = \"sqlite\"\npath = \"{name}.db\"");
-    let system = mover::System::new(folder.path(), "a_node", &store("a"), &store("b"));
-    mover::there_and_back_and_for_good(system, "migrate start", 6);
 }
 
 #[test]
@@ -45,15 +30,32 @@ fn a_store_is_moved_verb_by_verb() {
     assert_eq!(folder.error("migrate finish -y -o json", 3)["kind"], "conflict");
     folder.ok("migrate cutover --dry-run");
     assert_eq!(status()["phase"], "copying");
+    let rehearsed = document(&folder.ok("migrate rehearse -o json"));
+    assert_eq!(
+        (&rehearsed["owner"], &rehearsed["rehearsed"], &rehearsed["end"]),
+        (&"a".into(), &true.into(), &8577.into())
+    );
+    folder.ok("append order-1 --type x --data {}");
+    folder.ok("migrate pause");
+    assert_eq!(status()["paused"], true);
+    assert_eq!(folder.error("migrate cutover -y -o json", 3)["kind"], "conflict");
+    folder.ok("migrate resume");
+    let told = status();
+    assert_eq!(
+        (&told["lag"], &told["converges"], &told["seconds_left"]),
+        (&1.into(), &false.into(), &serde_json::Value::Null)
+    );
+    assert_eq!((&told["streams"]["source"], &told["streams"]["handed_over"]), (&1435.into(), &0.into()));
+    assert_eq!(told["pause"]["times"], 1);
     assert_eq!(folder.error("migrate cutover -o json", 2)["kind"], "usage");
     let cutover = document(&folder.ok("migrate cutover -y -o json"));
-    assert_eq!((&cutover["owner"], &cutover["end"], &cutover["differences"]), (&"b".into(), &8577.into(), &0.into()));
+    assert_eq!((&cutover["owner"], &cutover["end"], &cutover["differences"]), (&"b".into(), &8578.into(), &0.into()));
     assert!(cutover["pause_ms"].as_u64().unwrap() < 5_000, "{cutover}");
     assert_eq!(folder.error("-o json append order-1 --type x --data {}", 7)["context"]["to"], "b");
     folder.ok("-s b append order-1 --type x --data {}");
     let carried = document(&folder.ok("-s b checkpoint get mails -o json"));
     assert_eq!(carried, document(&folder.ok("checkpoint get mails -o json")));
-    assert_eq!(document(&folder.ok("migrate rollback -y -o json"))["end"], 8578);
+    assert_eq!(document(&folder.ok("migrate rollback -y -o json"))["end"], 8579);
     assert_eq!(status()["phase"], "moved_back");
     folder.ok("append order-1 --type x --data {}");
     folder.ok("migrate start");
@@ -101,6 +103,8 @@ fn a_target_that_holds_less_is_refused_or_accepted_by_name() {
     );
     assert_eq!(folder.error("migrate plan -o json", 2)["kind"], "unsupported");
     folder.ok("migrate start --accept event_bytes --dry-run");
+    // A name that no plan lists is a mistake, and not something accepted.
+    assert_eq!(folder.error("migrate start --accept evnt_bytes -o json", 2)["kind"], "usage");
     let large = "x".repeat(2000);
     folder.ok(&format!("append order-1 --type x --data \"{large}\""));
     let error = folder.error("migrate start --accept event_bytes -o json", 2);

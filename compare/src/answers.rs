@@ -98,7 +98,7 @@ fn appends(report: &Report) -> Answer {
     let lines = report.stores.iter().filter_map(|store| {
         let most = best(rows(report, own), &store.name, |row| row.per_second.median)?;
         let one = rows(report, own).find(|row| row.store == store.name && row.callers == 1);
-        let one = one.map_or_else(String::new, |row| {
+        let one = one.filter(|row| row.id() != most.id()).map_or_else(String::new, |row| {
             format!(
                 "; one caller makes {}, half of them within {}",
                 rate(row.per_second.median),
@@ -106,7 +106,11 @@ fn appends(report: &Report) -> Answer {
             )
         });
         let (per_second, callers) = (rate(most.per_second.median), callers(most.callers));
-        Some(line(most, format!("{}: {per_second} a second with {callers}{one}", store.name)))
+        let half = time(most.latency.p50_us);
+        Some(line(
+            most,
+            format!("{}: {per_second} a second with {callers}, half of them within {half}{one}", store.name),
+        ))
     });
     of_lines("How many appends does each take?", lines.collect(), "no workload of this run appends single events")
 }

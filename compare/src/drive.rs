@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 /// How long after the end of a round operations that are late may still begin; those that are later are told as not begun.
 const LATE_MAX: Duration = Duration::from_secs(2);
-/// Operations after which a caller lets others run: a store that never waits would keep the thread for itself.
+/// Operations after which a caller lets others run, where there are others: a store that never waits would keep the thread for itself.
 const TURNS: u64 = 64;
 
 /// What one round of a cell came to.
@@ -40,11 +40,11 @@ pub async fn drive(stage: &Arc<Stage>, callers: u32, time: Duration, seed: u64) 
     let start = Instant::now();
     let until = start + time;
     let pace = stage.workload.rate.map(|rate| Pace::start(rate, start, until, callers as usize));
-    let kept_max = ACKNOWLEDGED_MAX / callers as usize;
     let mut tasks = JoinSet::new();
     for number in 0..callers as usize {
         let caller = Caller::new(stage, number, callers as usize, seed.fork());
-        tasks.spawn(work(caller, stage.clone(), start, until, pace.as_ref().map(|pace| pace.shared.clone()), kept_max));
+        let pace = pace.as_ref().map(|pace| pace.shared.clone());
+        tasks.spawn(work(caller, stage.clone(), Round { callers, start, until, pace }));
     }
     let ended = tokio::time::timeout(time + LATE_MAX + CALL_MAX * 3, tasks.join_all()).await;
     let tallies = ended.map_err(|_| Error::new(ErrorKind::DeadlineExceeded, "callers did not end in time"))?;
@@ -64,15 +64,18 @@ pub async fn drive(stage: &Arc<Stage>, callers: u32, time: Duration, seed: u64) 
     Ok(Driven { tally, seconds })
 }
 
-/// One caller's operations; gives when the last was answered.
-async fn work(
-    mut caller: Caller,
-    stage: Arc<Stage>,
+/// What the callers of one round have in common.
+struct Round {
+    callers: u32,
     start: Instant,
     until: Instant,
     pace: Option<Arc<Shared>>,
-    kept_max: usize,
-) -> (Tally, Instant) {
+}
+
+/// One caller's operations; gives when the last was answered.
+async fn work(mut caller: Caller, stage: Arc<Stage>, round: Round) -> (Tally, Instant) {
+    let Round { callers, start, until, pace } = round;
+    let kept_max = ACKNOWLEDGED_MAX / callers as usize;
     let mut tally = Tally::default();
     let bound = stage.workload.answer_within.map(|time| time.0);
     let (mut now, mut last, mut turn) = (start, start, 0_u64);
@@ -90,7 +93,7 @@ async fn work(
         if begun >= until || tally.kept.acknowledged.len() >= kept_max {
             break;
         }
-        let result = caller.next(&mut tally).await;
+        let result = caller.next(begun, &mut tally).await;
         last = Instant::now();
         now = last;
         match result {
@@ -103,7 +106,7 @@ async fn work(
             }
         }
         turn += 1;
-        if turn.is_multiple_of(TURNS) {
+        if callers > 1 && turn.is_multiple_of(TURNS) {
             tokio::task::yield_now().await;
             // Waiting for a thread because others have it is not the store's time.
             now = Instant::now();

@@ -19,6 +19,19 @@ const PAGE_EVENTS: u32 = 1_000;
 /// How long a read through another node is looked at again before it counts as failed.
 const STALE_MAX: Duration = Duration::from_secs(5);
 
+/// A commit that is to be appended.
+#[derive(Clone, Copy, Debug)]
+struct Drawn {
+    id: CommitId,
+    stream: usize,
+    /// Of its events, in the log or among those that were made beforehand.
+    place: usize,
+}
+
+fn never_won() -> Error {
+    Error::new(ErrorKind::Conflict, "the race was never won").with("attempts", ATTEMPTS_MAX)
+}
+
 /// One caller: a client of the store, with its streams.
 #[derive(Debug)]
 pub struct Caller {
@@ -64,27 +77,25 @@ impl Caller {
         self.stage.log.is_some() && self.script.is_empty()
     }
 
-    /// Makes the next operation of the mix; conflicts and costs are counted on the way.
+    /// Makes the next operation of the mix, which began at this moment; conflicts and costs are counted on the way.
     ///
     /// # Errors
     /// As the store's, once nothing is left to be tried.
-    pub async fn next(&mut self, tally: &mut Tally) -> Result<()> {
+    pub async fn next(&mut self, begun: Instant, tally: &mut Tally) -> Result<()> {
         let operation = match self.wheel.as_slice() {
             [only] => *only,
             wheel => *self.seed.pick(wheel),
         };
+        let deadline = Deadline(begun + CALL_MAX);
         match operation {
-            Operation::Append => {
-                let (stream, events) = self.next_commit();
-                self.append(stream, events, tally).await.map(drop)
-            }
+            Operation::Append => self.append(deadline, tally).await.map(drop),
             Operation::Load => {
                 let stream = self.next_stream();
-                self.load(stream, tally).await.map(drop)
+                self.load(stream, deadline, tally).await.map(drop)
             }
-            Operation::Execute => self.execute(tally).await,
-            Operation::ReadBack => self.read_back(tally).await,
-            Operation::CatchUp => self.catch_up(tally).await,
+            Operation::Execute => self.execute(deadline, tally).await,
+            Operation::ReadBack => self.read_back(deadline, tally).await,
+            Operation::CatchUp => self.catch_up(deadline, tally).await,
         }
     }
 
@@ -112,60 +123,67 @@ impl Caller {
         self.number + (self.turn as usize % own) * self.callers
     }
 
-    fn next_commit(&mut self) -> (usize, Events) {
-        if let Some(log) = &self.stage.log {
+    /// What is appended next, and where to.
+    fn next_commit(&mut self) -> Drawn {
+        let id = CommitId(self.seed.bytes());
+        if self.stage.log.is_some() {
             // Through, it goes round again: its streams then grow longer than they were.
-            let place = self.stage.advance(self.number) as usize % self.script.len();
-            let (stream, events) = &log.entries[self.script[place] as usize];
-            return (*stream, events.clone());
+            let place = self.script[self.stage.advance(self.number) as usize % self.script.len()] as usize;
+            let stream = self.stage.log.as_ref().map_or(0, |log| log.entries[place].0);
+            return Drawn { id, stream, place };
         }
         let stream = self.next_stream();
-        (stream, self.draw())
+        Drawn { id, stream, place: self.seed.below(self.stage.commits.len() as u64) as usize }
     }
 
-    fn draw(&mut self) -> Events {
-        self.seed.pick(&self.stage.commits).clone()
+    /// The events of what was drawn: made once, and copied for each attempt only.
+    fn events(&self, drawn: &Drawn) -> &Events {
+        match &self.stage.log {
+            Some(log) => &log.entries[drawn.place].1,
+            None => &self.stage.commits[drawn.place],
+        }
     }
 
     /// Appends under the head that the node knows; after a conflict again under the one that it then knows.
-    async fn append(&mut self, stream: usize, events: Events, tally: &mut Tally) -> Result<Revision> {
-        let commit = NewCommit { id: CommitId(self.seed.bytes()), events };
+    async fn append(&mut self, deadline: Deadline, tally: &mut Tally) -> Result<(usize, Revision)> {
+        let drawn = self.next_commit();
         for _ in 0..ATTEMPTS_MAX {
             let expected = match self.stage.workload.expected {
-                Expectation::Head => Expected::At(self.stage.head(self.node, stream)),
+                Expectation::Head => Expected::At(self.stage.head(self.node, drawn.stream)),
                 Expectation::Any => Expected::Any,
             };
-            if let Some(last) = self.try_append(stream, expected, &commit, tally).await? {
-                return Ok(last);
+            if let Some(last) = self.try_append(&drawn, expected, deadline, tally).await? {
+                return Ok((drawn.stream, last));
             }
         }
-        Err(Error::new(ErrorKind::Conflict, "the race was never won").with("attempts", ATTEMPTS_MAX))
+        Err(never_won())
     }
 
     /// One attempt; none where it conflicted, and the node knows the head by then.
     async fn try_append(
         &self,
-        stream: usize,
+        drawn: &Drawn,
         expected: Expected,
-        commit: &NewCommit,
+        deadline: Deadline,
         tally: &mut Tally,
     ) -> Result<Option<Revision>> {
-        let name = self.stage.streams[stream].clone();
-        let begun = Instant::now();
-        let request = Append { stream: name, expected, commit: commit.clone(), deadline: Deadline(begun + CALL_MAX) };
         let is_checked = self.stage.workload.check;
+        let begun = is_checked.then(Instant::now);
+        let events = self.events(drawn).clone();
+        let count = events.count();
+        let request =
+            Append { stream: self.name(drawn.stream), expected, commit: NewCommit { id: drawn.id, events }, deadline };
         match self.store().append(request).await {
             Ok(receipt) => {
-                self.stage.learn(self.node, stream, receipt.last);
-                tally.events += u64::from(commit.events.count());
+                self.stage.learn(self.node, drawn.stream, receipt.last);
+                tally.events += u64::from(count);
                 tally.cost.add(receipt.usage);
-                if is_checked {
+                if let Some(begun) = begun {
                     if let Expected::At(revision) = expected {
                         tally.kept.misplaced += u64::from(receipt.first != revision.next());
                     }
-                    let acknowledged =
-                        Acknowledged { stream, commit: commit.id, first: receipt.first, begun, at: Instant::now() };
-                    tally.kept.acknowledged.push(acknowledged);
+                    let (stream, commit, first, at) = (drawn.stream, drawn.id, receipt.first, Instant::now());
+                    tally.kept.acknowledged.push(Acknowledged { stream, commit, first, begun, at });
                 }
                 Ok(Some(receipt.last))
             }
@@ -173,22 +191,24 @@ impl Caller {
                 tally.conflicts += 1;
                 let head = match error.head() {
                     Some(head) => head.revision,
-                    None => self.head(self.store(), stream).await?.revision,
+                    None => self.head(self.store(), drawn.stream, deadline).await?.revision,
                 };
-                self.stage.learn(self.node, stream, head);
+                self.stage.learn(self.node, drawn.stream, head);
+                // Others that were waiting for their turn get it before the same caller tries again.
+                tokio::task::yield_now().await;
                 Ok(None)
             }
             Err(error) => {
                 if is_checked && error.written() == Written::Unknown {
-                    tally.kept.unknown.insert(commit.id);
+                    tally.kept.unknown.insert(drawn.id);
                 }
                 Err(error)
             }
         }
     }
 
-    async fn head(&self, store: &dyn EventStore, stream: usize) -> Result<Head> {
-        store.head(ReadHead { stream: self.name(stream), deadline: Deadline::within(CALL_MAX) }).await
+    async fn head(&self, store: &dyn EventStore, stream: usize, deadline: Deadline) -> Result<Head> {
+        store.head(ReadHead { stream: self.name(stream), deadline }).await
     }
 
     fn name(&self, stream: usize) -> StreamId {
@@ -196,8 +216,7 @@ impl Caller {
     }
 
     /// Reads a stream from its snapshot on, or whole; gives the last revision.
-    async fn load(&self, stream: usize, tally: &mut Tally) -> Result<Revision> {
-        let deadline = Deadline::within(CALL_MAX);
+    async fn load(&self, stream: usize, deadline: Deadline, tally: &mut Tally) -> Result<Revision> {
         let mut from = StreamStart::First;
         if self.stage.workload.snapshot_behind.is_some() {
             let snapshot = self.store().read_snapshot(ReadSnapshot { stream: self.name(stream), deadline }).await?;
@@ -224,27 +243,25 @@ impl Caller {
     }
 
     /// Loads, and appends under what was loaded; after a conflict both again, because the decision may be another one.
-    async fn execute(&mut self, tally: &mut Tally) -> Result<()> {
-        let stream = self.next_stream();
-        let commit = NewCommit { id: CommitId(self.seed.bytes()), events: self.draw() };
+    async fn execute(&mut self, deadline: Deadline, tally: &mut Tally) -> Result<()> {
+        let drawn = self.next_commit();
         for _ in 0..ATTEMPTS_MAX {
-            let head = self.load(stream, tally).await?;
-            if self.try_append(stream, Expected::At(head), &commit, tally).await?.is_some() {
+            let head = self.load(drawn.stream, deadline, tally).await?;
+            if self.try_append(&drawn, Expected::At(head), deadline, tally).await?.is_some() {
                 return Ok(());
             }
         }
-        Err(Error::new(ErrorKind::Conflict, "the race was never won").with("attempts", ATTEMPTS_MAX))
+        Err(never_won())
     }
 
     /// Appends, and looks through the next node whether it is there.
-    async fn read_back(&mut self, tally: &mut Tally) -> Result<()> {
-        let (stream, events) = self.next_commit();
-        let last = self.append(stream, events, tally).await?;
+    async fn read_back(&mut self, deadline: Deadline, tally: &mut Tally) -> Result<()> {
+        let (stream, last) = self.append(deadline, tally).await?;
         let acknowledged = Instant::now();
         let other = self.stage.scratch.nodes[(self.node + 1) % self.stage.scratch.nodes.len()].clone();
         tally.read_back += 1;
         let mut is_stale = false;
-        while self.head(other.as_ref(), stream).await?.revision < last {
+        while self.head(other.as_ref(), stream, Deadline::within(CALL_MAX)).await?.revision < last {
             if acknowledged.elapsed() > STALE_MAX {
                 return Err(Error::new(ErrorKind::DeadlineExceeded, "another node never sees what was acknowledged"));
             }
@@ -259,13 +276,13 @@ impl Caller {
     }
 
     /// Reads the next page of the feed; from its beginning again once it is through.
-    async fn catch_up(&mut self, tally: &mut Tally) -> Result<()> {
+    async fn catch_up(&mut self, deadline: Deadline, tally: &mut Tally) -> Result<()> {
         let request = ReadFeed {
             from: self.feed.clone(),
             filter: FeedFilter::none(),
             limit: PAGE_EVENTS.min(self.stage.page_items),
             max_bytes: PAGE_BYTES,
-            deadline: Deadline::within(CALL_MAX),
+            deadline,
         };
         let page = self.store().read_feed(request).await?;
         tally.events += page.events().count() as u64;

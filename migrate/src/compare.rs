@@ -2,7 +2,7 @@
 
 use crate::side::Side;
 use crate::walk::Walk;
-use crate::{Doing, Observer, Progress, deadline};
+use crate::{Doing, News, Observer, Progress, deadline};
 use evstore_api::chain::Chain;
 use evstore_api::{Commit, Content, FeedItem, Position, ReadCommits, Result, StreamId, format};
 use std::collections::VecDeque;
@@ -105,7 +105,7 @@ pub(crate) async fn run(
         }
         if let Some(observer) = observer.filter(|_| at.0 >= reported + REPORT_EVERY) {
             reported = at.0;
-            observer(Progress { doing: Doing::Comparing, at, through });
+            observer(News::Progress(Progress { doing: Doing::Comparing, at, through }));
         }
     }
 }

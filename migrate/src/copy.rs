@@ -1,9 +1,10 @@
 //! Copies the feed of one store into another that is being filled: bit-exact, in feed order, behind what is there already. How far it
 //! came is the last position of the store that is filled, and nothing else.
 
+use crate::governor::Governor;
 use crate::side::Side;
 use crate::walk::Walk;
-use crate::{Doing, Observer, Progress, deadline};
+use crate::{Doing, News, Observer, Progress, deadline};
 use evstore_api::{Epoch, Error, ErrorKind, FeedItem, Origin, Position, Replica, Replicate, Result};
 use std::time::{Duration, Instant};
 
@@ -22,12 +23,21 @@ pub struct Pace {
 /// What a round copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Copied {
-    /// The last position of both stores.
+    /// The last position that was copied: of both stores, unless it ended early.
     pub through: Position,
     /// Positions that were copied.
     pub positions: u64,
-    /// How long it took.
-    pub took: Duration,
+}
+
+/// How a round copies.
+#[derive(Debug, Default)]
+pub(crate) struct Manner<'a> {
+    /// How fast at most.
+    pub pace: Pace,
+    /// What slows it down for the sake of the store that is read.
+    pub governor: Option<&'a mut Governor>,
+    /// How long it may take; to the end without it.
+    pub most: Option<Duration>,
 }
 
 /// Copies up to where the source's feed ends when this begins.
@@ -35,7 +45,7 @@ pub(crate) async fn round(
     from: &Side,
     to: &Side,
     epoch: Epoch,
-    pace: Pace,
+    mut manner: Manner<'_>,
     observer: Option<&Observer>,
 ) -> Result<Copied> {
     let began = Instant::now();
@@ -52,17 +62,30 @@ pub(crate) async fn round(
     }
     let mut walk = Walk::between(from.store.clone(), from.admin.clone(), after, through);
     let mut next = walk.next().await.map_err(|error| from.named(error))?;
+    let mut reached = after;
     while let Some(items) = next {
-        let reached = items.last().and_then(last_of);
+        let page_began = Instant::now();
+        reached = items.last().and_then(last_of).unwrap_or(reached);
         // The next page is read while this one is written: two pages at most are held.
-        let (written, read) = futures::join!(write(to, epoch, items, pace), walk.next());
+        let (written, read) = futures::join!(write(to, epoch, items, manner.pace), walk.next());
         written?;
         next = read.map_err(|error| from.named(error))?;
-        if let (Some(observer), Some(at)) = (observer, reached) {
-            observer(Progress { doing: Doing::Copying, at, through });
+        if let Some(observer) = observer {
+            observer(News::Progress(Progress { doing: Doing::Copying, at: reached, through }));
+        }
+        if let Some(governor) = manner.governor.as_deref_mut() {
+            let (worked, share) = (page_began.elapsed(), governor.share());
+            governor.look(from).await;
+            if let Some(observer) = observer.filter(|_| share != governor.share()) {
+                observer(News::Slowed(governor.share()));
+            }
+            tokio::time::sleep(governor.rest(worked)).await;
+        }
+        if manner.most.is_some_and(|most| began.elapsed() >= most) {
+            break;
         }
     }
-    Ok(Copied { through, positions: through.0 - after.0, took: began.elapsed() })
+    Ok(Copied { through: reached, positions: reached.0 - after.0 })
 }
 
 fn last_of(item: &FeedItem) -> Option<Position> {

@@ -1,16 +1,12 @@
 //! The move itself: looks where it stands, and makes the next step. Nothing is remembered between two looks.
 
 use crate::compare::{self, Compared};
-use crate::copy::{self, Pace};
+use crate::copy::{self, Manner, Pace};
+use crate::governor::Governor;
 use crate::phase::{self, Phase, Way};
 use crate::side::Side;
-use crate::{Observer, carry, deadline};
-use bytes::Bytes;
-use evstore_api::{
-    Advice, Cursor, Deadline, Epoch, Error, ErrorKind, Meta, Position, PutRecord, ReadRecord, RecordExpected,
-    RecordKey, RecordKind, RecordName, Result, WaitFeed,
-};
-use serde_json::{Value, json};
+use crate::{News, Observer, carry, notes};
+use evstore_api::{Advice, Cursor, Deadline, Epoch, Error, ErrorKind, Meta, Position, Result, WaitFeed};
 use std::time::{Duration, Instant};
 
 /// How long a look at the source's feed waits for more.
@@ -28,8 +24,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Looks at two records until both belong to one moment.
 const LOOKS_MAX: u32 = 20;
-/// The record of the store that is filled which says up to where it was compared. It is no checkpoint, and is never carried.
-const MARK: &str = "evstore-migrate";
+/// Longest that is copied before a run looks again whether it still should.
+const ROUND_MAX: Duration = Duration::from_secs(2);
 
 /// Two stores of a move.
 #[derive(Clone, Debug)]
@@ -57,18 +53,35 @@ pub struct Status {
     pub target: (Meta, Position),
     /// Up to which position the store that is filled was compared.
     pub compared: Position,
+    /// Whether somebody paused the copy.
+    pub paused: bool,
+    /// How long no store took appends, at each hand-over and rehearsal that is remembered.
+    pub pauses: Vec<Duration>,
+}
+
+/// Streams of both stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Streams {
+    /// Of the source.
+    pub source: u64,
+    /// Of the target.
+    pub target: u64,
 }
 
 impl Status {
     /// Positions that the owner has and the other store has not.
     #[must_use]
     pub fn lag(&self) -> u64 {
+        let (owner, other) = self.ends();
+        owner.saturating_sub(other)
+    }
+
+    /// The last positions of the store that is copied, and of the one that is filled.
+    pub(crate) fn ends(&self) -> (u64, u64) {
         let (source, target) = (self.source.1.0, self.target.1.0);
-        match self.phase {
-            Phase::Copying(Way::Back) | Phase::Fenced(Way::Back) | Phase::Decided(Way::Back) => {
-                target.saturating_sub(source)
-            }
-            _ => source.saturating_sub(target),
+        match way_of(self.phase) {
+            Some(Way::Back) => (target, source),
+            Some(Way::Forth) | None => (source, target),
         }
     }
 }
@@ -82,6 +95,10 @@ pub enum Verb {
     Cutover,
     /// Take them back.
     Rollback,
+    /// Close the owner for a moment, as a hand-over does, and open it again.
+    Rehearse,
+    /// Stop copying for a while.
+    Pause,
     /// Give it up before it is decided.
     Abort,
     /// Leave the source for good.
@@ -91,7 +108,7 @@ pub enum Verb {
 impl Verb {
     /// Refuses it in a phase in which it means nothing.
     fn check(self, phase: Phase) -> Result<()> {
-        use Phase::{Copying, Decided, Fenced, Finished, GivenUp, Moved, NotBegun};
+        use Phase::{Copying, Decided, Fenced, Finished, GivenUp, Moved, NotBegun, Rehearsing};
         use Way::{Back, Forth};
         let (allowed, message) = match self {
             Self::Start => (
@@ -106,8 +123,11 @@ impl Verb {
                 "there is nothing to take back",
             ),
             Self::Abort => {
-                (matches!(phase, GivenUp(Forth) | Copying(Forth) | Fenced(_)), "there is nothing that can be given up")
+                let allowed = matches!(phase, GivenUp(Forth) | Copying(Forth) | Fenced(_) | Rehearsing(_));
+                (allowed, "there is nothing that can be given up")
             }
+            Self::Rehearse => (matches!(phase, Copying(_) | Rehearsing(_)), "there is no copy to rehearse with"),
+            Self::Pause => (matches!(phase, Copying(_)), "nothing is copied now"),
             Self::Finish => (
                 matches!(phase, Finished | Copying(Back) | Moved(Forth) | GivenUp(Back)),
                 "a move is finished after its cutover",
@@ -117,14 +137,14 @@ impl Verb {
     }
 }
 
-/// What a cutover or a rollback did.
+/// What a cutover, a rollback or a rehearsal did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cutover {
     /// Which way.
     pub way: Way,
-    /// The epoch of the new owner.
+    /// The epoch of the owner.
     pub epoch: Epoch,
-    /// The last position of the store that was left.
+    /// The last position of the store that was closed.
     pub end: Position,
     /// How long no store took appends; none where another process had closed the store.
     pub pause: Option<Duration>,
@@ -132,10 +152,10 @@ pub struct Cutover {
     pub compared: Compared,
 }
 
-/// How a cutover or a rollback ended.
+/// How a cutover, a rollback or a rehearsal ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Settled {
-    /// The other store took over.
+    /// The other store took over; after a rehearsal the owner is open again.
     Done(Box<Cutover>),
     /// The copy did not come near enough in time; nothing was closed.
     Behind {
@@ -180,8 +200,40 @@ impl Migration {
         let look = self.look().await?;
         let way = way_of(look.phase).unwrap_or(Way::Forth);
         let (source, target) = (self.source.head().await?, self.target.head().await?);
-        let compared = self.mark(way).await?;
-        Ok(Status { phase: look.phase, source: (look.source, source), target: (look.target, target), compared })
+        let compared = notes::compared(self.sides(way).1).await?;
+        let paused = notes::is_paused(&self.source).await?;
+        let mut pauses = notes::pauses(&self.source).await?;
+        pauses.extend(notes::pauses(&self.target).await?);
+        let (source, target) = ((look.source, source), (look.target, target));
+        Ok(Status { phase: look.phase, source, target, compared, paused, pauses })
+    }
+
+    /// Counts the streams of both stores, by going through their lists.
+    ///
+    /// # Errors
+    /// As reading the stores.
+    pub async fn streams(&self) -> Result<Streams> {
+        let (source, target) = futures::join!(count_streams(&self.source), count_streams(&self.target));
+        Ok(Streams { source: source?, target: target? })
+    }
+
+    /// Stops copying until it is resumed: a run waits. A hand-over is refused meanwhile; one that has begun is finished.
+    ///
+    /// # Errors
+    /// `Conflict` where nothing is copied.
+    pub async fn pause(&self) -> Result<Phase> {
+        let phase = self.check(Verb::Pause).await?;
+        notes::set_paused(&self.source, true).await?;
+        Ok(phase)
+    }
+
+    /// Goes on copying. Not paused is success.
+    ///
+    /// # Errors
+    /// As the stores.
+    pub async fn resume(&self) -> Result<Phase> {
+        notes::set_paused(&self.source, false).await?;
+        Ok(self.look().await?.phase)
     }
 
     /// Begins: the target is closed for appends and takes copies from now on. Begun already is success.
@@ -203,9 +255,9 @@ impl Migration {
     /// Whether a verb would be taken now; nothing is changed.
     ///
     /// # Errors
-    /// `Conflict` where it would not.
+    /// `Conflict` where it would not, `HistoryLost` where one of the stores lost what the other holds.
     pub async fn check(&self, verb: Verb) -> Result<Phase> {
-        let phase = self.look().await?.phase;
+        let phase = self.sound_look().await?.phase;
         verb.check(phase).map(|()| phase)
     }
 
@@ -218,13 +270,16 @@ impl Migration {
     /// # Cancel safety
     /// It can be dropped anywhere.
     pub async fn run(&self, pace: Pace, observer: Option<&Observer>) -> Result<Phase> {
-        let mut runner = Runner { pace, closed_since: None, carried_at: None, pause: PAUSE_MIN };
+        let mut runner = Runner { pace, governor: None, closed_since: None, carried_at: None, pause: PAUSE_MIN };
         loop {
             match self.run_step(&mut runner, observer).await {
                 Ok(Some(phase)) => return Ok(phase),
                 Ok(None) => runner.pause = PAUSE_MIN,
                 Err(error) if passes(&error) => {
                     tracing::warn!(%error, pause = ?runner.pause, "a move waits for its stores");
+                    if let Some(observer) = observer {
+                        observer(News::Waits(&error));
+                    }
                     tokio::time::sleep(runner.pause).await;
                     runner.pause = (runner.pause * 2).min(PAUSE_MAX);
                 }
@@ -235,15 +290,23 @@ impl Migration {
 
     async fn run_step(&self, runner: &mut Runner, observer: Option<&Observer>) -> Result<Option<Phase>> {
         let look = self.sound_look().await?;
-        if !matches!(look.phase, Phase::Fenced(_) | Phase::Decided(_)) {
+        if !matches!(look.phase, Phase::Fenced(_) | Phase::Decided(_) | Phase::Rehearsing(_)) {
             runner.closed_since = None;
         }
         match look.phase {
+            Phase::Copying(_) if notes::is_paused(&self.source).await? => {
+                if let Some(observer) = observer {
+                    observer(News::Paused);
+                }
+                tokio::time::sleep(POLL).await;
+            }
             Phase::Copying(way) => self.copy_on(way, &look, runner, observer).await?,
-            Phase::Fenced(way) | Phase::Decided(way) => {
+            Phase::Fenced(way) | Phase::Decided(way) | Phase::Rehearsing(way) => {
                 let since = *runner.closed_since.get_or_insert_with(Instant::now);
                 if since.elapsed() < HELP_AFTER {
                     tokio::time::sleep(PAUSE_MIN).await;
+                } else if let Phase::Rehearsing(_) = look.phase {
+                    self.end_rehearsal(way).await?;
                 } else if let Settled::Differs(compared) = self.settle(way, None).await? {
                     return Err(differs(&compared));
                 }
@@ -258,7 +321,12 @@ impl Migration {
     async fn copy_on(&self, way: Way, look: &Look, runner: &mut Runner, observer: Option<&Observer>) -> Result<()> {
         let (from, to) = self.sides(way);
         let epoch = self.filled(way, look).epoch;
-        let copied = copy::round(from, to, epoch, runner.pace, observer).await?;
+        if runner.governor.as_ref().is_none_or(|(of, _)| *of != way) {
+            runner.governor = Some((way, Governor::begin(from).await));
+        }
+        let governor = runner.governor.as_mut().map(|(_, governor)| governor);
+        let manner = Manner { pace: runner.pace, governor, most: Some(ROUND_MAX) };
+        let copied = self.copy(way, epoch, manner, observer).await?;
         if copied.positions > NEAR {
             return Ok(());
         }
@@ -272,6 +340,8 @@ impl Migration {
         }
         if runner.carried_at.is_none_or(|at| at.elapsed() > CARRY_EVERY) {
             carry::checkpoints(from, to, epoch).await?;
+            // One who took over and was killed may not have told those who can only read.
+            self.tell_owner(way).await?;
             runner.carried_at = Some(Instant::now());
         }
         if copied.positions == 0 {
@@ -279,6 +349,24 @@ impl Migration {
             from.store.wait_feed(WaitFeed { after, deadline: Deadline::within(POLL) }).await?;
         }
         Ok(())
+    }
+
+    async fn copy(
+        &self,
+        way: Way,
+        epoch: Epoch,
+        manner: Manner<'_>,
+        observer: Option<&Observer>,
+    ) -> Result<copy::Copied> {
+        let (from, to) = self.sides(way);
+        match copy::round(from, to, epoch, manner, observer).await {
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                // A failover that came after the look is why, perhaps.
+                self.sound_look().await?;
+                Err(error)
+            }
+            copied => copied,
+        }
     }
 
     /// Copies once, up to where the owner's feed ends now.
@@ -290,14 +378,15 @@ impl Migration {
         let Phase::Copying(way) = look.phase else {
             return Err(refused("nothing is copied now", look.phase));
         };
-        let (from, to) = self.sides(way);
-        Ok(copy::round(from, to, self.filled(way, &look).epoch, pace, observer).await?.through)
+        let manner = Manner { pace, ..Manner::default() };
+        Ok(self.copy(way, self.filled(way, &look).epoch, manner, observer).await?.through)
     }
 
-    /// Reads both stores and compares all that the one that is filled holds, or after a move what both do.
+    /// Reads both stores and compares all that the one that is filled holds, or after a move what both do. What is found stands in the
+    /// way of a hand-over: that compares all of it again.
     ///
     /// # Errors
-    /// As the stores; `Conflict` where nothing was begun.
+    /// As the stores; `Conflict` where nothing was begun; `Corrupt` where one of them is damaged.
     pub async fn verify(&self, observer: Option<&Observer>) -> Result<Compared> {
         let look = self.sound_look().await?;
         let Some(way) = way_of(look.phase) else {
@@ -307,11 +396,13 @@ impl Migration {
         let (one, other) = (from.settled_head().await?, to.head().await?);
         let owner_has_more = matches!(look.phase, Phase::Moved(_) | Phase::Finished | Phase::GivenUp(_));
         let through = if owner_has_more { one.min(other) } else { other };
-        let compared = compare::run(from, to, Position(0), through, observer).await?;
-        if compared.count() == 0 {
-            self.set_mark(way, through).await?;
+        let compared = compare::run(from, to, Position(0), through, observer).await;
+        match &compared {
+            Ok(found) if found.count() == 0 => notes::set_compared(self.sides(way).1, through).await?,
+            Err(error) if error.kind() != ErrorKind::Corrupt => {}
+            Ok(_) | Err(_) => notes::set_compared(self.sides(way).1, Position(0)).await?,
         }
-        Ok(compared)
+        compared
     }
 
     /// Hands the streams over to the target. The source is closed for as long as the rest takes, and never again after that.
@@ -343,7 +434,7 @@ impl Migration {
     pub async fn abort(&self) -> Result<Phase> {
         for way in [Way::Forth, Way::Back] {
             let (from, to) = self.sides(way);
-            if from.release(&to.name).await? {
+            if from.release(&to.name).await? || from.release(&from.name).await? {
                 return Ok(Phase::GivenUp(way));
             }
         }
@@ -382,7 +473,9 @@ impl Migration {
         let (from, to) = self.sides(way);
         let (owner, filled) = (self.owner(way, look), self.filled(way, look));
         let empty = is_empty(to).await?;
-        let importing = phase::importing((&from.name, owner), (&to.name, filled), empty)?;
+        let continues = phase::shared_end(owner, filled).is_some() && owner.incarnation() != filled.incarnation();
+        let head = if continues { self.check_prefix(way, owner, filled).await? } else { to.head().await? };
+        let importing = phase::importing((&from.name, owner), (&to.name, filled), empty, head)?;
         if !to.swap(filled, importing.clone()).await? {
             return Err(contended());
         }
@@ -400,24 +493,10 @@ impl Migration {
         if look.phase != Phase::Copying(way) {
             return self.settle(way, None).await;
         }
-        let (from, to) = self.sides(way);
-        let epoch = self.filled(way, &look).epoch;
-        let began = Instant::now();
-        carry::snapshots(from, to, epoch).await?;
-        loop {
-            let copied = copy::round(from, to, epoch, Pace::default(), observer).await?;
-            let compared = self.compare_new(way, observer).await?;
-            if compared.count() > 0 {
-                return Ok(Settled::Differs(Box::new(compared)));
-            }
-            if copied.positions <= NEAR {
-                break;
-            }
-            if began.elapsed() > patience {
-                return Ok(Settled::Behind { lag: copied.positions });
-            }
+        if let Some(settled) = self.come_near(way, &look, patience, observer).await? {
+            return Ok(settled);
         }
-        carry::checkpoints(from, to, epoch).await?;
+        let (from, to) = self.sides(way);
         let owner = self.owner(way, &look);
         let closed_at = Instant::now();
         if !from.swap(owner, phase::fenced(owner, &to.name)).await? {
@@ -426,15 +505,98 @@ impl Migration {
         self.settle(way, Some(closed_at)).await
     }
 
+    /// Copies until so little is left that the owner can be closed for it; else says why not.
+    async fn come_near(
+        &self,
+        way: Way,
+        look: &Look,
+        patience: Duration,
+        observer: Option<&Observer>,
+    ) -> Result<Option<Settled>> {
+        if notes::is_paused(&self.source).await? {
+            let message = "the copy is paused; resume it first";
+            return Err(Error::new(ErrorKind::Conflict, message).with("phase", look.phase.name()));
+        }
+        let (from, to) = self.sides(way);
+        let epoch = self.filled(way, look).epoch;
+        let began = Instant::now();
+        carry::snapshots(from, to, epoch).await?;
+        loop {
+            let copied = self.copy(way, epoch, Manner::default(), observer).await?;
+            let compared = self.compare_new(way, observer).await?;
+            if compared.count() > 0 {
+                return Ok(Some(Settled::Differs(Box::new(compared))));
+            }
+            if copied.positions <= NEAR {
+                break;
+            }
+            if began.elapsed() > patience {
+                return Ok(Some(Settled::Behind { lag: copied.positions }));
+            }
+        }
+        carry::checkpoints(from, to, epoch).await?;
+        Ok(None)
+    }
+
+    /// Closes the owner as a hand-over does, copies and compares the rest, and opens it again: what is measured is the pause, and what is
+    /// found is what a hand-over would have met. Nothing moves.
+    ///
+    /// # Errors
+    /// As [`cutover`](Self::cutover). A process that is killed inside leaves the owner closed until a run, an abort or another rehearsal
+    /// opens it.
+    pub async fn rehearse(&self, patience: Duration, observer: Option<&Observer>) -> Result<Settled> {
+        let look = self.sound_look().await?;
+        Verb::Rehearse.check(look.phase)?;
+        if let Phase::Rehearsing(way) = look.phase {
+            self.end_rehearsal(way).await?;
+            return Err(contended());
+        }
+        let Phase::Copying(way) = look.phase else {
+            return Err(refused("there is no copy to rehearse with", look.phase));
+        };
+        if let Some(settled) = self.come_near(way, &look, patience, observer).await? {
+            return Ok(settled);
+        }
+        let from = self.sides(way).0;
+        let owner = self.owner(way, &look);
+        let closed_at = Instant::now();
+        if !from.swap(owner, phase::fenced(owner, &from.name)).await? {
+            return Err(contended());
+        }
+        let rest = tokio::time::timeout(CLOSED_MAX, self.copy_rest(way, self.filled(way, &look).epoch)).await;
+        from.release(&from.name).await.map_err(|error| error.with("closed", &from.name))?;
+        let pause = closed_at.elapsed();
+        self.end_rehearsal(way).await?;
+        match rest.unwrap_or_else(|_| Err(too_late()))? {
+            Rest::Same { end, compared } => {
+                notes::add_pause(from, pause).await?;
+                let epoch = from.meta().await?.epoch;
+                Ok(Settled::Done(Box::new(Cutover { way, epoch, end, pause: Some(pause), compared })))
+            }
+            Rest::Differs(compared) => Ok(Settled::Differs(Box::new(compared))),
+        }
+    }
+
+    /// Opens the owner again and goes on copying, from wherever a rehearsal was left.
+    async fn end_rehearsal(&self, way: Way) -> Result<()> {
+        let from = self.sides(way).0;
+        from.release(&from.name).await.map_err(|error| error.with("closed", &from.name))?;
+        let look = self.look().await?;
+        match look.phase {
+            Phase::GivenUp(of) if of == way => match self.begin(way, &look).await {
+                // Another one was faster.
+                Err(error) if error.kind() == ErrorKind::Conflict => Ok(()),
+                begun => begun.map(drop),
+            },
+            _ => Ok(()),
+        }
+    }
+
     /// Copies the rest, compares, decides and opens, from wherever that stands. What fails before the decision gives the move up, so
     /// that the owner is closed for no longer than it has to be.
     async fn settle(&self, way: Way, closed_at: Option<Instant>) -> Result<Settled> {
         let (from, to) = self.sides(way);
-        let late = || {
-            Error::new(ErrorKind::DeadlineExceeded, "the rest was not copied and compared in time")
-                .with("seconds", CLOSED_MAX.as_secs())
-        };
-        let decided = tokio::time::timeout(CLOSED_MAX, self.decide(way)).await.unwrap_or_else(|_| Err(late()));
+        let decided = tokio::time::timeout(CLOSED_MAX, self.decide(way)).await.unwrap_or_else(|_| Err(too_late()));
         let compared = match decided {
             Ok(Decision::Made(compared)) => compared,
             Ok(Decision::Differs(compared)) => {
@@ -444,7 +606,8 @@ impl Migration {
             Err(error) => {
                 // The other store may be the one that failed: it is not asked. A decision whose answer was lost stands.
                 let released = from.release(&to.name).await;
-                match (self.is_decided(way).await, released) {
+                let is_decided = self.is_decided(way).await && error.kind() != ErrorKind::HistoryLost;
+                match (is_decided, released) {
                     (true, _) => Compared::default(),
                     (false, Ok(_)) => return Err(error),
                     (false, Err(other)) => {
@@ -456,6 +619,17 @@ impl Migration {
         };
         self.open(way).await?;
         let pause = closed_at.map(|at| at.elapsed());
+        let told = async {
+            self.tell_owner(way).await?;
+            match pause {
+                Some(pause) => notes::add_pause(to, pause).await,
+                None => Ok(()),
+            }
+        };
+        // It is done, and a run tells them as well.
+        if let Err(error) = told.await {
+            tracing::warn!(%error, "what is told beside a move was left out");
+        }
         let look = self.look().await?;
         let end = self.owner(way, &look).state.end().unwrap_or(compared.through);
         let epoch = self.filled(way, &look).epoch;
@@ -481,24 +655,46 @@ impl Migration {
                 return Err(refused("another command changed the move meanwhile", look.phase));
             }
             let owner = self.owner(way, &look);
-            let copied = copy::round(from, to, owner.epoch, Pace::default(), None).await?;
-            let compared = self.compare_new(way, None).await?;
-            if compared.count() > 0 {
-                return Ok(Decision::Differs(compared));
-            }
-            carry::checkpoints(from, to, owner.epoch).await?;
-            carry::check_checkpoints(from, to).await?;
-            let end = to.head().await?;
-            if end != copied.through || end != compared.through {
-                return Err(Error::new(ErrorKind::Conflict, "the copy does not end where its source does")
-                    .with("source_last", copied.through)
-                    .with("last", end));
-            }
+            let (end, compared) = match self.copy_rest(way, owner.epoch).await? {
+                Rest::Same { end, compared } => (end, compared),
+                Rest::Differs(compared) => return Ok(Decision::Differs(compared)),
+            };
             if from.swap(owner, phase::moved(owner, &to.name, end)).await? {
                 return Ok(Decision::Made(compared));
             }
         }
         Err(contended())
+    }
+
+    /// Copies and compares what is left of a store that is closed.
+    async fn copy_rest(&self, way: Way, epoch: Epoch) -> Result<Rest> {
+        let (from, to) = self.sides(way);
+        let copied = self.copy(way, epoch, Manner::default(), None).await?;
+        let compared = self.compare_new(way, None).await?;
+        if compared.count() > 0 {
+            return Ok(Rest::Differs(compared));
+        }
+        carry::checkpoints(from, to, epoch).await?;
+        carry::check_checkpoints(from, to).await?;
+        let end = to.head().await?;
+        if end != copied.through || end != compared.through {
+            return Err(Error::new(ErrorKind::Conflict, "the copy does not end where its source does")
+                .with("source_last", copied.through)
+                .with("last", end));
+        }
+        Ok(Rest::Same { end, compared })
+    }
+
+    /// Tells those who may only read which of the two stores is the owner; they can't ask.
+    async fn tell_owner(&self, way: Way) -> Result<()> {
+        let look = self.look().await?;
+        let (left, owner) = match look.phase {
+            Phase::Moved(of) if of == way => self.sides(way),
+            Phase::Copying(of) => (self.sides(of).1, self.sides(of).0),
+            _ => return Ok(()),
+        };
+        notes::set_owner(owner, None).await?;
+        notes::set_owner(left, Some(&owner.name)).await
     }
 
     /// Opens the store that the decision names. It has to succeed: nobody else takes appends any more.
@@ -519,31 +715,13 @@ impl Migration {
     async fn compare_new(&self, way: Way, observer: Option<&Observer>) -> Result<Compared> {
         let (from, to) = self.sides(way);
         let through = to.head().await?;
-        let after = self.mark(way).await?;
+        let after = notes::compared(self.sides(way).1).await?;
         let after = if after > through { Position(0) } else { after };
         let compared = compare::run(from, to, after, through, observer).await?;
         if compared.count() == 0 && through > after {
-            self.set_mark(way, through).await?;
+            notes::set_compared(self.sides(way).1, through).await?;
         }
         Ok(compared)
-    }
-
-    async fn mark(&self, way: Way) -> Result<Position> {
-        let to = self.sides(way).1;
-        let record = to.store.read_record(ReadRecord { key: mark_key()?, deadline: deadline() }).await?;
-        let value = record.and_then(|record| record.value);
-        let value: Value = value.and_then(|value| serde_json::from_slice(&value).ok()).unwrap_or_default();
-        Ok(Position(value["compared"].as_u64().unwrap_or_default()))
-    }
-
-    async fn set_mark(&self, way: Way, compared: Position) -> Result<()> {
-        let value = Some(Bytes::from(json!({ "compared": compared.0 }).to_string()));
-        let request = PutRecord { key: mark_key()?, expected: RecordExpected::Any, value, deadline: deadline() };
-        match self.sides(way).1.store.put_record(request).await {
-            // Another migrator's mark is as good, and one that is too old only costs a comparison.
-            Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Indeterminate) => Ok(()),
-            put => put.map(drop),
-        }
     }
 
     async fn look(&self) -> Result<Look> {
@@ -560,13 +738,69 @@ impl Migration {
         Err(contended())
     }
 
-    /// A look before something is copied, compared or decided: both stores have to be of one history.
+    /// A look before something is copied, compared or decided: both stores have to be of one history. A server that was restarted may
+    /// have begun a new one; where nothing is lost, the store that is filled takes it over.
     async fn sound_look(&self) -> Result<Look> {
-        let look = self.look().await?;
-        if look.phase != Phase::NotBegun {
-            phase::check_histories(&look.source, &look.target)?;
+        for _ in 0..LOOKS_MAX {
+            let look = self.look().await?;
+            let (way, is_decided) = match look.phase {
+                Phase::NotBegun => return Ok(look),
+                Phase::Copying(way) | Phase::Fenced(way) | Phase::Rehearsing(way) => (way, false),
+                Phase::Decided(way) => (way, true),
+                Phase::Moved(_) | Phase::GivenUp(_) | Phase::Finished => {
+                    phase::check_related(&look.source, &look.target)?;
+                    return Ok(look);
+                }
+            };
+            let (owner, filled) = (self.owner(way, &look), self.filled(way, &look));
+            if owner.incarnation() == filled.incarnation() {
+                return Ok(look);
+            }
+            let lineage = if is_decided {
+                self.fill_again(way, owner, filled).await?;
+                // It has all there is, and the other one may have lost it since: its own history counts.
+                phase::taken_over(filled, owner, owner.state.end().unwrap_or_default())
+            } else {
+                let head = self.check_prefix(way, owner, filled).await?;
+                phase::taken_over(owner, filled, head)
+            };
+            if lineage == filled.lineage {
+                return Ok(look);
+            }
+            // It may have lost what was compared, and have got it again since.
+            notes::set_compared(self.sides(way).1, Position(0)).await?;
+            self.sides(way).1.swap(filled, Meta { lineage, ..filled.clone() }).await?;
         }
-        Ok(look)
+        Err(contended())
+    }
+
+    /// Copies once more what the store has lost that is about to be opened: it owns all of it, and takes no appends yet.
+    async fn fill_again(&self, way: Way, owner: &Meta, filled: &Meta) -> Result<()> {
+        let (from, to) = self.sides(way);
+        let head = to.head().await?;
+        if owner.state.end().is_some_and(|end| end <= head) {
+            return Ok(());
+        }
+        copy::round(from, to, filled.epoch, Manner::default(), None).await?;
+        match self.compare_new(way, None).await?.count() {
+            0 => Ok(()),
+            _ => Err(phase::lost(filled, owner)),
+        }
+    }
+
+    /// Checks that a store holds nothing that its owner has lost; gives where it ends.
+    async fn check_prefix(&self, way: Way, owner: &Meta, filled: &Meta) -> Result<Position> {
+        let (from, to) = self.sides(way);
+        let Some(shared) = phase::shared_end(owner, filled) else { return Err(phase::lost(owner, filled)) };
+        let head = to.head().await?;
+        if head > shared {
+            // Copied after the restart, perhaps, and not lost by it: the content tells.
+            let compared = compare::run(from, to, shared, head, None).await?;
+            if compared.count() > 0 {
+                return Err(phase::lost(owner, filled).with("lost_after", shared));
+            }
+        }
+        Ok(head)
     }
 
     fn sides(&self, way: Way) -> (&Side, &Side) {
@@ -594,9 +828,17 @@ impl Migration {
 /// What a run remembers between two steps. All of it may be forgotten.
 struct Runner {
     pace: Pace,
+    /// Of the store that is copied; learnt anew when the way changes.
+    governor: Option<(Way, Governor)>,
     closed_since: Option<Instant>,
     carried_at: Option<Instant>,
     pause: Duration,
+}
+
+/// What was left to copy once the owner was closed.
+enum Rest {
+    Same { end: Position, compared: Compared },
+    Differs(Compared),
 }
 
 enum Decision {
@@ -607,9 +849,12 @@ enum Decision {
 /// Which way a phase goes; none where nothing was begun.
 fn way_of(phase: Phase) -> Option<Way> {
     match phase {
-        Phase::Copying(way) | Phase::Fenced(way) | Phase::Decided(way) | Phase::Moved(way) | Phase::GivenUp(way) => {
-            Some(way)
-        }
+        Phase::Copying(way)
+        | Phase::Fenced(way)
+        | Phase::Rehearsing(way)
+        | Phase::Decided(way)
+        | Phase::Moved(way)
+        | Phase::GivenUp(way) => Some(way),
         Phase::Finished => Some(Way::Forth),
         Phase::NotBegun => None,
     }
@@ -624,8 +869,17 @@ fn took_over(phase: Phase, way: Way) -> bool {
     }
 }
 
-fn mark_key() -> Result<RecordKey> {
-    Ok(RecordKey { kind: RecordKind::Presence, name: RecordName::new(MARK)? })
+async fn count_streams(side: &Side) -> Result<u64> {
+    let (mut pages, mut count) = (crate::pages::Streams::all(&*side.store), 0);
+    while let Some(page) = pages.next(&*side.store).await.map_err(|error| side.named(error))? {
+        count += page.len() as u64;
+    }
+    Ok(count)
+}
+
+fn too_late() -> Error {
+    Error::new(ErrorKind::DeadlineExceeded, "the rest was not copied and compared in time")
+        .with("seconds", CLOSED_MAX.as_secs())
 }
 
 async fn is_empty(side: &Side) -> Result<bool> {

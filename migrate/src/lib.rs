@@ -12,20 +12,24 @@ mod carry;
 mod compare;
 mod copy;
 mod engine;
+mod governor;
+mod notes;
 pub mod pages;
 pub mod phase;
 pub mod plan;
+mod rate;
 mod side;
 pub mod walk;
 
 pub use compare::{Compared, Difference};
 pub use copy::{Pace, bytes_of, events_of};
-pub use engine::{Cutover, Migration, Settled, Status, Verb};
+pub use engine::{Cutover, Migration, Settled, Status, Streams, Verb};
 pub use phase::{Phase, Way};
 pub use plan::{Accepted, Plan, Weaker};
+pub use rate::{Rate, spread};
 pub use side::Side;
 
-use evstore_api::{Deadline, Position};
+use evstore_api::{Deadline, Error, Position};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,5 +63,18 @@ pub enum Doing {
     Planning,
 }
 
-/// Who is told of progress.
-pub type Observer = Arc<dyn Fn(Progress) + Send + Sync>;
+/// What there is to tell while something takes long.
+#[derive(Clone, Copy, Debug)]
+pub enum News<'a> {
+    /// It came so far.
+    Progress(Progress),
+    /// A store fails for the moment, and is tried again.
+    Waits(&'a Error),
+    /// Writes of the store that is copied have become slow, or fast again: this part of the time is spent copying.
+    Slowed(f64),
+    /// Somebody paused the copy.
+    Paused,
+}
+
+/// Who is told.
+pub type Observer = Arc<dyn Fn(News<'_>) + Send + Sync>;

@@ -1,6 +1,7 @@
 //! Where a move stands, told from the records of both stores, and the records that each step makes of them. Pure: what is here was
 //! checked in the model `models/src/store_fence.rs`, rule by rule.
 
+use evstore_api::number::NUMBER_MAX;
 use evstore_api::{Error, ErrorKind, Lineage, Meta, Position, Result, StoreName, StoreState};
 
 /// Which way streams go.
@@ -21,6 +22,8 @@ pub enum Phase {
     Copying(Way),
     /// The owner is closed; the rest is copied and compared.
     Fenced(Way),
+    /// The owner is closed for a moment, to see how long that takes; it opens again.
+    Rehearsing(Way),
     /// It is decided: the other store owns the streams, and has yet to be opened.
     Decided(Way),
     /// The other store took over. Its way back, or forth again, can be begun.
@@ -39,11 +42,13 @@ impl Phase {
             Self::NotBegun => "not_begun",
             Self::Copying(Way::Forth) => "copying",
             Self::Fenced(Way::Forth) => "fenced",
+            Self::Rehearsing(Way::Forth) => "rehearsing",
             Self::Decided(Way::Forth) => "decided",
             Self::Moved(Way::Forth) => "moved",
             Self::GivenUp(Way::Forth) => "given_up",
             Self::Copying(Way::Back) => "copying_back",
             Self::Fenced(Way::Back) => "fenced_back",
+            Self::Rehearsing(Way::Back) => "rehearsing_back",
             Self::Decided(Way::Back) => "decided_back",
             Self::Moved(Way::Back) => "moved_back",
             Self::GivenUp(Way::Back) => "way_back_given_up",
@@ -58,6 +63,7 @@ impl Phase {
             Self::NotBegun => "nothing was begun",
             Self::Copying(Way::Forth) => "the source takes appends and is copied to the target",
             Self::Fenced(Way::Forth) => "the source is closed while the rest is copied and compared",
+            Self::Rehearsing(_) => "the owner is closed for a moment, and opens again",
             Self::Decided(Way::Forth) => "the target owns the streams and is about to be opened",
             Self::Moved(Way::Forth) => "the target took over; nothing is copied back yet",
             Self::GivenUp(Way::Forth) => "the move was given up; the source takes appends",
@@ -90,6 +96,10 @@ fn between(from: (&StoreName, &Meta), to: (&StoreName, &Meta), way: Way) -> Phas
         (Fenced { to: there }, Importing { from: Some(name) }) if there == to.0 && name == from.0 && e == f => {
             Phase::Fenced(way)
         }
+        // It is closed in favour of itself, so that whoever helps opens it again and hands nothing over.
+        (Fenced { to: there }, Importing { from: Some(name) }) if there == from.0 && name == from.0 && e == f => {
+            Phase::Rehearsing(way)
+        }
         (Moved { to: there, .. }, Importing { from: Some(name) }) if there == to.0 && name == from.0 && e == f => {
             Phase::Decided(way)
         }
@@ -100,11 +110,11 @@ fn between(from: (&StoreName, &Meta), to: (&StoreName, &Meta), way: Way) -> Phas
 }
 
 /// The record with which a store begins to be filled from another, which is open (rules A7 and A8). `empty` says whether it holds
-/// nothing.
+/// nothing, `head` where its feed ends.
 ///
 /// # Errors
 /// `HistoryLost` where it holds another history than the one that is to be copied; `Conflict` where it takes part in something else.
-pub fn importing(from: (&StoreName, &Meta), to: (&StoreName, &Meta), empty: bool) -> Result<Meta> {
+pub fn importing(from: (&StoreName, &Meta), to: (&StoreName, &Meta), empty: bool, head: Position) -> Result<Meta> {
     let refused =
         |message| Err(Error::new(ErrorKind::Conflict, message).with("store", to.0).with("state", to.1.state.name()));
     if from.1.state != StoreState::Open {
@@ -128,28 +138,32 @@ pub fn importing(from: (&StoreName, &Meta), to: (&StoreName, &Meta), empty: bool
     if epoch != from.1.epoch.next() {
         return refused("the target has changed hands more often than the source; move to a new store");
     }
-    let lineage = lineage(&from.1.lineage, &to.1.lineage, empty)?;
+    if !empty && shared_end(from.1, to.1).is_none() {
+        return Err(lost(from.1, to.1));
+    }
+    let lineage = taken_over(from.1, to.1, head);
     Ok(Meta { epoch, lineage, state: StoreState::Importing { from: Some(from.0.clone()) }, ..to.1.clone() })
 }
 
-/// Cursors of the one store have to be good in the other: it takes over its histories.
-fn lineage(from: &[Lineage], to: &[Lineage], empty: bool) -> Result<Vec<Lineage>> {
-    if from.last() == to.last() {
-        return Ok(to.to_vec());
+/// Up to where a store that is filled can hold what its owner holds, by their histories alone: where the last one that both know ended
+/// in the owner, by a failover or a restart. None where they have none in common.
+#[must_use]
+pub fn shared_end(owner: &Meta, filled: &Meta) -> Option<Position> {
+    let at = |one: &Lineage| owner.lineage.iter().position(|other| other.incarnation == one.incarnation);
+    let shared = filled.lineage.iter().rev().find_map(at)?;
+    Some(owner.lineage[shared..].iter().filter_map(|one| one.ended_at).min().unwrap_or(Position(NUMBER_MAX)))
+}
+
+/// The histories of a store that is filled: the owner's, so that every cursor of the owner is good in it, and before them its own, each
+/// of them ended where it holds nothing more.
+#[must_use]
+pub fn taken_over(owner: &Meta, filled: &Meta, head: Position) -> Vec<Lineage> {
+    if owner.lineage.last() == filled.lineage.last() {
+        return filled.lineage.clone();
     }
-    let is_known = |one: &Lineage| to.iter().any(|other| other.incarnation == one.incarnation);
-    if !empty || from.iter().any(is_known) {
-        return Err(Error::new(
-            ErrorKind::HistoryLost,
-            "one of the stores lost a part of its history since it was copied; move to a new, empty store",
-        ));
-    }
-    let mut all = to.to_vec();
-    if let Some(last) = all.last_mut() {
-        last.ended_at = Some(Position(0));
-    }
-    all.extend_from_slice(from);
-    Ok(all)
+    let is_own = |one: &&Lineage| owner.lineage.iter().all(|other| other.incarnation != one.incarnation);
+    let closed = |one: &Lineage| Lineage { ended_at: Some(one.ended_at.map_or(head, |end| end.min(head))), ..*one };
+    filled.lineage.iter().filter(is_own).map(closed).chain(owner.lineage.iter().copied()).collect()
 }
 
 /// The record that closes the owner (rule A2).
@@ -183,17 +197,23 @@ pub fn retired(left: &Meta, to: &StoreName) -> Meta {
     Meta { state: StoreState::Retired { to: to.clone() }, ..left.clone() }
 }
 
-/// The histories that two stores of one move have in common end in the same one, or something was lost.
+/// Refuses two stores that have no history in common: one of them was made anew.
 ///
 /// # Errors
 /// `HistoryLost`.
-pub fn check_histories(one: &Meta, other: &Meta) -> Result<()> {
-    if one.lineage.last() == other.lineage.last() {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::HistoryLost, "one of the stores lost a part of its history, by a failover or a restore")
-        .with("source", one.incarnation())
-        .with("target", other.incarnation()))
+pub fn check_related(one: &Meta, other: &Meta) -> Result<()> {
+    shared_end(one, other).map(drop).ok_or_else(|| lost(one, other))
+}
+
+/// What was copied is not in the owner any more.
+#[must_use]
+pub fn lost(owner: &Meta, filled: &Meta) -> Error {
+    Error::new(
+        ErrorKind::HistoryLost,
+        "one of the stores lost a part of its history, by a failover or a restore; move to a new, empty store",
+    )
+    .with("owner", owner.incarnation())
+    .with("filled", filled.incarnation())
 }
 
 #[cfg(test)]
@@ -219,10 +239,13 @@ mod tests {
         let source = meta(0, StoreState::Open);
         let target = meta(0, StoreState::Open);
         assert_eq!(phase(&source, &target), Phase::NotBegun);
-        let target = importing((&s, &source), (&t, &target), true).unwrap();
+        let target = importing((&s, &source), (&t, &target), true, Position(0)).unwrap();
         assert_eq!(phase(&source, &target), Phase::Copying(Way::Forth));
         assert_eq!(target.incarnation(), source.incarnation());
         assert_eq!(phase(&given_up(&source), &target), Phase::GivenUp(Way::Forth));
+        let rehearsed = fenced(&source, &s);
+        assert_eq!(phase(&rehearsed, &target), Phase::Rehearsing(Way::Forth));
+        assert_eq!(phase(&given_up(&rehearsed), &target), Phase::GivenUp(Way::Forth));
         let source = fenced(&source, &t);
         assert_eq!(phase(&source, &target), Phase::Fenced(Way::Forth));
         assert_eq!(given_up(&source).epoch, Epoch(2));
@@ -231,7 +254,7 @@ mod tests {
         let target = open(&target);
         assert_eq!(phase(&source, &target), Phase::Moved(Way::Forth));
         assert_eq!(phase(&retired(&source, &t), &target), Phase::Finished);
-        let back = importing((&t, &target), (&s, &source), false).unwrap();
+        let back = importing((&t, &target), (&s, &source), false, Position(7)).unwrap();
         assert_eq!((phase(&back, &target), back.epoch), (Phase::Copying(Way::Back), Epoch(2)));
         let kept = given_up(&target);
         assert_eq!(phase(&back, &kept), Phase::GivenUp(Way::Back));
@@ -239,7 +262,7 @@ mod tests {
         let target = moved(&fenced(&target, &s), &s, Position(9));
         let source = open(&back);
         assert_eq!(phase(&source, &target), Phase::Moved(Way::Back));
-        let again = importing((&s, &source), (&t, &target), false).unwrap();
+        let again = importing((&s, &source), (&t, &target), false, Position(9)).unwrap();
         assert_eq!((phase(&source, &again), again.epoch), (Phase::Copying(Way::Forth), Epoch(3)));
     }
 
@@ -247,7 +270,7 @@ mod tests {
     fn every_step_is_one_that_a_store_takes() {
         let (s, t) = (name("s"), name("t"));
         let (source, target) = (meta(4, StoreState::Open), meta(1, StoreState::Open));
-        let filled = importing((&s, &source), (&t, &target), true).unwrap();
+        let filled = importing((&s, &source), (&t, &target), true, Position(0)).unwrap();
         target.check_next(&filled).unwrap();
         let closed = fenced(&source, &t);
         source.check_next(&closed).unwrap();
@@ -263,14 +286,42 @@ mod tests {
     fn a_target_with_something_of_its_own_is_refused() {
         let (s, t) = (name("s"), name("t"));
         let source = meta(0, StoreState::Open);
-        let itself = importing((&s, &source), (&t, &source), true).unwrap_err();
+        let itself = importing((&s, &source), (&t, &source), true, Position(0)).unwrap_err();
         assert_eq!(itself.kind(), ErrorKind::Invalid);
-        let refused = |target: &Meta, empty| importing((&s, &source), (&t, target), empty).unwrap_err().kind();
+        let refused =
+            |target: &Meta, empty| importing((&s, &source), (&t, target), empty, Position(1)).unwrap_err().kind();
         assert_eq!(refused(&meta(0, StoreState::Open), false), ErrorKind::Conflict);
         assert_eq!(refused(&meta(0, StoreState::Retired { to: name("x") }), true), ErrorKind::Conflict);
         assert_eq!(refused(&meta(0, StoreState::Importing { from: Some(name("x")) }), true), ErrorKind::Conflict);
         // It was filled before, from a source that has lost something since.
         let other = meta(0, StoreState::Importing { from: Some(name("s")) });
         assert_eq!(refused(&other, false), ErrorKind::HistoryLost);
+    }
+    #[test]
+    fn a_store_that_is_filled_follows_the_histories_of_its_owner() {
+        let restarted = |meta: &Meta, end| {
+            let mut lineage = meta.lineage.clone();
+            lineage.last_mut().unwrap().ended_at = Some(Position(end));
+            lineage.extend(Meta::new(Timestamp(0)).lineage);
+            Meta { lineage, ..meta.clone() }
+        };
+        let (s, t) = (name("s"), name("t"));
+        let (source, target) = (meta(0, StoreState::Open), meta(0, StoreState::Open));
+        let filled = importing((&s, &source), (&t, &target), true, Position(0)).unwrap();
+        assert_eq!(shared_end(&source, &filled), Some(Position(NUMBER_MAX)));
+        // The owner was restarted at its end: what is copied up to there is good.
+        let owner = restarted(&source, 5);
+        assert_eq!(shared_end(&owner, &filled), Some(Position(5)));
+        let next = Meta { lineage: taken_over(&owner, &filled, Position(3)), ..filled.clone() };
+        filled.check_next(&next).unwrap();
+        assert_eq!(next.lineage[1..], owner.lineage);
+        // The other one was: cursors of the owner that are ahead of it stay good.
+        let own = restarted(&filled, 2);
+        let next = Meta { lineage: taken_over(&source, &own, Position(3)), ..own.clone() };
+        own.check_next(&next).unwrap();
+        assert_eq!((next.incarnation(), next.lineage.len()), (source.incarnation(), 3));
+        assert_eq!(next.lineage[1].ended_at, Some(Position(3)));
+        // Two that have nothing in common.
+        assert_eq!(check_related(&source, &meta(0, StoreState::Open)).unwrap_err().kind(), ErrorKind::HistoryLost);
     }
 }

@@ -3,7 +3,7 @@
 use crate::pages::{Records, Streams};
 use crate::phase::{self, Phase};
 use crate::walk::Walk;
-use crate::{Doing, Migration, Observer, Progress, deadline};
+use crate::{Doing, Migration, News, Observer, Progress, deadline};
 use evstore_api::capabilities::{
     Capabilities, EventIds, Failover, Limit, Limits, Processes, RealTime, Support, Window,
 };
@@ -16,6 +16,24 @@ const LISTED_MAX: usize = 100;
 
 /// What was accepted by name.
 pub type Accepted = BTreeSet<String>;
+
+/// Every name that a plan may list, and nothing else can be accepted.
+pub const NAMES: &[&str] = &[
+    "durability",
+    "failover",
+    "real_time",
+    "event_ids",
+    "processes",
+    "deletion",
+    "time_precision",
+    "event_bytes",
+    "commit_bytes",
+    "commit_events",
+    "snapshot_bytes",
+    "record_bytes",
+    "stream_name_bytes",
+    "event_type_bytes",
+];
 
 /// Something that the target promises less of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +118,7 @@ impl Migration {
                 plan.add(&item, &want.limits);
             }
             if let Some(observer) = observer {
-                observer(Progress { doing: Doing::Planning, at: plan.through, through });
+                observer(News::Progress(Progress { doing: Doing::Planning, at: plan.through, through }));
             }
         }
         plan.through = through;
@@ -133,8 +151,8 @@ impl Migration {
         let (s, t) = ((&self.source().name, &source), (&self.target().name, &target));
         match phase::of(s, t) {
             Phase::NotBegun => {
-                let empty = self.target().settled_head().await?.0 == 0;
-                phase::importing(s, t, empty).map(drop)
+                let head = self.target().settled_head().await?;
+                phase::importing(s, t, head.0 == 0, head).map(drop)
             }
             _ => Ok(()),
         }
@@ -195,6 +213,7 @@ fn weaker(source: &Capabilities, target: &Capabilities) -> Result<Vec<Weaker>> {
     }
     let mut found = Vec::new();
     let mut compare = |name, is_weaker: bool, source: String, target: String, sentence| {
+        debug_assert!(NAMES.contains(&name), "a name that nobody could accept");
         if is_weaker {
             found.push(Weaker { name, source, target, sentence });
         }

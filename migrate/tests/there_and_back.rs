@@ -272,3 +272,92 @@ async fn a_copy_that_does_not_come_near_is_told_and_closes_nothing() {
     migration.source().store.append(append("a-1", 201, 1)).await.unwrap();
     hand_over(migration.cutover(PATIENCE, None).await).await;
 }
+
+#[tokio::test]
+async fn a_rehearsal_measures_the_pause_and_moves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let migration = memory_and_sqlite(folder.path()).await;
+    let (old, new) = (migration.source(), migration.target());
+    fill(old).await;
+    assert_eq!(migration.rehearse(PATIENCE, None).await.unwrap_err().kind(), ErrorKind::Conflict);
+    migration.start().await.unwrap();
+    let Settled::Done(rehearsed) = migration.rehearse(PATIENCE, None).await.unwrap() else { panic!("not rehearsed") };
+    let end = old.store.feed_head(deadline()).await.unwrap().position.unwrap();
+    assert_eq!((rehearsed.end, rehearsed.compared.count()), (end, 0));
+    let status = migration.status().await.unwrap();
+    assert_eq!((status.phase, status.pauses.len()), (Phase::Copying(Way::Forth), 1));
+    old.store.append(append("a-1", 90, 1)).await.unwrap();
+    assert_eq!(new.store.append(append("a-1", 91, 1)).await.unwrap_err().kind(), ErrorKind::Moved);
+    hand_over(migration.cutover(PATIENCE, None).await).await;
+    assert!(new.store.append(append("a-1", 90, 1)).await.unwrap().repeated);
+    assert_eq!(migration.status().await.unwrap().pauses.len(), 2);
+}
+
+/// As a migrator leaves it that is killed in the middle of a rehearsal.
+#[tokio::test]
+async fn a_rehearsal_that_was_cut_off_hands_nothing_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let migration = memory_and_sqlite(folder.path()).await;
+    let old = migration.source();
+    fill(old).await;
+    migration.start().await.unwrap();
+    let closed = || async {
+        let expected = old.admin.read_meta(deadline()).await.unwrap();
+        let closed = evstore_migrate::phase::fenced(&expected, &old.name);
+        old.admin.swap_meta(evstore_api::SwapMeta { expected, new: closed, deadline: deadline() }).await.unwrap();
+        assert_eq!(migration.status().await.unwrap().phase, Phase::Rehearsing(Way::Forth));
+        assert_eq!(old.store.append(append("a-1", 92, 1)).await.unwrap_err().kind(), ErrorKind::Fenced);
+    };
+    closed().await;
+    assert_eq!(migration.cutover(PATIENCE, None).await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(migration.abort().await.unwrap(), Phase::GivenUp(Way::Forth));
+    old.store.append(append("a-1", 93, 1)).await.unwrap();
+    migration.start().await.unwrap();
+    closed().await;
+    // A run that comes by opens the source, and goes on copying.
+    let run = tokio::spawn({
+        let migration = migration.clone();
+        async move { migration.run(Pace::default(), None).await }
+    });
+    let begun = std::time::Instant::now();
+    while migration.status().await.unwrap().phase != Phase::Copying(Way::Forth) {
+        assert!(begun.elapsed() < PATIENCE, "the source stays closed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    run.abort();
+    old.store.append(append("a-1", 94, 1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_copy_that_is_paused_waits_and_is_not_handed_over_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let migration = memory_and_sqlite(folder.path()).await;
+    let (old, new) = (migration.source(), migration.target());
+    fill(old).await;
+    assert_eq!(migration.pause().await.unwrap_err().kind(), ErrorKind::Conflict);
+    migration.start().await.unwrap();
+    assert_eq!(migration.pause().await.unwrap(), Phase::Copying(Way::Forth));
+    let (says, mut said) = tokio::sync::mpsc::unbounded_channel();
+    let observer: evstore_migrate::Observer = std::sync::Arc::new(move |news| {
+        if let evstore_migrate::News::Paused = news {
+            let _ = says.send(());
+        }
+    });
+    let run = tokio::spawn({
+        let migration = migration.clone();
+        async move { migration.run(Pace::default(), Some(&observer)).await }
+    });
+    said.recv().await.unwrap();
+    assert_eq!(new.store.feed_head(deadline()).await.unwrap().position, Some(Position(0)));
+    assert!(migration.status().await.unwrap().paused);
+    assert_eq!(migration.cutover(PATIENCE, None).await.unwrap_err().kind(), ErrorKind::Conflict);
+    migration.resume().await.unwrap();
+    let end = old.store.feed_head(deadline()).await.unwrap().position;
+    let begun = std::time::Instant::now();
+    while new.store.feed_head(deadline()).await.unwrap().position != end {
+        assert!(begun.elapsed() < PATIENCE, "the copy does not go on");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    hand_over(migration.cutover(PATIENCE, None).await).await;
+    run.abort();
+}

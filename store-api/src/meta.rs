@@ -243,7 +243,13 @@ impl Meta {
         let same = |(old, new): (&Lineage, &Lineage)| {
             old.incarnation == new.incarnation && (old.ended_at.is_none() || old.ended_at == new.ended_at)
         };
-        if next.lineage.len() < self.lineage.len() || !self.lineage.iter().zip(&next.lineage).all(same) {
+        if let StoreState::Importing { from: Some(_) } = next.state {
+            // A store that is filled takes over the histories of the one that it is filled from, those too that began there or here
+            // since, by a restart of a server say. Its content is what that store says it is.
+            if !self.lineage.iter().all(|one| incarnations.contains(&one.incarnation)) {
+                return refused("no history of a store is forgotten");
+            }
+        } else if next.lineage.len() < self.lineage.len() || !self.lineage.iter().zip(&next.lineage).all(same) {
             return refused("the history of a store is only added to");
         }
         if next.lineage.iter().rev().skip(1).any(|one| one.ended_at.is_none())
@@ -322,5 +328,21 @@ mod tests {
             next.lineage[0].ended_at = Some(Position(1));
             next.lineage.push(Lineage { ended_at: None, ..next.lineage[0] });
         }));
+    }
+
+    #[test]
+    fn a_store_that_is_filled_takes_over_histories_and_forgets_none() {
+        let filled_from = |ends: &[Option<u64>]| {
+            let from = Some(StoreName::new("from").expect("a name"));
+            Meta { epoch: Epoch(1), state: StoreState::Importing { from }, ..meta(ends) }
+        };
+        let now = filled_from(&[Some(4), None]);
+        let mut next = filled_from(&[Some(9), Some(4), None]);
+        next.created_at = now.created_at;
+        assert!(now.check_next(&next).is_ok());
+        next.lineage.remove(1);
+        assert!(now.check_next(&next).is_err(), "a history is missing");
+        let open = Meta { state: StoreState::Open, ..filled_from(&[Some(9), Some(4), None]) };
+        assert!(now.check_next(&open).is_err(), "an open store rewrites none");
     }
 }

@@ -10,9 +10,9 @@ use evstore_api::{
 use std::sync::Arc;
 
 /// Providers of this project that a build may lack; each is built in by the feature of its name.
-const FEATURES: [&str; 5] = ["memory", "sqlite", "postgres", "redis", "dynamodb"];
+const FEATURES: [&str; 6] = ["memory", "sqlite", "postgres", "redis", "dynamodb", "s3"];
 /// Providers that later releases have.
-const LATER: [&str; 2] = ["s3", "tiered"];
+const LATER: [&str; 1] = ["tiered"];
 
 /// The key with which a provider makes a missing store when it is opened.
 const AUTO_CREATE: &str = "auto_create";
@@ -68,6 +68,8 @@ impl Registry {
         let registry = registry.with(evstore_redis::provider());
         #[cfg(feature = "dynamodb")]
         let registry = registry.with(evstore_dynamodb::provider());
+        #[cfg(feature = "s3")]
+        let registry = registry.with(evstore_s3::provider());
         registry
     }
 

@@ -3,13 +3,17 @@
 // A test may fail by a panic, also in its helpers.
 #![allow(clippy::unwrap_used)]
 
-use evstore::api::Waited;
+mod stores;
+
+use evstore::api::{EventStore, Opener, Provider, Settings, StoreAdmin, Waited};
 use evstore::{
     Append, CommitId, Config, Deadline, Delivery, Direction, ErrorKind, EventType, Events, Expected, NewCommit,
     NewEvent, ReadStream, Registry, Start, Store, StoreName, StreamId, StreamStart,
 };
 use evstore_migrate::{Migration, Settled, Side};
+use std::sync::Arc;
 use std::time::Duration;
+use stores::{Fault, Faulty};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const BOTH: &str = "default_store = \"old\"\n[stores.old]\nprovider = \"memory\"\nname = \"old\"\n[stores.new]\nprovider = \"memory\"\nname = \"new\"\n[migrate]\ntargets = [\"new\"]\n";
@@ -234,4 +238,58 @@ async fn a_hand_over_that_does_not_end_is_told_by_the_deadline() {
     assert_eq!(revision(&node, "a-0").await, 0);
     done(migration.cutover(PATIENCE, None).await).await;
     node.events().append(append(0, PATIENCE)).await.unwrap();
+}
+
+/// Opens stores whose records may not be written.
+struct ReadOnly(Arc<dyn Opener>);
+
+#[async_trait::async_trait]
+impl Opener for ReadOnly {
+    async fn open(&self, settings: &Settings) -> evstore::Result<Arc<dyn EventStore>> {
+        let faulty = Faulty::around(self.0.open(settings).await?);
+        faulty.on_put_record.lock().unwrap().extend((0..1000).map(|_| Fault::Refuse(ErrorKind::Denied)));
+        Ok(Arc::new(faulty))
+    }
+
+    async fn open_admin(&self, settings: &Settings) -> evstore::Result<Arc<dyn StoreAdmin>> {
+        self.0.open_admin(settings).await
+    }
+
+    fn scratch(&self, settings: &Settings, tag: &str) -> evstore::Result<Settings> {
+        self.0.scratch(settings, tag)
+    }
+
+    async fn make_scratch(&self, settings: &Settings, tag: &str) -> evstore::Result<Settings> {
+        self.0.make_scratch(settings, tag).await
+    }
+
+    async fn drop_scratch(&self, scratch: &Settings) -> evstore::Result<()> {
+        self.0.drop_scratch(scratch).await
+    }
+
+    async fn list_scratch(&self, settings: &Settings) -> evstore::Result<Vec<String>> {
+        self.0.list_scratch(settings).await
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_may_only_read_follows_there_and_back() {
+    let registry = Registry::builtin();
+    let memory = registry.get("memory").unwrap().clone();
+    let opener = Arc::new(ReadOnly(memory.opener.clone()));
+    let readers = registry.clone().with(Provider { name: "reader", opener, ..memory });
+    let reader = node(&readers, &BOTH.replace("\"memory\"", "\"reader\""), "old").await;
+    let writer = node(&registry, BOTH, "old").await;
+    let migration = migration(&registry).await;
+    writer.events().append(append(0, PATIENCE)).await.unwrap();
+    assert_eq!(revision(&reader, "a-0").await, 1);
+    migration.start().await.unwrap();
+    done(migration.cutover(PATIENCE, None).await).await;
+    writer.events().append(append(3, PATIENCE)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(revision(&reader, "a-0").await, 2);
+    done(migration.rollback(PATIENCE, None).await).await;
+    writer.events().append(append(6, PATIENCE)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(revision(&reader, "a-0").await, 3);
 }

@@ -14,6 +14,7 @@ const SHOWN: &[(&str, Setup)] = &[
     ("memory", Setup::Memory),
     ("sqlite", Setup::Sqlite),
     ("dynamodb-on-a-local-engine-in-memory", Setup::DynamoDb("")),
+    ("s3-on-a-local-engine", Setup::S3),
     ("postgres", Setup::Postgres(postgres::Release::Newest)),
     ("redis-appendfsync-always", Setup::Redis(redis::Release::Newest, redis::Setup::Always, "")),
     ("redis-appendfsync-everysec", Setup::Redis(redis::Release::Newest, redis::Setup::EverySecond, "")),

@@ -4,6 +4,7 @@ use crate::engines::dynamodb::DynamoDb;
 use crate::engines::pgbouncer::PgBouncer;
 use crate::engines::postgres::{self, Postgres};
 use crate::engines::redis::{self, Redis};
+use crate::engines::s3::S3;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
@@ -40,6 +41,8 @@ enum Kind {
     Pgbouncer,
     /// dynoxide, which speaks as DynamoDB does.
     Dynamodb,
+    /// ministack, which speaks as S3 does.
+    S3,
 }
 
 impl Engine {
@@ -54,7 +57,14 @@ impl Engine {
             Kind::Postgres => self.postgres(postgres::Release::Newest),
             Kind::PostgresDistribution => self.postgres(postgres::Release::Distribution),
             Kind::Pgbouncer => self.pgbouncer(),
-            Kind::Dynamodb => with(&self.command, DynamoDb::start()?.environment()),
+            Kind::Dynamodb => {
+                let engine = DynamoDb::start()?;
+                with(&self.command, engine.environment())
+            }
+            Kind::S3 => {
+                let engine = S3::start()?;
+                with(&self.command, engine.environment())
+            }
         }
     }
 

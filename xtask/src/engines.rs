@@ -4,10 +4,12 @@
 
 pub mod chromium;
 pub mod dynamodb;
+pub mod faketime;
 pub mod fetch;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod redis;
+pub mod s3;
 
 use anyhow::{Context, Result, bail};
 use std::net::TcpListener;

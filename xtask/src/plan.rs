@@ -1,6 +1,6 @@
 //! What there is to test, as data: steps, the lane that each belongs to, and the engines that each needs.
 
-use crate::engines::{dynamodb, postgres, redis};
+use crate::engines::{dynamodb, faketime, postgres, redis, s3};
 use crate::page;
 use crate::run::{EVERYTHING, cargo, evstore, evstore_release, root, run, target};
 use crate::setup::{PREPARED, Setup, Shown};
@@ -33,6 +33,9 @@ const USUAL: u64 = 100;
 /// Before a release, on the embedded stores.
 const TENFOLD: u64 = 1000;
 
+/// How often a migrator is killed in each part of a move, before a release.
+const KILLS: &str = "20";
+
 /// Every step, in the order of running. A provider's default set-up is held to the whole catalog on every change. Of the others
 /// every change sees each engine's other release, and each topology and each persistence once, on one release or the other,
 /// with fewer rounds; a release sees them all.
@@ -57,6 +60,11 @@ pub const STEPS: &[Step] = &[
     Step { name: "accidents on Redis 7", lane: Lane::All, run: |_| older_redis() },
     Step { name: "kill -9 of an appending process, 100 times", lane: Lane::All, run: kill },
     Step { name: "the models of a move, in their largest scopes", lane: Lane::All, run: |_| models() },
+    Step {
+        name: "a system under load, moved between every pair of stores by a migrator that is killed 20 times",
+        lane: Lane::All,
+        run: moves,
+    },
     Step { name: "the whole incident log, there and back, on every provider", lane: Lane::All, run: |_| incidents() },
 ];
 
@@ -94,14 +102,19 @@ const EVERY: &[Setup] = &[
     Setup::Redis(redis::Release::Distribution, redis::Setup::Partitions, ""),
     Setup::DynamoDb(""),
     Setup::DynamoDb("snapshots=interleaved"),
+    Setup::S3,
 ];
 
 /// Where the tests of the Postgres provider find a server; one that is set is used, and none is started.
 const POSTGRES_URL: &str = "EVSTORE_TEST_POSTGRES_URL";
+/// Where tests find the library that sets a clock off.
+const FAKETIME: &str = "EVSTORE_TEST_FAKETIME";
 /// The same for Redis.
 const REDIS_URL: &str = "EVSTORE_TEST_REDIS_URL";
 /// The same for DynamoDB: an endpoint. With a real account's, `EVSTORE_TEST_DYNAMODB_SETTINGS` has its region and credentials.
 const DYNAMODB_URL: &str = "EVSTORE_TEST_DYNAMODB_URL";
+/// The same for S3.
+const S3_URL: &str = "EVSTORE_TEST_S3_URL";
 
 /// Everything in one build, because what is built for one package alone is built again. `cargo nextest` where it is there, because
 /// it shows each test by itself; else `cargo test`, which needs nothing.
@@ -131,8 +144,10 @@ fn on_engines(postgres: postgres::Release, redis: redis::Release, command: &mut 
     let postgres = postgres::Postgres::start(postgres, &PREPARED)?;
     let redis = redis::Redis::start(redis, redis::Setup::Always)?;
     let dynamodb = dynamodb::DynamoDb::start()?;
-    command.envs(postgres.environment()).envs(redis.environment()?).envs(dynamodb.environment());
-    for address in [POSTGRES_URL, REDIS_URL, DYNAMODB_URL] {
+    let s3 = s3::S3::start()?;
+    command.envs(postgres.environment()).envs(redis.environment()?).envs(dynamodb.environment()).envs(s3.environment());
+    command.env(FAKETIME, faketime::library()?);
+    for address in [POSTGRES_URL, REDIS_URL, DYNAMODB_URL, S3_URL] {
         command.envs(std::env::var_os(address).map(|given| (address, given)));
     }
     run("tests", command)
@@ -170,6 +185,15 @@ fn kill(seed: u64) -> Result<()> {
     let arguments =
         ["run", "--release", "-p", "evstore-sqlite", "--example", "kill9", "--", "--rounds", "100", "--seed"];
     run("kill -9", cargo(&arguments).arg(seed.to_string()))
+}
+
+/// Every ordered pair of stores, one after the other: each is a load of its own.
+fn moves(seed: u64) -> Result<()> {
+    let arguments = ["test", "-p", "evstore-cli", "--features", "engine-tests", "--test", "mover", "--"];
+    let mut command = cargo(&arguments);
+    command.args(["moved", "--include-ignored", "--test-threads", "1"]);
+    command.env("EVSTORE_TEST_KILLS", KILLS).env("EVSTORE_TEST_SEED", seed.to_string());
+    on_engines(postgres::Release::Newest, redis::Release::Newest, &mut command)
 }
 
 fn models() -> Result<()> {

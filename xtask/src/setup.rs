@@ -1,7 +1,7 @@
 //! Set-ups of stores: an engine that is started for each, and a config file that names it. Addresses go by the environment, so that
 //! nothing of them is written down.
 
-use crate::engines::{dynamodb, pgbouncer, postgres, redis};
+use crate::engines::{dynamodb, pgbouncer, postgres, redis, s3};
 use anyhow::Result;
 use std::any::Any;
 use std::fmt::Write as _;
@@ -27,6 +27,8 @@ pub enum Setup {
     Redis(redis::Release, redis::Setup, &'static str),
     /// On a local engine that speaks as DynamoDB does, with these settings besides, as above.
     DynamoDb(&'static str),
+    /// On a local engine that speaks as S3 does.
+    S3,
 }
 
 impl Setup {
@@ -43,6 +45,7 @@ impl Setup {
                 name.trim_end_matches('-').to_lowercase()
             }
             Self::DynamoDb(more) => format!("dynamodb-{}", more.replace('=', "-")).trim_end_matches('-').to_owned(),
+            Self::S3 => "s3".into(),
         }
     }
 
@@ -53,6 +56,7 @@ impl Setup {
             Self::Postgres(_) | Self::PgBouncer(_) => "postgres",
             Self::Redis(..) => "redis",
             Self::DynamoDb(_) => "dynamodb",
+            Self::S3 => "s3",
         }
     }
 }
@@ -108,6 +112,15 @@ impl Shown {
                         shown.set(store, key, value);
                     }
                     for (key, value) in more.split(';').filter_map(|pair| pair.split_once('=')) {
+                        shown.set(store, key, value);
+                    }
+                    shown._engines.push(Box::new(engine));
+                    writeln!(config, "auto_create = true")?;
+                }
+                Setup::S3 => {
+                    let engine = s3::S3::start()?;
+                    shown.set(store, "endpoint", engine.url());
+                    for (key, value) in s3::S3::settings() {
                         shown.set(store, key, value);
                     }
                     shown._engines.push(Box::new(engine));

@@ -7,8 +7,8 @@ use clap::Args;
 
 /// Features that are built alone, so that none leans on another by accident.
 const ALONE: &[(&str, &[&str])] = &[
-    ("evstore", &["memory", "sqlite", "postgres", "redis", "dynamodb"]),
-    ("evstore-cli", &["memory", "sqlite", "postgres", "redis", "dynamodb"]),
+    ("evstore", &["memory", "sqlite", "postgres", "redis", "dynamodb", "s3"]),
+    ("evstore-cli", &["memory", "sqlite", "postgres", "redis", "dynamodb", "s3"]),
 ];
 
 /// What has to be in order besides the tests.

@@ -433,10 +433,14 @@ fn beside(row: &Row) -> Cell {
     let errors: u64 = row.errors.values().sum();
     let mut said = Vec::new();
     if errors > 0 {
-        said.push(format!("{} errors", grouped(errors)));
+        said.push(if errors == 1 { "1 error".into() } else { format!("{} errors", grouped(errors)) });
     }
     if row.conflicts > 0 {
-        said.push(format!("{} conflicts", grouped(row.conflicts)));
+        said.push(if row.conflicts == 1 {
+            "1 conflict".into()
+        } else {
+            format!("{} conflicts", grouped(row.conflicts))
+        });
     }
     if let Some(within) = row.within {
         said.push(format!("{} in time", share(within)));

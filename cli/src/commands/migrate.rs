@@ -7,12 +7,13 @@ use crate::session::Session;
 use crate::view;
 use evstore_api::provider::parse_duration;
 use evstore_api::{Error, ErrorKind, Meta, Position, StoreName};
+use evstore_migrate::plan::NAMES;
 use evstore_migrate::{
-    Accepted, Compared, Cutover, Difference, Doing, Migration, Observer, Pace, Phase, Plan, Settled, Side, Status,
-    Verb, Way,
+    Accepted, Compared, Cutover, Difference, Doing, Migration, News, Observer, Pace, Phase, Plan, Rate, Settled, Side,
+    Status, Streams, Verb, Way, spread,
 };
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often a wait looks.
@@ -21,6 +22,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Positions that a copy may be behind and still count as caught up: so many are copied in a moment.
 const CAUGHT_UP: u64 = 500;
+
+/// What to do about a copy that is not one.
+const DIFFERS: &str = "do not hand over: move to a new, empty store, and keep this one to look at";
 
 /// What `migrate` takes.
 #[derive(clap::Args, Debug)]
@@ -70,6 +74,12 @@ enum Command {
     },
     /// Read both stores and compare them, position by position.
     Verify,
+    /// Close the owner for a moment as a cutover does, measure how long it takes, and open it again. Nothing moves.
+    Rehearse(HandOver),
+    /// Stop copying for a while. A run that goes on waits.
+    Pause,
+    /// Go on copying.
+    Resume,
     /// Hand the streams over to the target.
     Cutover(HandOver),
     /// Take the streams back, with all that was appended since.
@@ -101,7 +111,12 @@ enum Command {
 #[derive(clap::Args, Debug)]
 struct Accept {
     /// Something that the target promises less of, by the name that the plan gives it. May be given several times.
-    #[arg(long = "accept", value_name = "NAME")]
+    #[arg(
+        long = "accept",
+        value_name = "NAME",
+        value_parser = clap::builder::PossibleValuesParser::new(NAMES),
+        hide_possible_values = true
+    )]
     accepted: Vec<String>,
 }
 
@@ -161,12 +176,23 @@ async fn make(args: Args, session: &mut Session) -> Result {
         Command::Run { throttle } => run_on(&migration, throttle, session).await,
         Command::Status { watch } => status(&migration, watch, session).await,
         Command::Verify => verify(&migration, session).await,
+        Command::Rehearse(args) => rehearse(&migration, &args, session).await,
+        Command::Pause => {
+            migration.pause().await?;
+            session.written(None);
+            print_status(&migration.status().await?, None, &migration, session)
+        }
+        Command::Resume => {
+            migration.resume().await?;
+            session.written(None);
+            print_status(&migration.status().await?, None, &migration, session)
+        }
         Command::Cutover(args) => hand_over(&migration, Way::Forth, &args, session).await,
         Command::Rollback(args) => hand_over(&migration, Way::Back, &args, session).await,
         Command::Abort { dry_run } => {
             if !checked(&migration, Verb::Abort, dry_run, session).await? {
                 migration.abort().await?;
-                print_status(&migration.status().await?, &migration, session)?;
+                print_status(&migration.status().await?, None, &migration, session)?;
             }
             Ok(())
         }
@@ -219,7 +245,8 @@ async fn release(names: &(StoreName, StoreName), failure: Failure, session: &mut
         session.select(Some(owner.clone()));
         let (Ok(store), Ok(admin)) = (session.open_store().await, session.open_admin().await) else { continue };
         let side = Side { name: owner.clone(), store, admin };
-        if side.release(other).await? {
+        // Closed for it, or for a rehearsal.
+        if side.release(other).await? || side.release(owner).await? {
             session.written(None);
             let text = format!("{owner} takes appends again; {other} could not be opened");
             return session.output().text(&json!({ "owner": owner.as_str(), "released": true }), &text);
@@ -231,7 +258,26 @@ async fn release(names: &(StoreName, StoreName), failure: Failure, session: &mut
 /// A bar for the long work of a verb.
 fn observer(session: &mut Session) -> Observer {
     let bar = Progress::new(session.output(), "", Unit::Items("positions"), Some(0));
-    Arc::new(move |progress| {
+    let told = Mutex::new(String::new());
+    Arc::new(move |news| {
+        let progress = match news {
+            News::Progress(progress) => progress,
+            News::Waits(error) => {
+                let text = format!("waiting: {error}");
+                let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                // Once for each reason: it may be the same for hours.
+                if *told != text {
+                    bar.note(&text);
+                    *told = text;
+                }
+                return;
+            }
+            News::Slowed(share) if share < 1.0 => {
+                return bar.on(&format!("slowed to {:.0} % for the source's sake", share * 100.0));
+            }
+            News::Slowed(_) => return bar.on(""),
+            News::Paused => return bar.doing("paused"),
+        };
         bar.doing(match progress.doing {
             Doing::Copying => "copying",
             Doing::Comparing => "comparing",
@@ -260,7 +306,7 @@ async fn start(migration: &Migration, accept: Accept, dry_run: bool, session: &m
     }
     migration.start().await?;
     session.written(None);
-    print_status(&migration.status().await?, migration, session)
+    print_status(&migration.status().await?, None, migration, session)
 }
 
 async fn run_on(migration: &Migration, throttle: Option<u64>, session: &mut Session) -> Result {
@@ -273,7 +319,7 @@ async fn run_on(migration: &Migration, throttle: Option<u64>, session: &mut Sess
     };
     let status = migration.status().await?;
     tell_end(phase, session);
-    print_status(&status, migration, session)
+    print_status(&status, None, migration, session)
 }
 
 fn tell_end(phase: Phase, session: &mut Session) {
@@ -288,19 +334,56 @@ fn tell_end(phase: Phase, session: &mut Session) {
 }
 
 async fn status(migration: &Migration, watch: bool, session: &mut Session) -> Result {
+    let (mut before, mut looked_at) = (migration.status().await?, Instant::now());
+    let streams = migration.streams().await?;
     loop {
-        print_status(&migration.status().await?, migration, session)?;
+        let moves = matches!(before.phase, Phase::Copying(_) | Phase::Fenced(_) | Phase::Decided(_));
+        if watch || moves {
+            tokio::time::sleep(WATCH_EVERY).await;
+        }
+        let status = migration.status().await?;
+        let seen = Seen { streams, rate: Rate::between(&before, &status, looked_at.elapsed()) };
+        (before, looked_at) = (status, Instant::now());
+        print_status(&before, Some(&seen), migration, session)?;
         if !watch {
             return Ok(());
         }
-        tokio::time::sleep(WATCH_EVERY).await;
     }
+}
+
+/// What is seen by looking twice, and by going through lists.
+struct Seen {
+    streams: Streams,
+    rate: Rate,
+}
+
+async fn rehearse(migration: &Migration, args: &HandOver, session: &mut Session) -> Result {
+    if checked(migration, Verb::Rehearse, args.dry_run, session).await? {
+        return Ok(());
+    }
+    let settled = {
+        let observer = observer(session);
+        migration.rehearse(args.timeout, Some(&observer)).await
+    };
+    let settled = settled.map_err(cut_off)?;
+    if let Settled::Differs(compared) = &settled {
+        print_compared(compared, session)?;
+    }
+    let rehearsed = taken_over(settled)?;
+    session.written(None);
+    print_cutover(&rehearsed, Outcome::Rehearsed, migration, session)
 }
 
 async fn verify(migration: &Migration, session: &mut Session) -> Result {
     let compared = {
         let observer = observer(session);
-        migration.verify(Some(&observer)).await?
+        migration.verify(Some(&observer)).await
+    };
+    let compared = match compared {
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            return Err(Failure::Broken { message: error.to_string(), hint: DIFFERS.into() });
+        }
+        compared => compared?,
     };
     print_compared(&compared, session)?;
     judge(&compared)
@@ -310,7 +393,7 @@ async fn verify(migration: &Migration, session: &mut Session) -> Result {
 async fn checked(migration: &Migration, verb: Verb, dry_run: bool, session: &mut Session) -> Result<bool> {
     migration.check(verb).await?;
     if dry_run {
-        print_status(&migration.status().await?, migration, session)?;
+        print_status(&migration.status().await?, None, migration, session)?;
     }
     Ok(dry_run)
 }
@@ -337,7 +420,7 @@ async fn hand_over(migration: &Migration, way: Way, args: &HandOver, session: &m
     }
     let cutover = taken_over(settled)?;
     session.written(None);
-    print_cutover(&cutover, migration, session)
+    print_cutover(&cutover, Outcome::HandedOver, migration, session)
 }
 
 /// What a hand-over came to, where it was made.
@@ -380,7 +463,7 @@ async fn finish(migration: &Migration, dry_run: bool, session: &mut Session) -> 
         migration.target().name
     );
     session.output().note(&text);
-    print_status(&migration.status().await?, migration, session)
+    print_status(&migration.status().await?, None, migration, session)
 }
 
 async fn wait(migration: &Migration, until: Until, timeout: Duration, session: &mut Session) -> Result {
@@ -395,7 +478,7 @@ async fn wait(migration: &Migration, until: Until, timeout: Duration, session: &
             Until::Finished => false,
         };
         if reached || status.phase == Phase::Finished {
-            return print_status(&status, migration, session);
+            return print_status(&status, None, migration, session);
         }
         if began.elapsed() > timeout {
             return Err(Failure::NotReady {
@@ -411,43 +494,115 @@ fn side_json(name: &StoreName, (meta, head): &(Meta, Position)) -> Value {
     json!({ "store": name.as_str(), "state": meta.state.name(), "epoch": meta.epoch.0, "position": head.0 })
 }
 
-fn status_json(status: &Status, migration: &Migration) -> Map<String, Value> {
-    view::object([
+fn status_json(status: &Status, seen: Option<&Seen>, migration: &Migration) -> Map<String, Value> {
+    let ms = |time: Duration| time.as_millis() as u64;
+    let pause = spread(&status.pauses).map(|[p50, p99, max]| {
+        json!({ "times": status.pauses.len(), "p50_ms": ms(p50), "p99_ms": ms(p99), "max_ms": ms(max) })
+    });
+    let mut json = view::object([
         ("phase", status.phase.name().into()),
+        ("paused", status.paused.into()),
         ("source", side_json(&migration.source().name, &status.source)),
         ("target", side_json(&migration.target().name, &status.target)),
         ("lag", status.lag().into()),
         ("compared", status.compared.0.into()),
-    ])
+        ("pause", pause.into()),
+    ]);
+    if let Some(Seen { streams, rate }) = seen {
+        let handed_over = if has_taken_over(status.phase) { streams.target } else { 0 };
+        json.extend(view::object([
+            ("streams", json!({ "source": streams.source, "target": streams.target, "handed_over": handed_over })),
+            ("copied_per_second", (rate.copied.round() as u64).into()),
+            ("appended_per_second", (rate.appended.round() as u64).into()),
+            ("converges", rate.converges().into()),
+            ("seconds_left", rate.left().map(|left| left.as_secs()).into()),
+        ]));
+    }
+    json
 }
 
-fn print_status(status: &Status, migration: &Migration, session: &mut Session) -> Result {
+/// Whether the streams are the target's.
+fn has_taken_over(phase: Phase) -> bool {
+    match phase {
+        Phase::Decided(Way::Forth)
+        | Phase::Moved(Way::Forth)
+        | Phase::Copying(Way::Back)
+        | Phase::Fenced(Way::Back)
+        | Phase::Rehearsing(Way::Back)
+        | Phase::GivenUp(Way::Back)
+        | Phase::Finished => true,
+        Phase::NotBegun
+        | Phase::Copying(Way::Forth)
+        | Phase::Fenced(Way::Forth)
+        | Phase::Rehearsing(Way::Forth)
+        | Phase::GivenUp(Way::Forth)
+        | Phase::Decided(Way::Back)
+        | Phase::Moved(Way::Back) => false,
+    }
+}
+
+fn print_status(status: &Status, seen: Option<&Seen>, migration: &Migration, session: &mut Session) -> Result {
     let side = |name: &StoreName, (meta, head): &(Meta, Position)| {
         format!("{name}: {}, epoch {}, position {head}", meta.state.name(), meta.epoch)
     };
     let tone = match status.phase {
-        Phase::Fenced(_) | Phase::Decided(_) => Tone::Warning,
+        Phase::Fenced(_) | Phase::Rehearsing(_) | Phase::Decided(_) => Tone::Warning,
         Phase::Moved(_) | Phase::Finished => Tone::Good,
         Phase::NotBegun | Phase::Copying(_) | Phase::GivenUp(_) => Tone::Plain,
     };
-    let facts = [
-        ("phase", Cell::toned(format!("{}: {}", status.phase.name(), status.phase.sentence()), tone)),
+    let paused = if status.paused { "; the copy is paused" } else { "" };
+    let mut facts = vec![
+        ("phase", Cell::toned(format!("{}: {}{paused}", status.phase.name(), status.phase.sentence()), tone)),
         ("source", side(&migration.source().name, &status.source).into()),
         ("target", side(&migration.target().name, &status.target).into()),
         ("lag", format!("{} positions", status.lag()).into()),
         ("compared", format!("up to position {}", status.compared).into()),
     ];
-    session.output().facts(&Value::Object(status_json(status, migration)), &facts)
+    if let Some(Seen { streams, rate }) = seen {
+        let handed_over = if has_taken_over(status.phase) { "all handed over" } else { "none handed over" };
+        let counted = format!("{} in the source, {} in the target, {handed_over}", streams.source, streams.target);
+        facts.push(("streams", counted.into()));
+        if let Phase::Copying(_) = status.phase {
+            let rates = format!("{:.0} copied and {:.0} appended per second", rate.copied, rate.appended);
+            facts.extend([("rate", rates.into()), ("time left", outlook(rate))]);
+        }
+    }
+    if let Some([p50, p99, max]) = spread(&status.pauses) {
+        let ms = |time: Duration| time.as_millis();
+        let text =
+            format!("{} so far: p50 {} ms, p99 {} ms, max {} ms", status.pauses.len(), ms(p50), ms(p99), ms(max));
+        facts.push(("pauses of appends", text.into()));
+    }
+    session.output().facts(&Value::Object(status_json(status, seen, migration)), &facts)
 }
 
-fn print_cutover(cutover: &Cutover, migration: &Migration, session: &mut Session) -> Result {
-    let owner = match cutover.way {
-        Way::Forth => &migration.target().name,
-        Way::Back => &migration.source().name,
+fn outlook(rate: &Rate) -> Cell {
+    match rate.left() {
+        _ if rate.lag == 0 => Cell::toned("nothing is left", Tone::Good),
+        Some(left) => format!("about {} s", left.as_secs()).into(),
+        None if rate.copied == 0.0 => {
+            Cell::toned("nothing is copied now: is `evstore migrate run` running?", Tone::Warning)
+        }
+        None => Cell::toned("never: appends are faster than the copy", Tone::Bad),
+    }
+}
+
+/// What a store was closed for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    HandedOver,
+    Rehearsed,
+}
+
+fn print_cutover(cutover: &Cutover, outcome: Outcome, migration: &Migration, session: &mut Session) -> Result {
+    let owner = match (cutover.way, outcome) {
+        (Way::Forth, Outcome::HandedOver) | (Way::Back, Outcome::Rehearsed) => &migration.target().name,
+        (Way::Back, Outcome::HandedOver) | (Way::Forth, Outcome::Rehearsed) => &migration.source().name,
     };
     let pause_ms = cutover.pause.map(|pause| pause.as_millis() as u64);
     let json = view::object([
         ("owner", owner.as_str().into()),
+        ("rehearsed", (outcome == Outcome::Rehearsed).into()),
         ("epoch", cutover.epoch.0.into()),
         ("end", cutover.end.0.into()),
         ("pause_ms", pause_ms.into()),
@@ -540,9 +695,8 @@ fn difference_json(difference: &Difference) -> String {
 fn judge(compared: &Compared) -> Result {
     match compared.count() {
         0 => Ok(()),
-        count => Err(Failure::Broken {
-            message: format!("the stores differ: {count} differences"),
-            hint: "do not hand over: move to a new, empty store, and keep this one to look at".into(),
-        }),
+        count => {
+            Err(Failure::Broken { message: format!("the stores differ: {count} differences"), hint: DIFFERS.into() })
+        }
     }
 }

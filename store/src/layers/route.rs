@@ -12,8 +12,8 @@ use crate::config::Config;
 use crate::registry::Registry;
 use evstore_api::number::NUMBER_MAX;
 use evstore_api::{
-    Deadline, Error, ErrorKind, EventStore, Incarnation, PutRecord, RecordExpected, RecordKey, RecordKind, RecordName,
-    RecordNumber, Result, StoreName,
+    Cursor, Deadline, Error, ErrorKind, EventStore, FeedFilter, FeedStart, Position, PutRecord, ReadFeed, ReadRecord,
+    RecordExpected, RecordKey, RecordKind, RecordName, RecordNumber, Result, StoreName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +31,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 /// The record that is asked to change and never does.
 const QUESTION: &str = "evstore-owner";
+/// The record of the kind `presence` in which a migrator tells who took over.
+const OWNER: &str = "evstore-owner";
 
 /// The layer.
 pub struct Route {
@@ -97,13 +99,16 @@ impl Place {
         };
         match self.inner.once.put_record(question).await {
             Err(error) if error.kind() == ErrorKind::Moved => Ok(Some(error)),
-            // One that is fenced is the owner until it says otherwise; and one that may not be asked can't be doubted.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::Conflict | ErrorKind::Fenced | ErrorKind::Denied | ErrorKind::Unsupported
-                ) =>
-            {
+            // Whoever may only read is told by a record that the migrator leaves behind.
+            Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) => {
+                let moved = self.read_owner(deadline).await;
+                if moved.is_none() {
+                    *believed = Some(asked_at);
+                }
+                Ok(moved)
+            }
+            // One that is fenced is the owner until it says otherwise.
+            Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Fenced) => {
                 *believed = Some(asked_at);
                 Ok(None)
             }
@@ -112,8 +117,26 @@ impl Place {
         }
     }
 
-    async fn incarnation(&self, deadline: Deadline) -> Result<Incarnation> {
-        Ok(self.inner.store.feed_head(deadline).await?.cursor.incarnation())
+    /// What a migrator left behind for those who may only read: the name of the store that took over. It comes a moment after that.
+    async fn read_owner(&self, deadline: Deadline) -> Option<Error> {
+        let key = RecordKey { kind: RecordKind::Presence, name: RecordName::new(OWNER).ok()? };
+        let deadline = deadline.min(Deadline::within(ASKED_MAX));
+        let record = self.inner.once.read_record(ReadRecord { key, deadline }).await.ok()??;
+        let name = StoreName::new(std::str::from_utf8(&record.value?).ok()?).ok()?;
+        (name != self.name).then(|| left_for(name))
+    }
+
+    /// Whether the present history of another store is one of this one's. After a restart of its server either may have begun a new
+    /// one that the other has not heard of yet.
+    async fn knows(&self, other: &Self, deadline: Deadline) -> Result<bool> {
+        let begins = Cursor::total(other.inner.store.feed_head(deadline).await?.cursor.incarnation(), Position(0));
+        let request =
+            ReadFeed { from: FeedStart::After(begins), filter: FeedFilter::none(), limit: 1, max_bytes: 1, deadline };
+        match self.inner.store.read_feed(request).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::CursorRefused => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -135,8 +158,7 @@ impl Route {
         let Some(to) = moved.moved_to().cloned() else { return Err(moved) };
         let place = self.open(&to, moved).await?;
         // A store of the right name and another history was made by mistake: appending there would be a fork.
-        let (here, there) = futures::join!(from.incarnation(deadline), place.incarnation(deadline));
-        if here? != there? {
+        if !(place.knows(from, deadline).await? || from.knows(&place, deadline).await?) {
             return Err(Error::new(
                 ErrorKind::HistoryLost,
                 "the store that the streams moved to has another history; check its settings in the config",

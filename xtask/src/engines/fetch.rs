@@ -78,6 +78,23 @@ pub fn tarball(tarball: Tarball) -> Result<PathBuf> {
     Ok(unpacked)
 }
 
+/// Installs a package of Python, `name==version`, into an environment of its own, unless that was done before; gives its folder.
+///
+/// # Errors
+/// When Python can't make one, or pip can't fetch the package.
+pub fn environment(package: &str) -> Result<PathBuf> {
+    let made = folder().join(package.replace("==", "-"));
+    if made.join(".complete").exists() {
+        return Ok(made);
+    }
+    std::fs::create_dir_all(folder())?;
+    run("make an environment", Command::new("python3").args(["-m", "venv", "--clear"]).arg(&made))?;
+    let mut pip = Command::new(made.join("bin/pip"));
+    run("fetch an engine", pip.args(["install", "--quiet", "--disable-pip-version-check", package]))?;
+    finish(&made)?;
+    Ok(made)
+}
+
 /// Fetches packages of the distribution and unpacks them without installing anything; gives their folder.
 ///
 /// # Errors

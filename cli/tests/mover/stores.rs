@@ -1,0 +1,264 @@
+//! The stores that systems are moved between: a file, or a server of the test's own that can be killed and started again, with a way
+//! to it for nodes and one for the migrator.
+
+use crate::proxy::Proxy;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+#[path = "../../../provider-postgres/tests/support/cluster.rs"]
+#[allow(dead_code, reason = "each test uses its part")]
+pub mod cluster;
+
+use cluster::Cluster;
+
+/// Longest time until a server answers.
+const READY_MAX: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What a test must be told, by `cargo xtask test`.
+fn told(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: `cargo xtask test` fetches a server and sets it"))
+}
+
+/// A kind of store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A file.
+    Sqlite,
+    /// A server that syncs what it acknowledges.
+    Postgres,
+    /// The same.
+    Redis,
+    /// The one that all tests share.
+    DynamoDb,
+    /// The same.
+    S3,
+}
+
+impl Kind {
+    /// All of them that this build can start.
+    pub const ALL: &[Self] = if cfg!(feature = "engine-tests") {
+        &[Self::Sqlite, Self::Postgres, Self::Redis, Self::DynamoDb, Self::S3]
+    } else {
+        &[Self::Sqlite]
+    };
+
+    /// The name in configs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+            Self::Redis => "redis",
+            Self::DynamoDb => "dynamodb",
+            Self::S3 => "s3",
+        }
+    }
+}
+
+/// A store.
+pub struct Place {
+    /// Its name in configs.
+    pub name: &'static str,
+    /// Where it runs.
+    pub engine: Engine,
+    /// The way of nodes to it; none to a file.
+    nodes: Option<Proxy>,
+    /// The way of the migrator to it.
+    operator: Option<Proxy>,
+}
+
+/// Where a store runs.
+pub enum Engine {
+    /// A file in the system's folder.
+    File,
+    /// A cluster.
+    Postgres(Cluster),
+    /// A server.
+    Redis(Redis),
+    /// Tables, or objects, of its own in a server of all tests.
+    Shared {
+        /// Where that listens.
+        port: u16,
+        /// Its keys in a config, but for the address.
+        keys: String,
+    },
+}
+
+impl Engine {
+    /// A place of its own in the server that a variable names. `keys` end with the one that tells places apart.
+    fn shared(variable: &str, kind: Kind, keys: &str, name: &str) -> Self {
+        let url = told(variable);
+        let port = url.rsplit_once(':').and_then(|(_, port)| port.trim_end_matches('/').parse().ok()).unwrap();
+        let keys = format!(
+            "provider = \"{}\"\naccess_key_id = \"AKIDEVSTORETEST\"\nsecret_access_key = \"not-looked-at\"\n\
+             {keys} = \"moved-{}-{name}\"\n",
+            kind.name(),
+            std::process::id()
+        );
+        Self::Shared { port, keys }
+    }
+}
+
+impl Place {
+    /// A store that is there and empty.
+    pub fn new(name: &'static str, kind: Kind) -> Self {
+        let engine = match kind {
+            Kind::Sqlite => Engine::File,
+            Kind::Postgres => Engine::Postgres(Cluster::new()),
+            Kind::Redis => Engine::Redis(Redis::new()),
+            Kind::DynamoDb => Engine::shared("EVSTORE_TEST_DYNAMODB_URL", kind, "region = \"local\"\ntable", name),
+            Kind::S3 => {
+                let keys = "region = \"us-east-1\"\nbucket = \"evstore-test\"\nprefix";
+                Engine::shared("EVSTORE_TEST_S3_URL", kind, keys, name)
+            }
+        };
+        let mut place = Self { name, engine, nodes: None, operator: None };
+        place.nodes = place.port().map(Proxy::to);
+        place.operator = place.port().map(Proxy::to);
+        place
+    }
+
+    fn port(&self) -> Option<u16> {
+        match &self.engine {
+            Engine::File => None,
+            Engine::Postgres(cluster) => Some(cluster.port()),
+            Engine::Redis(server) => Some(server.port),
+            Engine::Shared { port, .. } => Some(*port),
+        }
+    }
+
+    /// The way of nodes to it.
+    pub fn nodes(&self) -> &Proxy {
+        self.nodes.as_ref().expect("a file has no way that could be changed")
+    }
+
+    /// The way of the migrator to it; a file has none.
+    pub fn operator(&self) -> Option<&Proxy> {
+        self.operator.as_ref()
+    }
+
+    /// Leads both ways to another server.
+    pub fn lead_to(&self, port: u16) {
+        [&self.nodes, &self.operator].into_iter().flatten().for_each(|way| way.lead_to(port));
+    }
+
+    /// Its table in the config of nodes.
+    pub fn table_of_nodes(&self) -> String {
+        // A server that is killed is away for seconds: nodes that are to ride through that are told to wait for it.
+        format!("{}retries_max = 10000\nretry_pause_max = \"200ms\"\n", self.table(self.nodes.as_ref()))
+    }
+
+    /// Its table in the config of the migrator.
+    pub fn table_of_operator(&self) -> String {
+        self.table(self.operator.as_ref())
+    }
+
+    fn table(&self, way: Option<&Proxy>) -> String {
+        let address = match (&self.engine, way) {
+            (Engine::File, _) | (_, None) => format!("provider = \"sqlite\"\npath = \"{}.db\"\n", self.name),
+            (Engine::Postgres(_), Some(way)) => format!(
+                "provider = \"postgres\"\nurl = \"postgres://postgres@127.0.0.1:{}/postgres\"\nauto_create = true\n",
+                way.port
+            ),
+            (Engine::Redis(_), Some(way)) => {
+                format!("provider = \"redis\"\nurl = \"redis://127.0.0.1:{}\"\nauto_create = true\n", way.port)
+            }
+            (Engine::Shared { keys, .. }, Some(way)) => {
+                format!("endpoint = \"http://127.0.0.1:{}\"\n{keys}auto_create = true\n", way.port)
+            }
+        };
+        format!("[stores.{}]\n{address}", self.name)
+    }
+
+    /// Kills its server as a crash would, and starts it again.
+    pub fn crash(&mut self) {
+        match &mut self.engine {
+            Engine::File | Engine::Shared { .. } => panic!("it has no server of its own"),
+            Engine::Postgres(cluster) => {
+                cluster.kill();
+                cluster.start();
+            }
+            Engine::Redis(server) => {
+                server.kill();
+                server.start();
+            }
+        }
+    }
+
+    /// The server, where it is a Redis.
+    pub fn redis(&self) -> &Redis {
+        match &self.engine {
+            Engine::Redis(server) => server,
+            Engine::File | Engine::Postgres(_) | Engine::Shared { .. } => panic!("{} is no Redis", self.name),
+        }
+    }
+
+    /// The server, where it is a Postgres.
+    pub fn postgres(&mut self) -> &mut Cluster {
+        match &mut self.engine {
+            Engine::Postgres(cluster) => cluster,
+            Engine::File | Engine::Redis(_) | Engine::Shared { .. } => panic!("{} is no Postgres", self.name),
+        }
+    }
+}
+
+/// A server that syncs what it acknowledges.
+pub struct Redis {
+    port: u16,
+    folder: TempDir,
+    process: Option<Child>,
+}
+
+impl Redis {
+    fn new() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut server = Self { port, folder: tempfile::tempdir().unwrap(), process: None };
+        server.start();
+        server
+    }
+
+    fn start(&mut self) {
+        let mut command = Command::new(PathBuf::from(told("EVSTORE_TEST_REDIS_SERVER")));
+        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
+        command.args(["--appendonly", "yes", "--appendfsync", "always", "--dir"]).arg(self.folder.path());
+        self.process = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
+        let started = Instant::now();
+        // It answers before it has read what it holds.
+        while !self.try_run("PING").is_some_and(|answer| answer.starts_with("+PONG")) {
+            assert!(started.elapsed() < READY_MAX, "a Redis server is not ready");
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    fn try_run(&self, command: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        stream.set_read_timeout(Some(READY_MAX)).ok()?;
+        stream.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).ok()?;
+        stream.shutdown(Shutdown::Write).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+
+    /// Runs a command, which is a line of words.
+    pub fn run(&self, command: &str) -> String {
+        self.try_run(command).unwrap()
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

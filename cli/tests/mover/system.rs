@@ -1,0 +1,425 @@
+//! A system of two stores, its nodes, and the command that moves it.
+
+use crate::judge::{self, Seen};
+use crate::node::{ROLE, Role, now};
+use crate::stores::{Kind, Place};
+use async_trait::async_trait;
+use evstore::api::{
+    AdvanceFeed, Appended, Capabilities, CommitsPage, Deadline, Delete, FeedAdvanced, Finding, Meta, MetaSwapped,
+    OpenStream, ReadCommits, Replicate, Replicated, Result, SchemaPlan, SealStream, StoreAdmin, StoreState, SwapMeta,
+    Truncate, Truncated,
+};
+use evstore::{Config, Registry, Sources, StoreName};
+use evstore_conformance::seed::Seed;
+use evstore_migrate::{Migration, Phase, Side, Way, phase};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Longest that anything may take that has to happen.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+/// What a store may promise less of than another.
+const ACCEPTED: [&str; 8] =
+    ["durability", "failover", "real_time", "event_ids", "processes", "event_bytes", "commit_bytes", "snapshot_bytes"];
+/// Nodes with the old config, with the new one, and one that was told of no target.
+pub const OLD: &str = "old.toml";
+pub const NEW: &str = "new.toml";
+pub const UNTOLD: &str = "untold.toml";
+/// The migrator's.
+const OPERATOR: &str = "operator.toml";
+
+/// A process that was started.
+pub struct Process {
+    child: Child,
+    /// What it prints.
+    seen: PathBuf,
+    /// Its number.
+    pub client: u64,
+}
+
+impl Process {
+    /// Stops it without ending it, or lets it go on.
+    pub fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").arg(signal).arg(self.child.id().to_string()).status().unwrap().success());
+    }
+
+    /// Waits for it to end by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended; there is nothing more to do about it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Two stores, `a` and `b`, and the processes that use them.
+pub struct System {
+    nodes: Vec<Process>,
+    pub a: Place,
+    pub b: Place,
+    pub seed: Seed,
+    processes: u64,
+    ended: Vec<PathBuf>,
+    /// How often the migrator was killed in each phase.
+    killed: BTreeMap<String, u32>,
+    /// What processes are told that are started from now on, the migrator too.
+    pub environment: Vec<(&'static str, String)>,
+    // Last, so that nothing runs any more when it is removed.
+    folder: TempDir,
+}
+
+impl System {
+    /// With two empty stores.
+    pub fn new(a: Kind, b: Kind) -> Self {
+        let seed = std::env::var("EVSTORE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = Seed(seed.unwrap_or_else(|| u64::from(std::process::id()) ^ now().0));
+        println!("{} to {}, EVSTORE_TEST_SEED={}", a.name(), b.name(), seed.0);
+        let (a, b) = (Place::new("a", a), Place::new("b", b));
+        let (nodes, ended, killed, environment) = Default::default();
+        let folder = tempfile::tempdir().unwrap();
+        let system = Self { nodes, a, b, seed, processes: 0, ended, killed, environment, folder };
+        system.write_configs();
+        system
+    }
+
+    fn write_configs(&self) {
+        let (a, b) = (self.a.table_of_nodes(), self.b.table_of_nodes());
+        let of_move = "[migrate]\ntargets = [\"b\"]\n";
+        let text = |default: &str, tables: &str| format!("default_store = \"{default}\"\n{tables}");
+        self.write(OLD, &text("a", &format!("{a}{b}{of_move}")));
+        self.write(NEW, &text("b", &format!("{a}{b}{of_move}")));
+        self.write(UNTOLD, &text("a", &a));
+        let (a, b) = (self.a.table_of_operator(), self.b.table_of_operator());
+        self.write(OPERATOR, &text("a", &format!("{a}{b}{of_move}")));
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts a node and gives its number.
+    pub fn node(&mut self, role: Role, config: &str) -> u64 {
+        let client = self.processes;
+        self.node_again(client, role, config);
+        client
+    }
+
+    /// Starts a node that was there before.
+    pub fn node_again(&mut self, client: u64, role: Role, config: &str) {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.envs(self.environment.iter().cloned());
+        let seen = self.path(&format!("node-{}.jsonl", self.processes));
+        self.processes += 1;
+        command.env(ROLE, role.told(&self.path(config), client, self.seed.next_u64()));
+        let file = |path: PathBuf| std::fs::File::create(path).unwrap();
+        let (out, errors) = (file(seen.clone()), file(seen.with_extension("txt")));
+        let child = command.stdin(Stdio::null()).stdout(out).stderr(errors).spawn().unwrap();
+        self.nodes.push(Process { child, seen, client });
+    }
+
+    /// A node that runs.
+    pub fn process(&self, client: u64) -> &Process {
+        self.nodes.iter().find(|node| node.client == client).unwrap()
+    }
+
+    /// Waits for a node to end by itself; gives what it said of itself.
+    pub fn wait_for(&mut self, client: u64) -> String {
+        let at = self.nodes.iter().position(|node| node.client == client).unwrap();
+        let mut node = self.nodes.remove(at);
+        let ended = node.child.wait().unwrap();
+        let said = std::fs::read_to_string(node.seen.with_extension("txt")).unwrap();
+        assert!(ended.success(), "node {client}: {said}");
+        self.ended.push(node.seen.clone());
+        said
+    }
+
+    /// Forgets what the nodes told that have ended.
+    pub fn forget(&mut self) {
+        self.ended.clear();
+    }
+
+    /// Kills a node.
+    pub fn kill(&mut self, client: u64) {
+        let at = self.nodes.iter().position(|node| node.client == client).unwrap();
+        let node = self.nodes.remove(at);
+        self.ended.push(node.seen.clone());
+    }
+
+    /// The migrator's command.
+    pub fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_evstore"));
+        command.args(["-c", OPERATOR]).args(arguments.split(' ')).current_dir(self.folder.path()).stdin(Stdio::null());
+        command.env_clear().env("HOME", self.folder.path()).envs(self.environment.iter().cloned());
+        command
+    }
+
+    pub fn run(&self, arguments: &str) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    pub fn ok(&self, arguments: &str) -> String {
+        let output = self.run(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{arguments}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The error that a command ends with.
+    pub fn error(&self, arguments: &str) -> Value {
+        let output = self.run(&format!("{arguments} -o json"));
+        assert!(!output.status.success(), "{arguments} did not fail");
+        serde_json::from_slice(&output.stderr)
+            .unwrap_or_else(|_| panic!("{arguments}: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// Begins a move, whatever the target promises less of.
+    pub fn start(&self) {
+        let accepted: Vec<_> = ACCEPTED.iter().map(|name| format!("--accept {name}")).collect();
+        self.ok(&format!("migrate start {}", accepted.join(" ")));
+    }
+
+    /// Lets a migrator copy beside what happens. It ends with what is given.
+    pub fn copies(&self) -> Process {
+        let seen = self.path("run.txt");
+        let errors = std::fs::File::options().create(true).append(true).open(&seen).unwrap();
+        let child = self.command("migrate run").stdout(Stdio::null()).stderr(errors).spawn().unwrap();
+        Process { child, seen, client: u64::MAX }
+    }
+
+    /// What the copying migrators said.
+    pub fn said_by_copies(&self) -> String {
+        std::fs::read_to_string(self.path("run.txt")).unwrap_or_default()
+    }
+
+    pub fn status(&self) -> Value {
+        serde_json::from_str(&self.ok("migrate status -o json")).unwrap()
+    }
+
+    pub fn phase(&self) -> String {
+        self.status()["phase"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits until something holds.
+    pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let began = Instant::now();
+        while !holds() {
+            assert!(began.elapsed() < PATIENCE, "it does not come to this: {what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Whether a node was answered by a store.
+    pub fn has_told(&self, client: u64) -> bool {
+        // The first line says that it is about to ask.
+        std::fs::read(&self.process(client).seen).unwrap().iter().filter(|byte| **byte == b'\n').count() > 1
+    }
+
+    /// How many calls the nodes have told of so far.
+    pub fn calls(&self) -> usize {
+        let lines = |path: &PathBuf| std::fs::read(path).unwrap().iter().filter(|byte| **byte == b'\n').count();
+        self.nodes.iter().map(|node| lines(&node.seen)).sum()
+    }
+
+    /// Lets the nodes do so much more.
+    pub fn let_work(&self, calls: usize) {
+        let before = self.calls();
+        self.until("the nodes go on", || self.calls() > before + calls);
+    }
+
+    /// Leaves the move in a phase as a migrator does that is killed right there, and waits until nothing holds it up.
+    pub fn leave_in(&self, wanted: Phase) {
+        let (Phase::Fenced(way) | Phase::Decided(way)) = wanted else { panic!("no migrator is killed in {wanted:?}") };
+        let (from, to) = match way {
+            Way::Forth => ("a", "b"),
+            Way::Back => ("b", "a"),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let config = self.path(OPERATOR);
+            let sources = Sources::new(self.folder.path(), evstore::Environment::default()).with_file(&config);
+            let config = Config::load(&sources).unwrap();
+            let (from, to) = (StoreName::new(from).unwrap(), StoreName::new(to).unwrap());
+            let registry = Registry::builtin();
+            let side = |name: StoreName| {
+                let configured = registry.settings(&config, &name).unwrap();
+                async move {
+                    let store = configured.provider.opener.open(&configured.settings).await.unwrap();
+                    Side { name, store, admin: configured.open_admin().await.unwrap() }
+                }
+            };
+            let deadline = || Deadline::within(PATIENCE);
+            let (from, to) = (side(from).await, side(to).await);
+            if let Phase::Fenced(_) = wanted {
+                let owner = from.admin.read_meta(deadline()).await.unwrap();
+                let new = phase::fenced(&owner, &to.name);
+                from.admin.swap_meta(SwapMeta { expected: owner, new, deadline: deadline() }).await.unwrap();
+                return;
+            }
+            let decided = from.admin.clone();
+            let to = Side { admin: Arc::new(NeverOpens(to.admin)), ..to };
+            let (source, target) = if way == Way::Forth { (from, to) } else { (to, from) };
+            let migration = Migration::new(source, target).unwrap();
+            let is_decided = async {
+                while !matches!(decided.read_meta(deadline()).await.unwrap().state, StoreState::Moved { .. }) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            let hands_over = async {
+                match way {
+                    Way::Forth => migration.cutover(PATIENCE, None).await,
+                    Way::Back => migration.rollback(PATIENCE, None).await,
+                }
+            };
+            tokio::select! {
+                settled = hands_over => panic!("{settled:?}"),
+                () = is_decided => {}
+            }
+        });
+        assert_eq!(self.phase(), wanted.name());
+    }
+
+    /// Lets a migrator run and kills it so many times.
+    pub fn run_killed(&mut self, kills: u32) {
+        for _ in 0..kills {
+            let mut run = self.copies();
+            std::thread::sleep(Duration::from_millis(30 + self.seed.below(400)));
+            run.child.kill().unwrap();
+            drop(run);
+            *self.killed.entry(self.phase()).or_default() += 1;
+        }
+    }
+
+    /// Starts a verb of the migrator again and again and kills it, until the move is in one of these phases. Once it was killed
+    /// `kills` times it is left alone. In between the way to either store is cut for a moment, where there is one.
+    pub fn killed_until(&mut self, arguments: &str, kills: u32, phases: &[&str]) {
+        let began = Instant::now();
+        for round in 0.. {
+            assert!(began.elapsed() < PATIENCE, "{arguments} does not come to an end; it is {}", self.phase());
+            let errors = std::fs::File::create(self.path("verb.txt")).unwrap();
+            let mut child = self.command(arguments).stdout(Stdio::null()).stderr(errors).spawn().unwrap();
+            if round < kills {
+                // A hand-over reads every stream's snapshot first: some kills come before that is done, some after.
+                let longest = *self.seed.pick(&[300, 1_500, 6_000]);
+                std::thread::sleep(Duration::from_millis(20 + self.seed.below(longest)));
+                if self.seed.chance(50) {
+                    self.cut_for_a_moment();
+                }
+                child.kill().unwrap();
+                child.wait().unwrap();
+                let phase = self.phase();
+                *self.killed.entry(phase.clone()).or_default() += 1;
+                if phases.contains(&phase.as_str()) {
+                    return;
+                }
+            } else {
+                let end = child.wait().unwrap();
+                let phase = self.phase();
+                if phases.contains(&phase.as_str()) {
+                    return;
+                }
+                let said = std::fs::read_to_string(self.path("verb.txt")).unwrap();
+                println!("{arguments} ended with {end}: {phase}: {}", said.lines().next().unwrap_or_default());
+            }
+        }
+    }
+
+    /// Cuts the migrator off from one of the stores, where that is possible.
+    fn cut_for_a_moment(&mut self) {
+        let place = if self.seed.chance(50) { &self.a } else { &self.b };
+        if let Some(way) = place.operator() {
+            way.set(crate::proxy::Way::Cut);
+            std::thread::sleep(Duration::from_millis(self.seed.below(300)));
+            way.set(crate::proxy::Way::Open);
+        }
+    }
+
+    /// Stops the nodes and reads what they saw, and what a store holds.
+    pub fn end(&mut self, owner: &str) -> Seen {
+        self.write("stop", "");
+        for client in self.nodes.iter().map(|node| node.client).collect::<Vec<_>>() {
+            self.wait_for(client);
+        }
+        if !self.killed.is_empty() {
+            println!("killed by phase: {:?}", self.killed);
+        }
+        for (name, place) in [("a", &self.a), ("b", &self.b)] {
+            if let Some(way) = place.operator().filter(|way| way.cut() > 0) {
+                println!("connections of the migrator to {name} that were cut: {}", way.cut());
+            }
+        }
+        Seen::read(self.ended.iter().cloned(), &self.path(OPERATOR), owner)
+    }
+
+    /// Both stores hold the same, byte for byte. Nobody may write any more, and a migrator has to copy.
+    pub fn check_same(&self) {
+        self.until("all is copied", || {
+            let status = self.status();
+            status["lag"] == 0 && status["source"]["position"] == status["target"]["position"]
+        });
+        let export = |store: &str| self.ok(&format!("-s {store} export"));
+        assert_eq!(blake3::hash(export("a").as_bytes()), blake3::hash(export("b").as_bytes()), "the stores differ");
+    }
+}
+
+/// A store of the system, by itself.
+pub async fn itself(system: &System, name: &str) -> evstore::Store {
+    judge::itself(&system.path(OPERATOR), name).await
+}
+
+/// A store that a migrator is about to open, and never does.
+#[derive(Debug)]
+struct NeverOpens(Arc<dyn StoreAdmin>);
+
+macro_rules! passed_on {
+    ($($name:ident($request:ty) -> $answer:ty;)*) => {
+        #[async_trait]
+        impl StoreAdmin for NeverOpens {
+            fn capabilities(&self) -> &Capabilities {
+                self.0.capabilities()
+            }
+
+            async fn close(&self) -> Result<()> {
+                self.0.close().await
+            }
+
+            async fn swap_meta(&self, request: SwapMeta) -> Result<MetaSwapped> {
+                if request.new.state == StoreState::Open {
+                    std::future::pending::<()>().await;
+                }
+                self.0.swap_meta(request).await
+            }
+
+            $(async fn $name(&self, request: $request) -> Result<$answer> {
+                self.0.$name(request).await
+            })*
+        }
+    };
+}
+
+passed_on! {
+    read_meta(Deadline) -> Meta;
+    seal_stream(SealStream) -> Appended;
+    open_stream(OpenStream) -> Appended;
+    replicate(Replicate) -> Replicated;
+    read_commits(ReadCommits) -> CommitsPage;
+    truncate(Truncate) -> Truncated;
+    delete(Delete) -> Appended;
+    advance_feed(AdvanceFeed) -> FeedAdvanced;
+    plan_schema(Deadline) -> SchemaPlan;
+    apply_schema(Deadline) -> SchemaPlan;
+    check_schema(Deadline) -> ();
+    examine(Deadline) -> Vec<Finding>;
+}
