@@ -275,11 +275,11 @@ impl Queue {
 /// At least one, so that a call larger than a group is not stuck for ever.
 fn take_group(jobs: &mut VecDeque<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
     let mut bytes = 0;
-    let fits = |job: &&Box<dyn Job>| {
-        bytes += job.bytes();
+    let fits = |of_job: &usize| {
+        bytes += of_job;
         bytes <= GROUP_BYTES_MAX
     };
-    let count = jobs.iter().take(GROUP_CALLS_MAX).take_while(fits).count();
+    let count = jobs.iter().take(GROUP_CALLS_MAX).map(|job| job.bytes()).take_while(fits).count();
     jobs.drain(..count.max(1)).collect()
 }
 

@@ -2,6 +2,7 @@
 //! together. The history of all calls is judged by the checker of the catalog; what was acknowledged is there once, in order.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+#![expect(clippy::print_stdout, reason = "figures are for who reads the test's output, and processes answer by it")]
 
 mod engine;
 
