@@ -275,8 +275,8 @@ impl Queue {
 /// At least one, so that a call larger than a group is not stuck for ever.
 fn take_group(jobs: &mut VecDeque<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
     let mut bytes = 0;
-    let fits = |more: &usize| {
-        bytes += more;
+    let fits = |of_job: &usize| {
+        bytes += of_job;
         bytes <= GROUP_BYTES_MAX
     };
     let count = jobs.iter().take(GROUP_CALLS_MAX).map(|job| job.bytes()).take_while(fits).count();

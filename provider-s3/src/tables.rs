@@ -140,7 +140,7 @@ impl Frame {
 }
 
 /// One stream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Stream {
     /// Its commits; the one of number n stands at n − 1.
     pub frames: Vec<Frame>,
@@ -259,7 +259,7 @@ pub enum Change {
 }
 
 /// Everything that a store holds but payloads.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tables {
     /// The last object of the log that is in here; 0 where the store is not there.
     pub end: u64,

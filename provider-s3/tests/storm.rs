@@ -1,11 +1,8 @@
 //! Processes that append at once while the service refuses, conflicts and loses answers: one in ten of all puts of the log each way
 //! together. The history of all calls is judged by the checker of the catalog; what was acknowledged is there once, in order.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test that cannot go on stops, and tells what it counted"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+#![expect(clippy::print_stdout, reason = "figures are for who reads the test's output, and processes answer by it")]
 
 mod engine;
 

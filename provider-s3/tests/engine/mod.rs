@@ -284,7 +284,8 @@ async fn serve(
         let kept = |line: &&str| {
             let line = line.to_ascii_lowercase();
             let condition = line.starts_with("if-none-match:") || line.starts_with("if-match:");
-            !(line.starts_with("expect:") || condition && matches!(fate, Fate::Unconditional))
+            let dropped = condition && matches!(fate, Fate::Unconditional);
+            !dropped && !line.starts_with("expect:")
         };
         let head: String = request.head.split_inclusive("\r\n").filter(kept).collect();
         let mut engine = TcpStream::connect(&host).await?;
