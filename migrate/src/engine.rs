@@ -24,6 +24,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Looks at two records until both belong to one moment.
 const LOOKS_MAX: u32 = 20;
+/// How long appends are gathered before they are copied, once there is nothing older.
+const GATHER: Duration = Duration::from_millis(20);
 /// Longest that is copied before a run looks again whether it still should.
 const ROUND_MAX: Duration = Duration::from_secs(2);
 
@@ -330,9 +332,15 @@ impl Migration {
         if copied.positions > NEAR {
             return Ok(());
         }
+        let compares_at = Instant::now();
         let compared = self.compare_new(way, observer).await?;
         if compared.count() > 0 {
             return Err(differs(&compared));
+        }
+        if let Some((_, governor)) = &mut runner.governor {
+            let worked = compares_at.elapsed();
+            governor.look(from).await;
+            tokio::time::sleep(governor.rest(worked)).await;
         }
         // Snapshots are as many as streams: once here, and once more before and after a hand-over.
         if runner.carried_at.is_none() {
@@ -344,6 +352,8 @@ impl Migration {
             self.tell_owner(way).await?;
             runner.carried_at = Some(Instant::now());
         }
+        // One by one would cost the owner a read for each append.
+        tokio::time::sleep(GATHER).await;
         if copied.positions == 0 {
             let after = Cursor::total(look.source.incarnation(), copied.through);
             from.store.wait_feed(WaitFeed { after, deadline: Deadline::within(POLL) }).await?;

@@ -21,6 +21,8 @@ enum Provider {
     Postgres,
     Redis,
     Dynamodb,
+    /// What a move costs, between files and a Postgres.
+    Moves,
 }
 
 impl Bench {
@@ -35,6 +37,12 @@ impl Bench {
                 let server = postgres::Postgres::start(postgres::Release::Newest, &[])?;
                 let mut command = cargo(&["bench", "-p", "evstore-postgres", "--"]);
                 run("Postgres", command.envs(server.environment()).args(self.arguments))
+            }
+            Provider::Moves => {
+                let server = postgres::Postgres::start(postgres::Release::Newest, &[])?;
+                let mut command =
+                    cargo(&["bench", "-p", "evstore", "--features", "postgres", "--bench", "moves", "--"]);
+                run("moves", command.envs(server.environment()).args(self.arguments))
             }
             Provider::Redis => {
                 let server = redis::Redis::start(redis::Release::Newest, redis::Setup::Always)?;

@@ -10,6 +10,7 @@ use super::{Inner, inner};
 use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::registry::Registry;
+use evstore_api::capabilities::Processes;
 use evstore_api::number::NUMBER_MAX;
 use evstore_api::{
     Cursor, Deadline, Error, ErrorKind, EventStore, FeedFilter, FeedStart, Position, PutRecord, ReadFeed, ReadRecord,
@@ -17,7 +18,7 @@ use evstore_api::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a store is believed to be the owner that said so: a reader that has not noticed a move is behind by no more than this.
@@ -26,6 +27,8 @@ const BELIEVED: Duration = Duration::from_millis(250);
 const ASKED_MAX: Duration = Duration::from_secs(2);
 /// Longest time that is waited for more of a feed before the question is asked again.
 const WAIT_MAX: Duration = Duration::from_millis(500);
+/// How often the targets of a move are looked at, so that their connections are there when they are needed.
+const READIED_EVERY: Duration = Duration::from_secs(10);
 /// Pauses while two stores name each other: it is decided who takes over, and that one is about to be opened.
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
@@ -36,14 +39,23 @@ const OWNER: &str = "evstore-owner";
 
 /// The layer.
 pub struct Route {
-    registry: Registry,
-    config: Config,
     /// Whether the config names targets of a move.
     expects_move: bool,
     /// Where calls go now.
     now: Mutex<Arc<Place>>,
-    /// Every store that was opened, the first one included.
-    opened: tokio::sync::Mutex<BTreeMap<StoreName, Arc<Place>>>,
+    places: Arc<Places>,
+    /// When the targets were last made ready.
+    readied_at: Mutex<Option<Instant>>,
+}
+
+/// The stores of the config.
+struct Places {
+    registry: Registry,
+    config: Config,
+    /// Every one that was opened, the first one included.
+    opened: Mutex<BTreeMap<StoreName, Arc<Place>>>,
+    /// Those that need not be made ready.
+    quick: Mutex<BTreeSet<StoreName>>,
 }
 
 /// A store that calls can go to.
@@ -144,9 +156,44 @@ impl Route {
     /// Begins at the store of this name.
     pub fn new(name: &StoreName, inner: Inner, registry: &Registry, config: &Config) -> Self {
         let home = Place::new(name.clone(), inner);
-        let opened = tokio::sync::Mutex::new(BTreeMap::from([(name.clone(), home.clone())]));
+        let opened = Mutex::new(BTreeMap::from([(name.clone(), home.clone())]));
         let expects_move = !config.migrate().targets().is_empty();
-        Self { registry: registry.clone(), config: config.clone(), expects_move, now: Mutex::new(home), opened }
+        let (registry, config, quick) = (registry.clone(), config.clone(), Mutex::default());
+        let places = Arc::new(Places { registry, config, opened, quick });
+        Self { expects_move, now: Mutex::new(home), places, readied_at: Mutex::default() }
+    }
+
+    /// Opens the targets of a move beside the calls, and keeps their connections, so that none has to be made inside a hand-over.
+    fn ready_targets(&self) {
+        let mut readied_at = self.readied_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.expects_move || readied_at.is_some_and(|at| at.elapsed() < READIED_EVERY) {
+            return;
+        }
+        *readied_at = Some(Instant::now());
+        let places = self.places.clone();
+        tokio::spawn(async move {
+            for target in places.config.migrate().targets() {
+                if places.quick().contains(target) {
+                    continue;
+                }
+                // One that is not there yet, or can't be reached, is tried again later.
+                let known = places.opened().get(target).cloned();
+                let place = match known {
+                    Some(place) => place,
+                    None => match places.open_anew(target).await {
+                        Ok(place) => place,
+                        Err(_) => continue,
+                    },
+                };
+                let answered = place.inner.once.feed_head(Deadline::within(ASKED_MAX)).await.is_ok();
+                // A file is opened in a moment, and somebody may put another one in its place before it is needed.
+                match place.inner.store.capabilities().processes {
+                    Processes::Many if answered => drop(places.keep(place)),
+                    Processes::Many => {}
+                    Processes::One | Processes::ManyLocal => drop(places.quick().insert(target.clone())),
+                }
+            }
+        });
     }
 
     fn place(&self) -> Arc<Place> {
@@ -156,7 +203,10 @@ impl Route {
     /// Goes where a refusal points, from the place that gave it.
     async fn follow(&self, from: &Place, moved: Error, deadline: Deadline) -> Result<StoreName> {
         let Some(to) = moved.moved_to().cloned() else { return Err(moved) };
-        let place = self.open(&to, moved).await?;
+        if let Some(unknown) = self.places.unknown(&to, moved) {
+            return Err(unknown);
+        }
+        let place = self.places.open(&to).await?;
         // A store of the right name and another history was made by mistake: appending there would be a fork.
         if !(place.knows(from, deadline).await? || from.knows(&place, deadline).await?) {
             return Err(Error::new(
@@ -175,27 +225,46 @@ impl Route {
         }
         Ok(to)
     }
+}
 
-    async fn open(&self, name: &StoreName, moved: Error) -> Result<Arc<Place>> {
-        let mut opened = self.opened.lock().await;
-        if let Some(place) = opened.get(name) {
+impl Places {
+    /// Opens a store of the config, once.
+    async fn open(&self, name: &StoreName) -> Result<Arc<Place>> {
+        if let Some(place) = self.opened().get(name) {
             return Ok(place.clone());
         }
-        if !self.config.stores().any(|known| known == name) {
-            return Err(Error::new(
-                ErrorKind::Moved,
-                "the streams moved to a store that this config does not have; add it",
-            )
-            .with("to", name)
-            .with("add", format_args!("[stores.{name}]"))
-            .to_store(name.clone())
-            .caused_by(moved));
-        }
+        // Not under the lock: a store that can't be reached must not keep calls from others.
+        let place = self.open_anew(name).await?;
+        Ok(self.keep(place))
+    }
+
+    async fn open_anew(&self, name: &StoreName) -> Result<Arc<Place>> {
         let configured = self.registry.settings(&self.config, name)?.existing()?;
         let store = configured.open_provided().await?;
-        let place = Place::new(name.clone(), inner(name, store, &configured.layers));
-        opened.insert(name.clone(), place.clone());
-        Ok(place)
+        Ok(Place::new(name.clone(), inner(name, store, &configured.layers)))
+    }
+
+    /// Keeps a place, unless another call was faster; gives the one that is kept.
+    fn keep(&self, place: Arc<Place>) -> Arc<Place> {
+        self.opened().entry(place.name.clone()).or_insert(place).clone()
+    }
+
+    fn opened(&self) -> MutexGuard<'_, BTreeMap<StoreName, Arc<Place>>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn quick(&self) -> MutexGuard<'_, BTreeSet<StoreName>> {
+        self.quick.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why a store can't be gone to that a refusal names; none where the config has it.
+    fn unknown(&self, name: &StoreName, moved: Error) -> Option<Error> {
+        if self.config.stores().any(|known| known == name) {
+            return None;
+        }
+        let error = Error::new(ErrorKind::Moved, "the streams moved to a store that this config does not have; add it");
+        let add = format!("[stores.{name}]");
+        Some(error.with("to", name).with("add", add).to_store(name.clone()).caused_by(moved))
     }
 }
 
@@ -203,6 +272,7 @@ impl Layer for Route {
     const NAME: &'static str = "route";
 
     async fn call<R: Request>(&self, _: &dyn EventStore, request: R) -> Result<R::Answer> {
+        self.ready_targets();
         let deadline = request.deadline();
         let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX, R::OPERATION.as_bytes());
         let mut refused_by = BTreeSet::new();
@@ -242,7 +312,7 @@ impl Layer for Route {
     }
 
     async fn close(&self) -> Result<()> {
-        let opened: Vec<_> = self.opened.lock().await.values().cloned().collect();
+        let opened: Vec<_> = self.places.opened().values().cloned().collect();
         let mut result = Ok(());
         for place in opened {
             result = place.inner.store.close().await.and(result);
