@@ -1,6 +1,6 @@
 //! `cargo xtask test`: the steps of the plan, with a seed, a time budget, and a memory of what is done.
 
-use crate::plan::{Lane, STEPS};
+use crate::plan::{Lane, STEPS, Step};
 use crate::run::target;
 use anyhow::{Result, bail};
 use clap::Args;
@@ -14,6 +14,9 @@ pub struct Test {
     /// Everything, long runs too. Stopped and started again with the same seed, it goes on where it stopped.
     #[arg(long)]
     all: bool,
+    /// Only the steps that have this in their name, long ones too.
+    #[arg(long, value_name = "TEXT", conflicts_with = "all")]
+    only: Option<String>,
     /// Minutes after which no further step is begun. What was not run is listed, and the command fails.
     #[arg(long, value_name = "MINUTES")]
     budget: Option<u64>,
@@ -34,10 +37,16 @@ impl Test {
         let started = Instant::now();
         let mut done = Done::of(self.all, seed)?;
         let mut failed = Vec::new();
-        for step in STEPS {
-            if step.lane == Lane::All && !self.all {
-                continue;
-            }
+        let wanted = |step: &&Step| match &self.only {
+            Some(only) => step.name.contains(only.as_str()),
+            None => self.all || step.lane == Lane::Always,
+        };
+        let steps: Vec<_> = STEPS.iter().filter(wanted).collect();
+        if steps.is_empty() {
+            let names: Vec<_> = STEPS.iter().map(|step| step.name).collect();
+            bail!("no step has that in its name; the steps are:\n  {}", names.join("\n  "));
+        }
+        for step in steps {
             if done.has(step.name) {
                 println!("\n== {}: done before, with the same seed", step.name);
             } else if self.budget.is_some_and(|minutes| started.elapsed() >= Duration::from_secs(minutes * 60)) {
