@@ -13,7 +13,7 @@ pub const FENCE: Fence = Fence::Store;
 
 /// What a store of this config promises.
 pub fn of(config: &Config) -> Capabilities {
-    let (engine, durability, failover) = if config.is_aws() {
+    let (engine, durability, failover) = if config.access.is_aws() {
         // Three zones, and two have it before the answer:
         // https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.html, 2026-11-20.
         ("DynamoDB 2012-08-10", Durability::ReplicaQuorum, Failover::KeepsAcknowledged)

@@ -2,6 +2,7 @@
 
 use evstore_api::capabilities::{Limits, Window};
 use evstore_api::{ConfigKey, Error, ErrorKind, KeyDefault, KeyKind, Result, Secrecy, Settings, StoreName};
+use evstore_aws::Access;
 use evstore_kit::keys;
 use std::time::Duration;
 
@@ -27,26 +28,12 @@ pub const KEYS: &[ConfigKey] = &[
         "Its first table; two more have the same name with `-log` and `-names` behind it. 3 to 200 \
          of a-z, A-Z, 0-9, _ and -.",
     ),
-    absent("region", "The region; without it the one that AWS's tools are set up for."),
-    absent(
-        "endpoint",
-        "`https://host` of another endpoint than the region's: one in the own network, or an engine that speaks as \
-         DynamoDB does. `http://` only on this machine, or with `insecure`.",
-    ),
-    plain(
-        "insecure",
-        KeyKind::Switch,
-        "false",
-        "Whether `http://` may lead to another host, where everybody on the way can read and \
-         change what is sent.",
-    ),
-    secret(
-        "access_key_id",
-        "With `secret_access_key`, whose requests they are; without them whoever AWS's tools are set up for: \
-         environment, profile, container, instance.",
-    ),
-    secret("secret_access_key", "See `access_key_id`."),
-    secret("session_token", "Beside the two, for credentials that end."),
+    evstore_aws::REGION,
+    evstore_aws::ENDPOINT,
+    evstore_aws::INSECURE,
+    evstore_aws::ACCESS_KEY_ID,
+    evstore_aws::SECRET_ACCESS_KEY,
+    evstore_aws::SESSION_TOKEN,
     plain(
         "feed",
         KeyKind::OneOf(&["transactional"]),
@@ -101,14 +88,6 @@ const fn plain(name: &'static str, kind: KeyKind, default: &'static str, sentenc
     ConfigKey { name, kind, default: KeyDefault::Value(default), secrecy: Secrecy::Plain, sentence }
 }
 
-const fn absent(name: &'static str, sentence: &'static str) -> ConfigKey {
-    ConfigKey { name, kind: KeyKind::Text, default: KeyDefault::Absent, secrecy: Secrecy::Plain, sentence }
-}
-
-const fn secret(name: &'static str, sentence: &'static str) -> ConfigKey {
-    ConfigKey { name, kind: KeyKind::Text, default: KeyDefault::Absent, secrecy: Secrecy::Secret, sentence }
-}
-
 /// Where snapshots are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Snapshots {
@@ -142,17 +121,6 @@ pub enum Billing {
     },
 }
 
-/// Given credentials. Never shown.
-#[derive(Clone)]
-pub struct Credentials {
-    /// Public part.
-    pub access_key_id: String,
-    /// Secret part.
-    pub secret_access_key: String,
-    /// For those that end.
-    pub session_token: Option<String>,
-}
-
 /// The settings of one store, read.
 #[derive(Clone)]
 pub struct Config {
@@ -160,12 +128,8 @@ pub struct Config {
     pub own: StoreName,
     /// Its first table.
     pub table: String,
-    /// The region.
-    pub region: Option<String>,
-    /// Another endpoint.
-    pub endpoint: Option<String>,
-    /// Whose requests they are.
-    pub credentials: Option<Credentials>,
+    /// Where the service is, and whose requests they are.
+    pub access: Access,
     /// Where snapshots are kept.
     pub snapshots: Snapshots,
     /// Whether opening makes the tables.
@@ -197,16 +161,13 @@ impl Config {
         for key in ["commit_bytes_max", "snapshot_bytes_max", "record_bytes_max"] {
             bounded(settings, key, 1, VALUE_BYTES_CEILING)?;
         }
-        let text = |key| settings.text(key).map(str::to_owned);
         let units = |key| bounded(settings, key, 1, UNITS_CEILING);
         let time =
             |key| settings.duration(key).filter(|time| !time.is_zero()).ok_or_else(|| out_of_bounds(settings, key));
         Ok(Self {
             own: settings.store().clone(),
             table: table(settings)?,
-            region: text("region"),
-            endpoint: endpoint(settings)?,
-            credentials: credentials(settings)?,
+            access: Access::new(settings)?,
             snapshots: match settings.text("snapshots") {
                 Some("interleaved") => Snapshots::Interleaved,
                 _ => Snapshots::Separate,
@@ -234,14 +195,6 @@ impl Config {
     pub fn idempotency(&self) -> Window {
         Window::Commits(self.window)
     }
-
-    /// Whether it is AWS's own service that is spoken to, of which more is known than of an engine that speaks alike.
-    pub fn is_aws(&self) -> bool {
-        self.endpoint.as_deref().is_none_or(|endpoint| {
-            let host = host_of(endpoint);
-            [".amazonaws.com", ".amazonaws.com.cn", ".api.aws"].iter().any(|end| host.ends_with(end))
-        })
-    }
 }
 
 fn table(settings: &Settings) -> Result<String> {
@@ -256,48 +209,6 @@ fn table(settings: &Settings) -> Result<String> {
             .with("given", given));
     }
     Ok(given.to_owned())
-}
-
-fn credentials(settings: &Settings) -> Result<Option<Credentials>> {
-    let text = |key| settings.text(key).filter(|text| !text.is_empty()).map(str::to_owned);
-    match (text("access_key_id"), text("secret_access_key"), text("session_token")) {
-        (None, None, None) => Ok(None),
-        (Some(access_key_id), Some(secret_access_key), session_token) => {
-            Ok(Some(Credentials { access_key_id, secret_access_key, session_token }))
-        }
-        _ => Err(Error::new(ErrorKind::Invalid, "access_key_id and secret_access_key are given together")
-            .with("store", settings.store())),
-    }
-}
-
-/// The endpoint, if what is sent to it stays private.
-fn endpoint(settings: &Settings) -> Result<Option<String>> {
-    let Some(given) = settings.text("endpoint").filter(|given| !given.is_empty()) else { return Ok(None) };
-    let refused = |message| Err(Error::new(ErrorKind::Invalid, message).with("store", settings.store()));
-    let host = host_of(given);
-    // A password in an address would be shown wherever the address is.
-    if host.is_empty() || given.contains('@') {
-        return refused("an endpoint is https://host or http://host, with a port where it has one, and nothing else");
-    }
-    let loopback = matches!(host, "localhost" | "::1") || host.starts_with("127.");
-    match given.split_once("://") {
-        Some(("https", _)) => Ok(Some(given.to_owned())),
-        Some(("http", _)) if loopback || settings.switch("insecure").unwrap_or(false) => Ok(Some(given.to_owned())),
-        Some(("http", _)) => refused(
-            "http:// leads to another host, where everybody on the way can read what is sent; insecure = true allows it",
-        ),
-        _ => refused("an endpoint is https://host or http://host, with a port where it has one, and nothing else"),
-    }
-}
-
-/// The host of an address, without brackets and port.
-fn host_of(address: &str) -> &str {
-    let rest = address.split_once("://").map_or("", |(_, rest)| rest);
-    let rest = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    match rest.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => rest.split(':').next().unwrap_or_default(),
-    }
 }
 
 fn bounded(settings: &Settings, key: &'static str, min: u64, max: u64) -> Result<u64> {
@@ -318,20 +229,6 @@ mod tests {
     fn config(given: &[(&str, &str)]) -> Result<Config> {
         let given = given.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
         Config::new(&Settings::new(StoreName::new("a").unwrap(), KEYS, given)?)
-    }
-
-    #[test]
-    fn a_network_is_not_crossed_in_plain_text() {
-        for endpoint in ["http://localhost:8000", "http://127.0.0.1", "http://[::1]:1", "https://vpce.example"] {
-            assert!(!config(&[("endpoint", endpoint)]).unwrap().is_aws());
-        }
-        assert!(config(&[("endpoint", "https://dynamodb.eu-west-1.amazonaws.com")]).unwrap().is_aws());
-        let bad =
-            ["http://10.0.0.1", "http://localhost.example", "ftp://localhost", "localhost", "http://", "https://a:b@c"];
-        for endpoint in bad {
-            assert_eq!(config(&[("endpoint", endpoint)]).unwrap_err().kind(), ErrorKind::Invalid, "{endpoint}");
-        }
-        config(&[("endpoint", "http://10.0.0.1"), ("insecure", "true")]).unwrap();
     }
 
     #[test]

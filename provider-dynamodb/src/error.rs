@@ -1,9 +1,9 @@
 //! What the service's and the connection's failures mean to a caller: the only place that knows them.
 
-use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use evstore_api::{Error, ErrorKind};
+use evstore_aws::cause;
 use std::error::Error as StdError;
 
 /// What a call does.
@@ -59,19 +59,21 @@ where
 {
     match error {
         SdkError::ConstructionFailure(_) => {
-            Error::new(ErrorKind::Invalid, "the request can't be made of these settings").caused_by(chain(error))
+            Error::new(ErrorKind::Invalid, "the request can't be made of these settings").caused_by(cause::chain(error))
         }
-        SdkError::DispatchFailure(_) if has::<CredentialsError>(error) => {
-            Error::new(ErrorKind::Denied, "there are no credentials").caused_by(chain(error))
+        SdkError::DispatchFailure(_) if cause::is_without_credentials(error) => {
+            Error::new(ErrorKind::Denied, "there are no credentials").caused_by(cause::chain(error))
         }
-        SdkError::DispatchFailure(_) if was_never_sent(error) => {
-            Error::new(ErrorKind::Unavailable, "the service could not be reached").caused_by(chain(error))
+        SdkError::DispatchFailure(_) if cause::was_never_sent(error) => {
+            Error::new(ErrorKind::Unavailable, "the service could not be reached").caused_by(cause::chain(error))
         }
         SdkError::ServiceError(refusal) => refused(refusal.err(), refusal.raw().status().as_u16(), purpose),
         // Timeouts, broken connections and answers that are none.
         _ => match purpose {
-            Purpose::Read => Error::new(ErrorKind::Unavailable, "the service did not answer").caused_by(chain(error)),
-            Purpose::Write => unanswered().caused_by(chain(error)),
+            Purpose::Read => {
+                Error::new(ErrorKind::Unavailable, "the service did not answer").caused_by(cause::chain(error))
+            }
+            Purpose::Write => unanswered().caused_by(cause::chain(error)),
         },
     }
 }
@@ -145,38 +147,4 @@ pub fn again(error: &Error) -> Error {
         Some(store) => copied.to_store(store.clone()),
         None => copied,
     }
-}
-
-/// The words of an error and of all that caused it.
-fn chain(error: &dyn StdError) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(one) = cause {
-        words = format!("{words}: {one}");
-        cause = one.source();
-    }
-    words
-}
-
-/// Whether a cause of this type is in the chain.
-fn has<T: StdError + 'static>(error: &dyn StdError) -> bool {
-    any(error, |cause| cause.is::<T>())
-}
-
-/// Whether the connection was refused, so that nothing can have been written.
-fn was_never_sent(error: &dyn StdError) -> bool {
-    any(error, |cause| {
-        cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused)
-    })
-}
-
-fn any(error: &dyn StdError, holds: impl Fn(&(dyn StdError + 'static)) -> bool) -> bool {
-    let mut cause = error.source();
-    while let Some(one) = cause {
-        if holds(one) {
-            return true;
-        }
-        cause = one.source();
-    }
-    false
 }

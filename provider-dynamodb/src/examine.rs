@@ -14,7 +14,7 @@ pub async fn examine(client: &Client, deadline: Deadline) -> Result<Vec<Finding>
             Ok(Some(found)) => {
                 findings.push(status(client, table, &found));
                 findings.push(billing(client, table, &found));
-                if client.config().is_aws() {
+                if client.config().access.is_aws() {
                     findings.push(recovery(client, table, deadline).await?);
                 }
             }
@@ -33,7 +33,7 @@ pub async fn examine(client: &Client, deadline: Deadline) -> Result<Vec<Finding>
 
 fn endpoint(client: &Client) -> Finding {
     const ABOUT: &str = "endpoint";
-    if client.config().is_aws() {
+    if client.config().access.is_aws() {
         return Finding::fine(ABOUT, "it is AWS's own: two of three zones have a write before it is answered");
     }
     Finding::warning(
@@ -48,7 +48,7 @@ fn status(client: &Client, table: Table, found: &TableDescription) -> Finding {
     let name = client.link().table(table);
     let protected = found.deletion_protection_enabled == Some(true);
     match found.table_status() {
-        Some(TableStatus::Active | TableStatus::Updating) if protected || !client.config().is_aws() => {
+        Some(TableStatus::Active | TableStatus::Updating) if protected || !client.config().access.is_aws() => {
             Finding::fine(ABOUT, format!("{name} is there"))
         }
         Some(TableStatus::Active | TableStatus::Updating) => Finding::warning(

@@ -4,11 +4,7 @@
 use crate::config::Config;
 use crate::error::{self, Purpose};
 use crate::tables::{BURNT, COUNT, Item, KEY, Table, Tables, number, text};
-use aws_config::BehaviorVersion;
-use aws_config::retry::RetryConfig;
-use aws_config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::config::Region;
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
@@ -18,16 +14,11 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, CancellationReason, ConditionCheck, ConsumedCapacity, KeysAndAttributes, Put,
     ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
 };
-use aws_smithy_http_client::Builder;
-use aws_smithy_http_client::tls::Provider;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use evstore_api::{Deadline, Error, ErrorKind, Result, Usage};
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// How long opening a connection may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Keys of one `BatchGetItem` at most.
 pub const BATCH_KEYS_MAX: usize = 100;
 /// Items of one transaction at most.
@@ -204,40 +195,7 @@ impl Link {
     /// # Errors
     /// `Invalid` where there is no region.
     pub async fn new(config: &Config) -> Result<Self> {
-        let plain = config.endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
-        let http = if plain {
-            Builder::new().build_http()
-        } else {
-            Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
-        };
-        let timeouts =
-            TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_timeout(config.request_timeout).build();
-        // Pinned, so that an update changes no retries and no timeouts. Retries are a layer's: only that knows the caller's deadline.
-        let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
-            .http_client(http)
-            .retry_config(RetryConfig::disabled())
-            .timeout_config(timeouts);
-        if let Some(region) = &config.region {
-            loader = loader.region(Region::new(region.clone()));
-        }
-        if let Some(endpoint) = &config.endpoint {
-            loader = loader.endpoint_url(endpoint);
-        }
-        if let Some(given) = &config.credentials {
-            loader = loader.credentials_provider(aws_credential_types::Credentials::new(
-                &given.access_key_id,
-                &given.secret_access_key,
-                given.session_token.clone(),
-                None,
-                "config",
-            ));
-        }
-        let loaded = loader.load().await;
-        if loaded.region().is_none() {
-            return Err(Error::new(ErrorKind::Invalid, "no region is given, and AWS's tools are set up for none")
-                .with("store", &config.own)
-                .with("key", "region"));
-        }
+        let loaded = config.access.load(config.request_timeout).await?;
         Ok(Self { client: Client::new(&loaded), tables: Tables::new(&config.table) })
     }
 
