@@ -1,12 +1,16 @@
 //! A running system is moved between any two stores while its migrator is killed and cut off at random: there, back with all that was
 //! appended since, there again, and for good.
 //!
-//! Four pairs are run on every change, with fewer kills; `EVSTORE_TEST_KILLS` asks for more, and `--include-ignored` for every pair.
+//! Four pairs are run on every change, with fewer kills and an eighth of everything; `EVSTORE_TEST_KILLS` asks for more kills and all of
+//! it, and `--include-ignored` for every pair.
 
 use crate::node::Role;
 use crate::stores::Kind;
 use crate::system::{NEW, OLD, System};
+use flate2::read::GzDecoder;
 use libtest_mimic::Trial;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
 
 /// Pairs of every change.
 const PAIRS: [(Kind, Kind); 4] = [
@@ -15,12 +19,35 @@ const PAIRS: [(Kind, Kind); 4] = [
     (Kind::Postgres, Kind::Redis),
     (Kind::DynamoDb, Kind::S3),
 ];
-/// Kills of the migrator on every change.
-const KILLS: u32 = 6;
-/// Commits to streams of their own, beside the log: with it there are more than ten thousand streams.
-const STREAMS: u64 = 2_500;
-/// Appends that a rollback takes along.
-const BEFORE_ROLLBACK: u64 = 10_000;
+/// How much happens.
+struct Size {
+    /// Kills of the migrator in each part of a move.
+    kills: u32,
+    /// Lines of the incident log that are there before.
+    lines: usize,
+    /// Commits to streams of their own, beside the log: with the whole log there are more than ten thousand streams.
+    streams: u64,
+    /// Appends that a rollback takes along.
+    before_rollback: u64,
+}
+
+/// On every change.
+const SMALL: Size = Size { kills: 3, lines: 8_000, streams: 300, before_rollback: 1_200 };
+
+impl Size {
+    fn asked_for() -> Self {
+        match std::env::var("EVSTORE_TEST_KILLS") {
+            Ok(kills) => Self {
+                kills: kills.parse().expect("EVSTORE_TEST_KILLS is a number"),
+                lines: usize::MAX,
+                streams: 2_500,
+                before_rollback: 10_000,
+            },
+            Err(_) => SMALL,
+        }
+    }
+}
+
 const INCIDENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/incidents.jsonl.gz");
 
 pub fn trials() -> impl Iterator<Item = Trial> {
@@ -38,10 +65,13 @@ pub fn trials() -> impl Iterator<Item = Trial> {
 }
 
 fn there_and_back_and_for_good(a: Kind, b: Kind) {
-    let kills = std::env::var("EVSTORE_TEST_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(KILLS);
+    let Size { kills, lines, streams, before_rollback } = Size::asked_for();
     let mut system = System::new(a, b);
-    system.ok(&format!("import {INCIDENTS} -q"));
-    let fills = system.node(Role::Fill(STREAMS), OLD);
+    let log = BufReader::new(GzDecoder::new(File::open(INCIDENTS).unwrap())).lines().take(lines);
+    let log: String = log.map(|line| line.unwrap() + "\n").collect();
+    std::fs::write(system.path("log.jsonl"), log).unwrap();
+    system.ok("import log.jsonl -q");
+    let fills = system.node(Role::Fill(streams), OLD);
     system.wait_for(fills);
     // Whatever was there before is told once, by one that reads it.
     system.forget();
@@ -64,7 +94,7 @@ fn there_and_back_and_for_good(a: Kind, b: Kind) {
     system.node(Role::Write, OLD);
     system.kill(consumer);
     let copies = system.copies();
-    let bursts = system.node(Role::Burst(BEFORE_ROLLBACK), OLD);
+    let bursts = system.node(Role::Burst(before_rollback), OLD);
     system.wait_for(bursts);
     drop(copies);
     system.node_again(consumer, Role::Consume(1), OLD);
