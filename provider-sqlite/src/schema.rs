@@ -5,7 +5,7 @@ use bytes::Bytes;
 use evstore_api::{Error, ErrorKind, Meta, Result, SchemaChange, SchemaPlan, format};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The statements that make a store, reviewed as text.
 pub const STATEMENTS: &str = include_str!("schema.sql");
@@ -27,6 +27,8 @@ const WRITER_CACHE_KIB: u32 = 16 << 10;
 const READER_CACHE_KIB: u32 = 2 << 10;
 /// Longest wait for a lock that another process holds for a moment, while it opens the file or makes the tables.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// Pause between two tries where SQLite does not wait by itself.
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// Prepared statements that one connection keeps; there are fewer.
 const STATEMENTS_CACHED: usize = 64;
 
@@ -105,8 +107,15 @@ fn switch_to_wal(connection: &Connection, path: &Path) -> Result<()> {
     let refused = |error: rusqlite::Error| error::not_opened(&error, path);
     // Switching takes a lock for a moment, which another process that opens the file may hold.
     connection.busy_timeout(LOCK_WAIT).map_err(refused)?;
-    let mode = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
-    let mode = mode.map_err(refused)?;
+    let switch = || connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
+    let until = Instant::now() + LOCK_WAIT;
+    let mode = loop {
+        match switch() {
+            // Of two that switch at once SQLite lets neither wait for the other: one is refused in spite of its time.
+            Err(error) if error::is_busy(&error) && Instant::now() < until => std::thread::sleep(LOCK_PAUSE),
+            done => break done.map_err(refused)?,
+        }
+    };
     if mode.eq_ignore_ascii_case("wal") {
         return Ok(());
     }
@@ -227,7 +236,12 @@ fn found(connection: &Connection) -> Result<Found> {
         let objects = connection.query_row("SELECT count(*) FROM sqlite_schema", [], count)?;
         Ok((header("application_id")?, header("user_version")?, objects))
     };
-    match read().map_err(|error| error::not_written(&error))? {
+    // In one transaction: between two looks another process may make the tables.
+    let native = |error: rusqlite::Error| error::not_written(&error);
+    let own = connection.is_autocommit().then(|| connection.unchecked_transaction()).transpose().map_err(native)?;
+    let seen = read().map_err(native)?;
+    drop(own);
+    match seen {
         (0, 0, 0) => Ok(Found::Empty),
         (APPLICATION_ID, TABLES, _) => Ok(Found::Ours),
         (APPLICATION_ID, tables, _) => Err(Error::new(ErrorKind::Schema, "the tables are of another release")

@@ -556,3 +556,20 @@ async fn an_append_that_has_not_begun_by_its_deadline_writes_nothing() {
     let receipt = store.append(append("order-1", 2, Expected::NoStream, &["b"])).await.unwrap();
     assert_eq!(receipt.position, Some(Position(1)));
 }
+
+/// Each waits its turn to switch the new file to its log, also where SQLite does not wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn a_new_file_is_opened_by_many_at_once() {
+    for round in 0..40 {
+        let fixture = Fixture::new();
+        let opens: Vec<_> = (0..8)
+            .map(|_| {
+                let (opener, settings) = (fixture.provider.opener.clone(), fixture.settings.clone());
+                tokio::spawn(async move { opener.open(&settings).await.map(drop) })
+            })
+            .collect();
+        for open in opens {
+            open.await.unwrap().unwrap_or_else(|error| panic!("round {round}: {error}"));
+        }
+    }
+}

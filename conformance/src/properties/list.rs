@@ -710,7 +710,7 @@ pub const PROPERTIES: &[Property] = &[
         'S',
         K,
         "what is acknowledged while two stores are in play is in the owner's log",
-        &["cli/tests/migrate.rs::a_system_under_load_is_moved_there_and_back_by_a_migrator_that_is_killed"],
+        &["cli/tests/mover/matrix.rs::there_and_back_and_for_good"],
     ),
     elsewhere(
         218,
@@ -724,7 +724,7 @@ pub const PROPERTIES: &[Property] = &[
         'S',
         K,
         "hand-over and way back under load lose nothing",
-        &["cli/tests/migrate.rs::a_system_under_load_is_moved_there_and_back_by_a_migrator_that_is_killed"],
+        &["cli/tests/mover/matrix.rs::there_and_back_and_for_good"],
     ),
     elsewhere(
         220,
