@@ -17,7 +17,7 @@ const PAIRS: [(Kind, Kind); 4] = [
     (Kind::Sqlite, Kind::Sqlite),
     (Kind::Sqlite, Kind::Postgres),
     (Kind::Postgres, Kind::Redis),
-    (Kind::DynamoDb, Kind::S3),
+    (Kind::Sqlite, Kind::Redis),
 ];
 /// How much happens.
 struct Size {
