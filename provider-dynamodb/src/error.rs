@@ -128,23 +128,3 @@ pub fn late(purpose: Purpose) -> Error {
         Purpose::Write => unanswered(),
     }
 }
-
-/// The same once more, for several that wait for one answer.
-pub fn again(error: &Error) -> Error {
-    let copied = error
-        .context()
-        .iter()
-        .fold(Error::new(error.kind(), error.message()), |copied, (name, value)| copied.with(name, value));
-    let copied = match StdError::source(error) {
-        Some(cause) => copied.caused_by(cause.to_string()),
-        None => copied,
-    };
-    let copied = match error.head() {
-        Some(head) => copied.at_head(head.clone()),
-        None => copied,
-    };
-    match error.moved_to() {
-        Some(store) => copied.to_store(store.clone()),
-        None => copied,
-    }
-}

@@ -691,7 +691,7 @@ impl<'a> Batch<'a> {
                     last: overlay.last.clone(),
                     had_from: CommitNumber(1),
                 }),
-                Verdicted::Answered(_, Ground::Batch) | Verdicted::Write(..) => Err(error::again(error)),
+                Verdicted::Answered(_, Ground::Batch) | Verdicted::Write(..) => Err(refusal::again(error)),
             };
             answer(job, done);
         }
@@ -764,7 +764,7 @@ fn take_if(jobs: &mut Vec<Job>, holds: impl Fn(&Job) -> bool) -> Vec<Job> {
 
 fn fail(jobs: Vec<Job>, error: &Error) {
     for job in jobs {
-        answer(job, Err(error::again(error)));
+        answer(job, Err(refusal::again(error)));
     }
 }
 

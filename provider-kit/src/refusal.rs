@@ -33,3 +33,22 @@ pub fn check_deadline(deadline: Deadline) -> Result<()> {
 pub fn id_reused(commit: CommitId) -> Error {
     Error::new(ErrorKind::IdReused, "the commit id was used in this stream for other content").of_commit(commit)
 }
+
+/// The same refusal once more, for each of several calls that wait for one answer; its cause goes along as text.
+#[must_use]
+pub fn again(error: &Error) -> Error {
+    let copied = Error::new(error.kind(), error.message());
+    let copied = error.context().iter().fold(copied, |copied, (name, value)| copied.with(name, value));
+    let copied = match std::error::Error::source(error) {
+        Some(cause) => copied.caused_by(cause.to_string()),
+        None => copied,
+    };
+    let copied = match error.head() {
+        Some(head) => copied.at_head(head.clone()),
+        None => copied,
+    };
+    match error.moved_to() {
+        Some(store) => copied.to_store(store.clone()),
+        None => copied,
+    }
+}

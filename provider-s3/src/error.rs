@@ -108,15 +108,3 @@ pub fn damaged(object: &str, cause: Error) -> Error {
     let kind = if cause.kind() == ErrorKind::Schema { ErrorKind::Schema } else { ErrorKind::Corrupt };
     Error::new(kind, "an object of the store can't be understood").with("object", object).caused_by(cause)
 }
-
-/// The same once more, for several that wait for one answer.
-pub fn again(error: &Error) -> Error {
-    let copied = error
-        .context()
-        .iter()
-        .fold(Error::new(error.kind(), error.message()), |copied, (name, value)| copied.with(name, value));
-    match StdError::source(error) {
-        Some(cause) => copied.caused_by(cause.to_string()),
-        None => copied,
-    }
-}

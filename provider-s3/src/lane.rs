@@ -438,7 +438,7 @@ impl Group<'_> {
             let unsent = failed.kind() == ErrorKind::Indeterminate && !job.writes();
             job.fail(match unsent {
                 true => Error::new(ErrorKind::Unavailable, "what the answer rests on could not be written"),
-                false => error::again(failed),
+                false => refusal::again(failed),
             });
         }
     }

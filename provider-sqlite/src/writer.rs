@@ -178,13 +178,13 @@ impl Thread {
     fn write(&mut self, mut batch: Vec<Box<dyn Work>>) {
         let open = match self.file.open() {
             Ok(open) => open,
-            Err(error) => return refuse_all(batch, |_| copied(&error)),
+            Err(error) => return refuse_all(batch, |_| refusal::again(&error)),
         };
         match open.transact(&mut batch, &self.queue, &self.own, &*self.clock) {
             Done::Committed(end) => {
                 // Looked at again: a file that lost its name under the COMMIT keeps nothing.
                 if let Err(error) = self.file.place.check() {
-                    return refuse_all(batch, |_| copied(&error));
+                    return refuse_all(batch, |_| refusal::again(&error));
                 }
                 // Before the answer: who was told that something is deleted may look for it in the file.
                 if self.file.wipe_wait() == Some(Duration::ZERO) {
@@ -208,16 +208,6 @@ fn refuse_all(batch: Vec<Box<dyn Work>>, error: impl Fn(&dyn Work) -> Error) {
     for work in batch {
         let error = error(&*work);
         work.refuse(error);
-    }
-}
-
-/// The same error for one more caller.
-fn copied(error: &Error) -> Error {
-    let bare = Error::new(error.kind(), error.message());
-    let with_facts = error.context().iter().fold(bare, |error, (name, value)| error.with(name, value));
-    match std::error::Error::source(error) {
-        Some(cause) => with_facts.caused_by(cause.to_string()),
-        None => with_facts,
     }
 }
 
