@@ -1,7 +1,10 @@
 //! What the providers on AWS share: the keys that say where a service is and whose requests they are, and the SDK's settings that
-//! follow from them. What is asked of a service, and what its answers mean, is each provider's.
+//! follow from them; and, with the feature `s3`, the way to objects, which a store and an archive have. What else is asked of a
+//! service, and what its answers mean, is each provider's.
 
 pub mod cause;
+#[cfg(feature = "s3")]
+pub mod s3;
 
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;

@@ -1,5 +1,7 @@
 //! The command line as clap understands it: the flags that every command takes, and the commands.
 
+#[cfg(feature = "tiered")]
+use crate::commands::archive;
 use crate::commands::{
     append, checkpoint, compare, completions, config, conformance, doctor, estimate, export, feed, generate, import,
     init, man, migrate, profile, providers, read, schema, snapshot, stream, tour, verify,
@@ -101,6 +103,9 @@ pub enum Command {
     Verify(verify::Args),
     /// Move a running system to another store, with a way back.
     Migrate(migrate::Args),
+    /// Move cold commits into an archive behind a store, and look after it.
+    #[cfg(feature = "tiered")]
+    Archive(archive::Args),
     /// Hold stores to the catalog of promises.
     Conformance(conformance::Args),
     /// Measure stores side by side: the same workloads against each, and what they promise.

@@ -369,7 +369,7 @@ fn doctor_names_a_store_whose_provider_is_not_there_and_looks_at_the_others() {
     let folder = Folder::bare();
     folder.write(
         "evstore.toml",
-        "[stores.a]\nprovider = \"sqlite\"\npath = \"a.db\"\n[stores.b]\nprovider = \"tiered\"\n[stores.c]\nprovider = \"memory\"\n",
+        "[stores.a]\nprovider = \"sqlite\"\npath = \"a.db\"\n[stores.b]\nprovider = \"remoet\"\n[stores.c]\nprovider = \"memory\"\n",
     );
     folder.ok("append a-1 --type t -s a");
     let output = folder.run("doctor -o json");
@@ -380,7 +380,7 @@ fn doctor_names_a_store_whose_provider_is_not_there_and_looks_at_the_others() {
         found.filter(|one| one["level"] == "problem").count()
     };
     assert_eq!((level("a"), level("b"), level("c")), (0, 1, 0), "{doctor}");
-    assert!(doctor.to_string().contains("this release does not have the provider yet"), "{doctor}");
+    assert!(doctor.to_string().contains("no such provider"), "{doctor}");
 }
 
 #[test]
@@ -468,4 +468,41 @@ fn a_store_that_loses_events_is_shown_broken() {
         run.status.code() == Some(4)
     });
     assert!(broken);
+}
+
+#[test]
+fn a_store_with_an_archive_is_read_as_before() {
+    let folder = Folder::bare();
+    let store = "[stores.main]\nprovider = \"sqlite\"\npath = \"main.db\"\n";
+    let tiered = "[stores.cold]\nprovider = \"tiered\"\nhot = \"main\"\narchive = \"file:./archive\"\n";
+    folder.write("evstore.toml", &format!("default_store = \"cold\"\n{store}{tiered}"));
+    folder.ok(&format!("import {PERMITS} -q"));
+    let (read, feed) = (folder.ok("read permit-case-891 -o jsonl"), folder.ok("feed --limit 50 -o jsonl"));
+    // Nothing says what is to be archived, and the store in front has no archive by itself.
+    folder.error("archive run -o json", 2);
+    folder.error("archive run main --keep-last 1 -o json", 2);
+    let ran = document(&folder.ok("archive run --keep-last 77 -o json"));
+    assert_eq!((&ran["archived"]["events"], &ran["through"]), (&json!(8_500), &json!(8_500)));
+    assert_eq!(folder.ok("read permit-case-891 -o jsonl"), read);
+    assert_eq!(folder.ok("feed --limit 50 -o jsonl"), feed);
+    folder.error("read permit-case-891 -s main -o json", 1);
+    folder.ok("verify");
+    let stats = document(&folder.ok("archive stats -o json"));
+    assert_eq!((&stats["events"], &stats["segments"], &stats["end"]), (&json!(8_500), &json!(1), &json!(8_577)));
+    assert!(stats["ratio"].as_f64().unwrap() > 6.0, "{stats}");
+    assert_eq!(folder.ok("archive cat").lines().count(), 8_500);
+    folder.ok("stream delete permit-case-891 -y");
+    assert!(!folder.ok("archive cat").contains("\"permit-case-891\""), "what is deleted is in the archive");
+    assert_eq!(document(&folder.ok("archive verify -o json"))["damages"], json!([]));
+    let segment = std::fs::read_dir(folder.path("archive/segments")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[1_000] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let output = folder.run("archive verify -o json");
+    assert_eq!(output.status.code(), Some(4));
+    let verified = document(std::str::from_utf8(&output.stdout).unwrap());
+    assert_eq!(
+        verified["damages"][0]["object"],
+        json!(format!("segments/{}", segment.file_name().unwrap().to_str().unwrap()))
+    );
 }

@@ -59,6 +59,7 @@ impl Noop {
             fence: Fence::Store,
             deletion: Support::Refused,
             replication: Support::Refused,
+            archive: Support::Refused,
             time_precision: Duration::from_micros(1),
             limits,
         };
@@ -212,6 +213,10 @@ impl StoreAdmin for Noop {
     }
 
     async fn truncate(&self, _: Truncate) -> Result<Truncated> {
+        refused()
+    }
+
+    async fn release(&self, _: Release) -> Result<Released> {
         refused()
     }
 

@@ -207,6 +207,7 @@ fn promised(capabilities: &Capabilities) -> Value {
         fence,
         deletion,
         replication,
+        archive,
         time_precision,
         limits,
     } = capabilities;
@@ -235,6 +236,7 @@ fn promised(capabilities: &Capabilities) -> Value {
         "fence": name(fence),
         "deletion": name(deletion),
         "replication": name(replication),
+        "archive": name(archive),
         "time_precision_us": micros(*time_precision),
         "limits": {
             "stream_name_bytes": limits.stream_name_bytes,
@@ -307,6 +309,7 @@ mod tests {
             fence: Fence::Store,
             deletion: Support::Refused,
             replication: Support::Refused,
+            archive: Support::Refused,
             time_precision: Duration::from_micros(1),
             limits: Limits {
                 stream_name_bytes: 1,
@@ -395,6 +398,7 @@ mod tests {
                 "fence": "store",
                 "deletion": "refused",
                 "replication": "refused",
+                "archive": "refused",
                 "time_precision_us": 1,
                 "limits": {
                     "stream_name_bytes": 1,

@@ -248,10 +248,25 @@ impl Migration {
         match look.phase {
             Phase::Copying(Way::Forth) => Ok(look.phase),
             Phase::NotBegun | Phase::GivenUp(Way::Forth) | Phase::Moved(Way::Back) => {
+                self.refuse_archived().await?;
                 self.begin(Way::Forth, &look).await
             }
             other => Err(refused("the move was begun already", other)),
         }
+    }
+
+    /// Refuses a store that has events in an archive: they are not in it, and a copy would lack them.
+    ///
+    /// # Errors
+    /// `Unsupported`; as reading a record.
+    pub(crate) async fn refuse_archived(&self) -> Result<()> {
+        for side in [&self.source, &self.target] {
+            if notes::is_archived(side).await? {
+                let message = "events of the store are in an archive, and this release does not move those";
+                return Err(side.named(Error::new(ErrorKind::Unsupported, message)));
+            }
+        }
+        Ok(())
     }
 
     /// Whether a verb would be taken now; nothing is changed.

@@ -18,6 +18,8 @@ const PAUSED: &str = "evstore-migrate-paused";
 const PAUSES: &str = "evstore-migrate-pauses";
 /// The name of the store that took over from the one that holds it, for nodes that may only read. The layer that follows moves reads it.
 const OWNER: &str = "evstore-owner";
+/// Names the archive that has events of the store which holds it. The tiered store keeps it.
+const ARCHIVE: &str = "evstore-archive";
 /// Pauses that are remembered.
 const PAUSES_MAX: usize = 100;
 
@@ -25,6 +27,11 @@ async fn read_bytes(side: &Side, name: &str) -> Result<Option<Bytes>> {
     let key = RecordKey { kind: RecordKind::Presence, name: RecordName::new(name)? };
     let record = side.store.read_record(ReadRecord { key, deadline: deadline() }).await;
     Ok(record.map_err(|error| side.named(error))?.and_then(|record| record.value))
+}
+
+/// Whether events of a store are in an archive: they are not in it any more, and a copy of it would lack them.
+pub(crate) async fn is_archived(side: &Side) -> Result<bool> {
+    Ok(read_bytes(side, ARCHIVE).await?.is_some())
 }
 
 async fn read(side: &Side, name: &str) -> Result<Value> {

@@ -147,6 +147,7 @@ impl Migration {
 
     /// Refuses what `start` would refuse.
     async fn check_begin(&self) -> Result<()> {
+        self.refuse_archived().await?;
         let (source, target) = (self.source().meta().await?, self.target().meta().await?);
         let (s, t) = ((&self.source().name, &source), (&self.target().name, &target));
         match phase::of(s, t) {

@@ -115,6 +115,7 @@ impl StoreAdmin for Mortal<dyn StoreAdmin> {
         replicate(Replicate) -> Replicated;
         read_commits(ReadCommits) -> CommitsPage;
         truncate(Truncate) -> Truncated;
+        release(Release) -> Released;
         delete(Delete) -> Appended;
         advance_feed(AdvanceFeed) -> FeedAdvanced;
         plan_schema(Deadline) -> SchemaPlan;
@@ -359,4 +360,15 @@ async fn a_copy_that_is_not_the_source_is_not_handed_over_to() {
         other => panic!("{other:?}"),
     }
     assert_eq!(takes_appends(&migration, 8).await, "old");
+}
+
+#[tokio::test]
+async fn a_store_with_events_in_an_archive_is_not_moved() {
+    let migration = two_stores().await;
+    // As the tiered store in front of which it stands writes it.
+    let key = RecordKey { kind: RecordKind::Presence, name: RecordName::new("evstore-archive").unwrap() };
+    let request = PutRecord { key, expected: RecordExpected::Any, value: Some("{}".into()), deadline: deadline() };
+    migration.source().store.put_record(request).await.unwrap();
+    assert_eq!(migration.plan(None).await.unwrap_err().kind(), ErrorKind::Unsupported);
+    assert_eq!(migration.start().await.unwrap_err().kind(), ErrorKind::Unsupported);
 }

@@ -6,8 +6,8 @@ use crate::{append, examine, read, replicate, schema};
 use async_trait::async_trait;
 use evstore_api::{
     AdvanceFeed, Capabilities, CommitsPage, Deadline, Delete, Deleted, FeedAdvanced, Finding, Meta, MetaSwapped,
-    OpenStream, ReadCommits, Replicate, Replicated, Result, SchemaPlan, SealStream, StoreAdmin, StreamOpened,
-    StreamSealed, SwapMeta, Truncate, Truncated, Usage,
+    OpenStream, ReadCommits, Release, Released, Replicate, Replicated, Result, SchemaPlan, SealStream, StoreAdmin,
+    StreamOpened, StreamSealed, SwapMeta, Truncate, Truncated, Usage,
 };
 use evstore_kit::refusal;
 
@@ -52,6 +52,10 @@ impl StoreAdmin for DynamoAdmin {
 
     async fn truncate(&self, request: Truncate) -> Result<Truncated> {
         append::truncate(&self.0, &request).await
+    }
+
+    async fn release(&self, request: Release) -> Result<Released> {
+        append::release(&self.0.client, &request).await
     }
 
     async fn delete(&self, request: Delete) -> Result<Deleted> {

@@ -5,14 +5,15 @@ use crate::config::Snapshots;
 use crate::known::{self, frame_of, frames};
 use crate::lane::{Done, Work};
 use crate::link::Order;
+use crate::read;
 use crate::snapshot;
 use crate::store::{Client, Handle};
 use crate::tables::{number, numbered, stream_key};
 use evstore_api::{
-    Append, Appended, CommitNumber, Content, Deadline, Delete, Deleted, Error, ErrorKind, FindCommit, Result, StreamId,
-    Truncate, Truncated, Usage,
+    Append, Appended, CommitNumber, Content, Deadline, Delete, Deleted, Error, ErrorKind, FindCommit, Release,
+    Released, Result, StreamId, Truncate, Truncated, Usage,
 };
-use evstore_kit::decide::Wanted;
+use evstore_kit::decide::{self, Wanted};
 use evstore_kit::limits;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -78,6 +79,25 @@ async fn cut(client: &Client, stream: &StreamId, done: &Done, deadline: Deadline
         )
         .caused_by(error),
     })
+}
+
+/// Takes out the events of commits that an archive holds.
+pub async fn release(client: &Client, request: &Release) -> Result<Released> {
+    let _open = client.enter(request.deadline).await?;
+    let (deadline, mut usage) = (request.deadline, Usage::default());
+    for (stream, before) in &request.streams {
+        let last = read::last(client, stream, deadline, &mut usage).await?;
+        let meta = client.meta_for(&last, deadline, &mut usage).await?;
+        decide::release(&meta.meta)?;
+        // Of a deleted stream nothing is there, and nothing lies before what is kept.
+        let below = match before.0 {
+            before if before <= last.retained.0 => continue,
+            before if before > last.revision.0 => last.number.next(),
+            _ => read::locate(client, stream, &last, *before, deadline, &mut usage).await?.1,
+        };
+        strip(client, stream, last.from, below, deadline).await?;
+    }
+    Ok(Released { usage })
 }
 
 /// Takes the events away from the commits in slots from one to below another.

@@ -41,6 +41,7 @@ pub fn of(config: &Config) -> Capabilities {
         fence: FENCE,
         deletion: Support::Promised,
         replication: Support::Promised,
+        archive: Support::Promised,
         time_precision: Duration::from_micros(1),
         limits: config.limits,
     }

@@ -154,7 +154,7 @@ async fn try_read_stream(client: &Client, request: &ReadStream, usage: &mut Usag
         None => last(client, stream, deadline, usage).await?,
     };
     let mut page = Slicer::new(request, told(client, &last, deadline, usage).await?);
-    let Some(first) = page.wants() else { return Ok(Some(page.finish(*usage))) };
+    let Some(first) = page.wants() else { return page.finish(*usage).map(Some) };
     let mut walk = match walk {
         Some(walk)
             if !is_far_before(&walk, &last, request.direction) && begins_with(&walk, first, request.direction) =>
@@ -181,7 +181,11 @@ async fn try_read_stream(client: &Client, request: &ReadStream, usage: &mut Usag
             continue;
         }
         if stored.frame.content == Content::Stripped && stored.frame.kind == CommitKind::Events {
-            return Ok(None);
+            // Truncated meanwhile, or in an archive: then it still belongs to what is kept.
+            let now = self::last(client, stream, deadline, usage).await?;
+            if stored.number < now.from {
+                return Ok(None);
+            }
         }
         let commit = stored.commit(stream)?;
         taken = Some((commit.number, commit.first_revision, commit.last_revision()));
@@ -189,7 +193,7 @@ async fn try_read_stream(client: &Client, request: &ReadStream, usage: &mut Usag
             break;
         }
     }
-    let page = page.finish(*usage);
+    let page = page.finish(*usage)?;
     if let (Some(next), Some((number, first, last))) = (page.next, taken) {
         let at = match request.direction {
             Direction::Forward if last < next => number.next(),

@@ -240,6 +240,14 @@ fn check_before(head: &Head, before: Revision) -> Result<()> {
     Ok(())
 }
 
+/// Decides whether events may be released to an archive: while the store takes appends. Whoever copies it wants all of it.
+///
+/// # Errors
+/// `Moved` and `Fenced` as for an append. Nothing may be written.
+pub fn release(meta: &Meta) -> Result<()> {
+    check_writable(meta)
+}
+
 fn missing() -> Error {
     Error::new(ErrorKind::NotFound, "there is no such stream")
 }

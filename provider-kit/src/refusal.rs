@@ -1,6 +1,6 @@
 //! Refusals that every provider gives in the same words.
 
-use evstore_api::{CommitId, Deadline, Error, ErrorKind, Result};
+use evstore_api::{CommitId, Deadline, Error, ErrorKind, Result, Revision, StreamId};
 
 /// The operation is not promised; `capability` names the field of `Capabilities` that says so, and `value` what it says.
 #[must_use]
@@ -9,6 +9,17 @@ pub fn unsupported(operation: &'static str, capability: &'static str, value: imp
         .with("operation", operation)
         .with("capability", capability)
         .with("value", format!("{value:?}").to_lowercase())
+}
+
+/// The event was released to an archive, and the store is read without it.
+#[must_use]
+pub fn archived(stream: &StreamId, revision: Revision) -> Error {
+    Error::new(
+        ErrorKind::Schema,
+        "the event is in an archive; read the stream through the tiered store that has this one in front",
+    )
+    .with("stream", stream)
+    .with("revision", revision)
 }
 
 /// The handle was closed.

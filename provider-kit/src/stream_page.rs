@@ -1,14 +1,17 @@
 //! Cuts a page out of one stream: a provider hands in commits in the order of reading until the page is full.
 
 use crate::limits::event_bytes;
+use crate::refusal;
 use evstore_api::{
-    Commit, Direction, Error, ErrorKind, Head, ReadStream, Result, Revision, StreamPage, StreamStart, Usage,
+    Commit, CommitKind, Content, Direction, Error, ErrorKind, Head, ReadStream, Result, Revision, StreamId, StreamPage,
+    StreamStart, Usage,
 };
 use std::ops::ControlFlow;
 
 /// A page in the making.
 #[derive(Debug)]
 pub struct Slicer {
+    stream: StreamId,
     head: Head,
     direction: Direction,
     /// The next event wanted; none where the stream ends in this direction.
@@ -16,6 +19,8 @@ pub struct Slicer {
     events_left: u32,
     bytes_left: u64,
     commits: Vec<Commit>,
+    /// Whether the next event was met and is in an archive.
+    archived: bool,
 }
 
 /// Refuses a read that begins at revision 0. To be called before any look at the store.
@@ -41,12 +46,14 @@ impl Slicer {
             (StreamStart::At(revision), Direction::Backward) => revision.min(last),
         };
         let mut page = Self {
+            stream: request.stream.clone(),
             head,
             direction: request.direction,
             next: None,
             events_left: request.limit,
             bytes_left: request.max_bytes,
             commits: Vec::new(),
+            archived: false,
         };
         page.next = page.there(start);
         page
@@ -59,12 +66,18 @@ impl Slicer {
         if self.events_left == 0 { None } else { self.next }
     }
 
-    /// Adds the next commit, whole, and cuts off what does not belong to the page. Markers and stripped commits may be
-    /// handed in or left out. Breaks when the page is full.
+    /// Adds the next commit, whole, and cuts off what does not belong to the page. Markers, and commits that were stripped before
+    /// the first retained event, may be handed in or left out. One that is stripped behind it is in an archive: it has to be handed
+    /// in, and the page ends before it. Breaks when the page is full.
     pub fn push(&mut self, mut commit: Commit) -> ControlFlow<()> {
         let Some(next) = self.wants() else {
             return ControlFlow::Break(());
         };
+        let stripped = commit.content == Content::Stripped && commit.kind == CommitKind::Events;
+        if stripped && commit.last_revision() >= self.head.first_retained {
+            self.archived = true;
+            return ControlFlow::Break(());
+        }
         let first = commit.first_revision;
         let wanted = |ordinal: u32| match self.direction {
             Direction::Forward => first.plus(u64::from(ordinal)) >= next,
@@ -89,9 +102,14 @@ impl Slicer {
     }
 
     /// The page.
-    #[must_use]
-    pub fn finish(self, usage: Usage) -> StreamPage {
-        StreamPage { head: self.head, commits: self.commits, direction: self.direction, next: self.next, usage }
+    ///
+    /// # Errors
+    /// `Schema` where its first event is in an archive: an empty page would be taken for the stream's end.
+    pub fn finish(self, usage: Usage) -> Result<StreamPage> {
+        match self.next {
+            Some(next) if self.archived && self.commits.is_empty() => Err(refusal::archived(&self.stream, next)),
+            next => Ok(StreamPage { head: self.head, commits: self.commits, direction: self.direction, next, usage }),
+        }
     }
 
     /// How many events of a commit fit, counted from the side on which reading begins. Takes their room.
@@ -180,7 +198,7 @@ mod tests {
             }
             let _ = commits.into_iter().try_for_each(|commit| slicer.push(commit));
         }
-        let page = slicer.finish(Usage::default());
+        let page = slicer.finish(Usage::default()).unwrap();
         let revisions = page.events().map(|event| event.revision().0).collect();
         (revisions, page.next.map(|next| next.0))
     }
@@ -198,6 +216,27 @@ mod tests {
         assert_eq!(read(At(Revision(7)), Backward, 2, all), (vec![7, 6], Some(5)));
         assert_eq!(read(Last, Forward, 5, all), (vec![9], None));
         assert_eq!(read(First, Backward, 5, all), (vec![4], None));
+    }
+
+    #[test]
+    fn a_page_ends_before_what_is_in_an_archive() {
+        let stream = StreamId::new("s-1").unwrap();
+        let deadline = Deadline::within(Duration::from_secs(1));
+        let head = Head { revision: Revision(9), state: StreamState::Open, ..Head::missing() };
+        let stub = Commit { content: Content::Stripped, events: Vec::new(), ..commit(1, 1, 3) };
+        let page = |from, direction, commits: Vec<Commit>| {
+            let request =
+                ReadStream { stream: stream.clone(), from, direction, limit: 9, max_bytes: u64::MAX, deadline };
+            let mut slicer = Slicer::new(&request, head.clone());
+            let _ = commits.into_iter().try_for_each(|commit| slicer.push(commit));
+            slicer.finish(Usage::default())
+        };
+        let forward = page(StreamStart::First, Direction::Forward, vec![stub.clone(), commit(2, 4, 6)]);
+        assert_eq!(forward.unwrap_err().kind(), ErrorKind::Schema);
+        let backward = page(StreamStart::Last, Direction::Backward, vec![commit(2, 4, 6), stub.clone()]).unwrap();
+        assert_eq!((backward.commits.len(), backward.next), (1, Some(Revision(3))));
+        let further = page(StreamStart::At(Revision(3)), Direction::Backward, vec![stub]);
+        assert_eq!(further.unwrap_err().kind(), ErrorKind::Schema);
     }
 
     #[test]

@@ -6,8 +6,8 @@ use crate::{append, read, replicate};
 use async_trait::async_trait;
 use evstore_api::{
     AdvanceFeed, Capabilities, CommitsPage, Deadline, Delete, Deleted, FeedAdvanced, Finding, Meta, MetaSwapped,
-    OpenStream, ReadCommits, Replicate, Replicated, Result, SchemaPlan, SealStream, StoreAdmin, StreamOpened,
-    StreamSealed, SwapMeta, Truncate, Truncated,
+    OpenStream, ReadCommits, Release, Released, Replicate, Replicated, Result, SchemaPlan, SealStream, StoreAdmin,
+    StreamOpened, StreamSealed, SwapMeta, Truncate, Truncated, Usage,
 };
 use evstore_kit::{decide, refusal};
 
@@ -56,6 +56,15 @@ impl StoreAdmin for MemoryAdmin {
 
     async fn truncate(&self, request: Truncate) -> Result<Truncated> {
         append::truncate(&self.0, &request)
+    }
+
+    async fn release(&self, request: Release) -> Result<Released> {
+        let mut tables = self.0.enter(request.deadline)?;
+        decide::release(&tables.meta)?;
+        for (stream, before) in &request.streams {
+            tables.release(stream, *before);
+        }
+        Ok(Released { usage: Usage::default() })
     }
 
     async fn delete(&self, request: Delete) -> Result<Deleted> {

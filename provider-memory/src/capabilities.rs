@@ -30,6 +30,7 @@ pub fn of(config: &Config) -> Capabilities {
         fence: FENCE,
         deletion: Support::Promised,
         replication: Support::Promised,
+        archive: Support::Promised,
         // `Timestamp` counts microseconds, and they are kept as they are.
         time_precision: Duration::from_micros(1),
         limits: config.limits,

@@ -36,7 +36,7 @@ pub fn read_stream(client: &Client, request: &ReadStream) -> Result<StreamPage> 
             }
         };
     }
-    Ok(page.finish(Usage::default()))
+    page.finish(Usage::default())
 }
 
 /// Where the commit stands that holds an event.

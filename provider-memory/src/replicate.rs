@@ -109,7 +109,8 @@ impl<'a> Draft<'a> {
                 self.changes.push(Change::Snapshot { stream, before });
                 commit.first_revision
             }
-            (CommitKind::Events, Content::Stripped) => commit.first_revision,
+            // The stub itself has nothing that could be kept either.
+            (CommitKind::Events, Content::Stripped) => commit.last_revision().next(),
             (CommitKind::Events | CommitKind::MovedOut { .. } | CommitKind::MovedIn { .. }, _) => return,
         };
         let noted = self.strips.entry(commit.stream.clone()).or_insert(before);

@@ -112,17 +112,23 @@ impl Stream {
         }
     }
 
-    /// Strips the commits that lie wholly before a revision. Slots, numbers, ids and digests stay.
-    fn strip(&mut self, before: Revision) {
+    /// Takes the events away from the commits that lie wholly before a revision. Slots, numbers, ids and digests stay.
+    fn release(&mut self, before: Revision) {
         for commit in &mut self.commits {
             if commit.kind == CommitKind::Events && commit.last_revision() < before {
                 commit.content = Content::Stripped;
                 commit.events = Vec::new();
             }
         }
-        let has_events = |commit: &&Commit| commit.kind == CommitKind::Events && commit.content == Content::Kept;
+    }
+
+    /// The same for good: the stream begins behind them then.
+    fn strip(&mut self, before: Revision) {
+        self.release(before);
+        let holds = |commit: &&Commit| commit.kind == CommitKind::Events && commit.last_revision() >= before;
         let end = self.commits.last().map_or(Revision(1), |last| last.last_revision().next());
-        self.first_retained = self.commits.iter().find(has_events).map_or(end, |commit| commit.first_revision);
+        let first = self.commits.iter().find(holds).map_or(end, |commit| commit.first_revision);
+        self.first_retained = self.first_retained.max(first);
     }
 }
 
@@ -178,6 +184,13 @@ impl Tables {
     pub fn strip(&mut self, stream: &StreamId, before: Revision) {
         if let Some(stream) = self.streams.get_mut(stream) {
             stream.strip(before);
+        }
+    }
+
+    /// Takes events out that an archive holds.
+    pub fn release(&mut self, stream: &StreamId, before: Revision) {
+        if let Some(stream) = self.streams.get_mut(stream) {
+            stream.release(before);
         }
     }
 

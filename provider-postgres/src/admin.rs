@@ -6,8 +6,8 @@ use crate::snapshot;
 use crate::store::Client;
 use crate::transaction::Transaction;
 use evstore_api::{
-    Appended, Deadline, Delete, Deleted, Meta, MetaSwapped, Result, Revision, StoreState, StreamId, SwapMeta, Truncate,
-    Truncated, format,
+    Appended, Deadline, Delete, Deleted, Meta, MetaSwapped, Release, Released, Result, Revision, StoreState, StreamId,
+    SwapMeta, Truncate, Truncated, format,
 };
 use evstore_kit::decide::{self, Decision, Slot, Wanted};
 
@@ -111,6 +111,30 @@ pub async fn delete(client: &Client, request: &Delete) -> Result<Deleted> {
     Ok(deleted)
 }
 
+/// Takes out the events of commits that an archive holds, under the writer's side of the fence.
+pub async fn release(client: &Client, request: &Release) -> Result<Released> {
+    let texts = |text: fn(&StreamId) -> &str| -> Vec<String> {
+        request.streams.iter().map(|(stream, _)| text(stream).to_owned()).collect()
+    };
+    let before: Vec<i64> = request.streams.iter().map(|(_, before)| integer(before.0)).collect();
+    client
+        .write(request.deadline, async |transaction| {
+            transaction.run(|statements| &statements.share_store).await?;
+            let meta = transaction.meta().await?;
+            decide::release(&meta)?;
+            let release = transaction
+                .statements()
+                .release
+                .query()
+                .bind(texts(|stream| stream.namespace.as_str()))
+                .bind(texts(|stream| stream.name.as_str()))
+                .bind(before.clone());
+            transaction.execute(release).await?;
+            Ok(Released { usage: ONE_REQUEST })
+        })
+        .await
+}
+
 async fn repeat(transaction: &mut Transaction, wanted: &Wanted) -> Worked<Option<Appended>> {
     let find = transaction
         .statements()
@@ -164,7 +188,7 @@ async fn make_stream(transaction: &mut Transaction, stream: &StreamId) -> Worked
 pub async fn strip(transaction: &mut Transaction, key: i64, before: Revision, head: Revision) -> Worked<Revision> {
     let statements = transaction.statements();
     transaction.execute(statements.strip.query().bind(key).bind(integer(before.0))).await?;
-    let retain = statements.retain.query().bind(key).bind(integer(head.0 + 1));
+    let retain = statements.retain.query().bind(key).bind(integer(head.0 + 1)).bind(integer(before.0));
     let row = transaction.row(retain).await?;
     let row = row.ok_or_else(|| crate::error::corrupt("a stream's row is missing"))?;
     Ok(Revision(codec::number(&row, 0)?))

@@ -86,6 +86,7 @@ pub fn capabilities(server: &Server, limits: Limits) -> Capabilities {
         fence: FENCE,
         deletion: Support::Promised,
         replication: Support::Promised,
+        archive: Support::Promised,
         // Times are kept as microseconds.
         time_precision: Duration::from_micros(1),
         limits,

@@ -96,7 +96,7 @@ pub async fn stream(client: &Client, request: &ReadStream) -> Result<StreamPage>
                     break;
                 }
             }
-            Ok(page.finish(ONE_REQUEST))
+            Ok(page.finish(ONE_REQUEST)?)
         })
         .await
 }

@@ -129,7 +129,7 @@ macro_rules! page_of_stream {
                 CROSS JOIN LATERAL (SELECT array_agg(f.number) AS numbers, array_agg(f.position) AS positions FROM {schema}.feed f
                     WHERE f.stream = p.key AND f.revision BETWEEN p.begins AND p.high) f
             UNION ALL (SELECT ", commit_columns!("NULL::bigint"), ", NULL, NULL FROM {schema}.commits c
-                WHERE c.stream = (SELECT key FROM p) AND c.events IS NOT NULL AND c.revision <= (SELECT high FROM p)
+                WHERE c.stream = (SELECT key FROM p) AND c.kind = 0 AND c.revision <= (SELECT high FROM p)
                 AND c.revision >= (SELECT begins FROM p) "
         )
     };
@@ -232,8 +232,14 @@ statements! {
     strip = "UPDATE {schema}.commits SET events = NULL
         WHERE stream = $1 AND revision < $2 AND revision + count <= $2 AND events IS NOT NULL";
     /// Notes where a stream's events begin; one above its head where none is left.
-    retain = "UPDATE {schema}.streams SET first_retained = coalesce((SELECT min(revision) FROM {schema}.commits
-        WHERE stream = $1 AND revision >= first_retained AND events IS NOT NULL), $2) WHERE key = $1 RETURNING first_retained";
+    retain = "UPDATE {schema}.streams SET first_retained = greatest(first_retained, coalesce((SELECT min(revision)
+        FROM {schema}.commits WHERE stream = $1 AND revision >= first_retained AND kind = 0 AND revision + count > $3), $2))
+        WHERE key = $1 RETURNING first_retained";
+    /// Takes the events away from commits that an archive holds: of each stream those that lie wholly before a revision.
+    release = "UPDATE {schema}.commits c SET events = NULL
+        FROM unnest($1::text[], $2::text[], $3::bigint[]) AS w (namespace, name, before)
+        JOIN {schema}.streams s ON s.namespace = w.namespace AND s.name = w.name
+        WHERE c.stream = s.key AND c.revision < w.before AND c.revision + c.count <= w.before AND c.events IS NOT NULL";
 
     /// The revision of the snapshot that is kept.
     snapshot_revision = "SELECT revision FROM {schema}.snapshots WHERE stream = $1";

@@ -15,9 +15,9 @@ use evstore_api::{
     AdvanceFeed, Append, Appended, Capabilities, Clock, CommitsPage, Deadline, Delete, DeleteSnapshot, Deleted, Error,
     ErrorKind, EventStore, FeedAdvanced, FeedHead, FeedPage, FindCommit, Finding, Head, ListRecords, ListStreams, Meta,
     MetaSwapped, OpenStream, PutRecord, PutSnapshot, ReadCommits, ReadFeed, ReadHead, ReadRecord, ReadSnapshot,
-    ReadStream, Record, RecordPut, RecordsPage, Replicate, Replicated, Result, SchemaPlan, SealStream, Snapshot,
-    SnapshotPut, StoreAdmin, StoreName, StreamOpened, StreamPage, StreamSealed, StreamsPage, SwapMeta, Timestamp,
-    Truncate, Truncated, WaitFeed, Waited,
+    ReadStream, Record, RecordPut, RecordsPage, Release, Released, Replicate, Replicated, Result, SchemaPlan,
+    SealStream, Snapshot, SnapshotPut, StoreAdmin, StoreName, StreamOpened, StreamPage, StreamSealed, StreamsPage,
+    SwapMeta, Timestamp, Truncate, Truncated, WaitFeed, Waited,
 };
 use evstore_kit::refusal;
 use sqlx::pool::PoolConnection;
@@ -467,6 +467,11 @@ impl StoreAdmin for PostgresAdmin {
     async fn truncate(&self, request: Truncate) -> Result<Truncated> {
         self.0.check_open()?;
         admin::truncate(&self.0, &request).await
+    }
+
+    async fn release(&self, request: Release) -> Result<Released> {
+        self.0.check_open()?;
+        admin::release(&self.0, &request).await
     }
 
     async fn delete(&self, request: Delete) -> Result<Deleted> {

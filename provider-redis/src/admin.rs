@@ -5,8 +5,8 @@ use crate::{append, examine, read, replicate, schema, server};
 use async_trait::async_trait;
 use evstore_api::{
     AdvanceFeed, Capabilities, CommitsPage, Deadline, Delete, Deleted, FeedAdvanced, Finding, Meta, MetaSwapped,
-    OpenStream, ReadCommits, Replicate, Replicated, Result, SchemaPlan, SealStream, StoreAdmin, StreamOpened,
-    StreamSealed, SwapMeta, Truncate, Truncated,
+    OpenStream, ReadCommits, Release, Released, Replicate, Replicated, Result, SchemaPlan, SealStream, StoreAdmin,
+    StreamOpened, StreamSealed, SwapMeta, Truncate, Truncated,
 };
 use evstore_kit::refusal;
 
@@ -50,6 +50,10 @@ impl StoreAdmin for RedisAdmin {
 
     async fn truncate(&self, request: Truncate) -> Result<Truncated> {
         append::truncate(&self.0, &request).await
+    }
+
+    async fn release(&self, request: Release) -> Result<Released> {
+        append::release(&self.0, &request).await
     }
 
     async fn delete(&self, request: Delete) -> Result<Deleted> {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use evstore_api::number::NUMBER_MAX;
 use evstore_api::{
     Append, Appended, CommitKind, CommitNumber, Deadline, Delete, Deleted, Error, ErrorKind, Expected, FindCommit,
-    Position, Result, Revision, StoreState, StreamId, Timestamp, Truncate, Truncated, Usage,
+    Position, Release, Released, Result, Revision, StoreState, StreamId, Timestamp, Truncate, Truncated, Usage,
 };
 use evstore_kit::decide::{self, Decision, Situation, Slot, Wanted};
 use evstore_kit::limits;
@@ -68,6 +68,39 @@ pub async fn cut(client: &Client, stream: &StreamId, deadline: Deadline) -> Resu
             }
         }
     }
+}
+
+/// Takes out the events of commits that an archive holds, a bounded number at a time.
+pub async fn release(client: &Client, request: &Release) -> Result<Released> {
+    let _open = client.enter(request.deadline).await?;
+    let mut usage = Usage::default();
+    for (stream, before) in &request.streams {
+        let partition = client.keys().partition(stream);
+        let (mut slot, mut tries) = (1, 0);
+        while slot > 0 {
+            let known = client.known(request.deadline).await?;
+            decide::release(&known.meta)?;
+            let call = client
+                .call(script::RELEASE)
+                .key(client.keys().meta(partition))
+                .key(client.keys().stream(stream))
+                .arg(known.token.as_str())
+                .number(before)
+                .number(slot);
+            usage.requests += 1;
+            let answer = array(client.write(partition, call, request.deadline).await?);
+            if answer.first() == Some(&Value::Int(1)) {
+                slot = number(answer.get(1))?;
+                continue;
+            }
+            client.record(answer.get(1).and_then(bytes_of))?;
+            tries += 1;
+            if tries == TRIES_MAX {
+                return Err(Error::new(ErrorKind::Unavailable, "the store's record changes while events are released"));
+            }
+        }
+    }
+    Ok(Released { usage })
 }
 
 /// Finds a commit or a marker by its id.

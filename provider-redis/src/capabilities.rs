@@ -44,6 +44,7 @@ pub fn of(config: &Config, facts: &Facts) -> Result<Capabilities> {
         deletion: Support::Promised,
         // All of a request or nothing is what one script gives, and one script has one slot.
         replication: if one { Support::Promised } else { Support::Refused },
+        archive: Support::Promised,
         time_precision: Duration::from_micros(1),
         limits: config.limits,
     })

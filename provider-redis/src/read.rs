@@ -147,7 +147,7 @@ async fn try_read_stream(client: &Client, request: &ReadStream, requests: &mut u
         }
     }
     let usage = Usage { requests: *requests, ..Usage::default() };
-    Ok(page.map(|(slicer, _)| slicer.finish(usage)))
+    page.map(|(slicer, _)| slicer.finish(usage)).transpose()
 }
 
 /// A commit that an answer holds, with its position as callers see it.

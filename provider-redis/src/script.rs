@@ -37,6 +37,8 @@ pub const WRITE: &str = writing!("write.lua");
 pub const TRIM: &str = freeing!("write.lua");
 /// Takes away more of them.
 pub const CUT: &str = freeing!("cut.lua");
+/// Takes away events that an archive holds.
+pub const RELEASE: &str = freeing!("release.lua");
 /// Changes that were decided by the caller, if what they were decided by still holds.
 pub const CHANGE: &str = writing!("change.lua");
 /// Reads a part of a stream.
@@ -50,7 +52,7 @@ pub const TOUCH: &str = writing!("touch.lua");
 /// Raises the safe position.
 pub const SETTLE: &str = writing!("settle.lua");
 
-const TEXTS: [&str; 9] = [WRITE, TRIM, CUT, CHANGE, READ, FIND, FEED, TOUCH, SETTLE];
+const TEXTS: [&str; 10] = [WRITE, TRIM, CUT, RELEASE, CHANGE, READ, FIND, FEED, TOUCH, SETTLE];
 
 /// A script with the hash that the server knows it by.
 #[derive(Clone, Debug)]

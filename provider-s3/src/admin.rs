@@ -5,10 +5,11 @@ use crate::store::Handle;
 use crate::tables::Effect;
 use crate::{append, examine, read, replicate, schema};
 use async_trait::async_trait;
+use evstore_api::capabilities::Support;
 use evstore_api::{
     AdvanceFeed, Capabilities, CommitsPage, Deadline, Delete, Deleted, FeedAdvanced, Finding, Meta, MetaSwapped,
-    OpenStream, ReadCommits, Replicate, Replicated, Result, SchemaPlan, SealStream, StoreAdmin, StreamOpened,
-    StreamSealed, SwapMeta, Truncate, Truncated, Usage,
+    OpenStream, ReadCommits, Release, Released, Replicate, Replicated, Result, SchemaPlan, SealStream, StoreAdmin,
+    StreamOpened, StreamSealed, SwapMeta, Truncate, Truncated, Usage,
 };
 use evstore_kit::{decide, refusal};
 
@@ -63,6 +64,12 @@ impl StoreAdmin for S3Admin {
 
     async fn truncate(&self, request: Truncate) -> Result<Truncated> {
         append::truncate(&self.0, &request).await
+    }
+
+    /// What it would make room for lies in the same place as an archive.
+    async fn release(&self, request: Release) -> Result<Released> {
+        let _open = self.0.client.enter(request.deadline).await?;
+        Err(refusal::unsupported("release", "archive", Support::Refused))
     }
 
     async fn delete(&self, request: Delete) -> Result<Deleted> {

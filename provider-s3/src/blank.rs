@@ -3,11 +3,11 @@
 
 use crate::codec;
 use crate::error;
-use crate::link::{Condition, Put};
 use crate::store::{Client, Handle};
 use crate::tables::{Effect, Location};
 use bytes::Bytes;
 use evstore_api::{Deadline, Error, ErrorKind, Result, Usage};
+use evstore_aws::s3::{Condition, Put};
 use futures::stream::{self, StreamExt};
 
 /// Objects that are rewritten at once.

@@ -41,6 +41,8 @@ pub fn of(config: &Config) -> Capabilities {
         fence: FENCE,
         deletion: Support::Promised,
         replication: Support::Promised,
+        // Its objects are where an archive would be.
+        archive: Support::Refused,
         time_precision: Duration::from_micros(1),
         limits: config.limits,
     }

@@ -5,12 +5,12 @@ use crate::codec::{
     decode_frame, decode_location, decode_record, decode_snapshot, encode_frame, encode_location, encode_record,
     encode_snapshot,
 };
-use crate::link::{Condition, Put};
 use crate::store::Client;
 use crate::tables::{KeptSnapshot, Place, Placed, SnapshotDigest, Tables};
 use crate::wire::{Reader, Writer, corrupt, newer};
 use bytes::Bytes;
 use evstore_api::{Deadline, Position, Result, Revision, Usage, format};
+use evstore_aws::s3::{Condition, Put};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 

@@ -1,11 +1,11 @@
 //! A turn for who always loses. A handle that has just put an object puts the next one sooner than another that first has to read it;
 //! without a claim a busy process would keep all others out, and nobody would see them.
 
-use crate::link::{Condition, Put};
 use crate::log;
 use crate::store::Client;
 use bytes::Bytes;
 use evstore_api::{Result, Usage};
+use evstore_aws::s3::{Condition, Put};
 use std::sync::PoisonError;
 use std::time::Duration;
 use tokio::time::Instant;

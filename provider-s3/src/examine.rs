@@ -1,10 +1,10 @@
 //! What an operator should know of the bucket: whether something else removes objects of the log, or keeps what was removed.
 
 use crate::error::{self, Purpose};
-use crate::link::bounded;
 use crate::store::Client;
 use aws_sdk_s3::types::{BucketVersioningStatus, ExpirationStatus, LifecycleRule};
 use evstore_api::{Deadline, ErrorKind, Finding, Result, Usage};
+use evstore_aws::s3::bounded;
 
 /// Looks at the bucket and, where it is there, at the store.
 pub async fn examine(client: &Client, deadline: Deadline) -> Result<Vec<Finding>> {

@@ -19,7 +19,6 @@ mod draft;
 mod error;
 mod examine;
 mod lane;
-mod link;
 mod log;
 mod opener;
 mod payload;

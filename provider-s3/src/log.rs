@@ -4,11 +4,11 @@
 use crate::checkpoint;
 use crate::codec::{self, Author};
 use crate::error::{self, Purpose};
-use crate::link::{Condition, Put};
 use crate::store::Client;
 use crate::tables::Tables;
 use bytes::Bytes;
 use evstore_api::{Deadline, Error, ErrorKind, Result, Usage};
+use evstore_aws::s3::{Condition, Put};
 use futures::future::join_all;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::PoisonError;

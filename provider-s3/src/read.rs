@@ -48,7 +48,7 @@ pub async fn read_stream(client: &Client, request: &ReadStream) -> Result<Stream
             FeedItem::Removed { .. } => ControlFlow::Continue(()),
         };
         match deliver(client, &entries, request.max_bytes, request.deadline, &mut usage, push).await? {
-            Delivered::Whole => return Ok(page.finish(usage)),
+            Delivered::Whole => return page.finish(usage),
             Delivered::Outdated => {}
         }
     }

@@ -2,7 +2,6 @@
 
 use crate::config::Config;
 use crate::lane::Lane;
-use crate::link::Link;
 use crate::log;
 use crate::payload::Cache;
 use crate::tables::Tables;
@@ -15,6 +14,7 @@ use evstore_api::{
     ReadStream, Record, RecordPut, RecordsPage, Result, Snapshot, SnapshotPut, StoreName, StreamPage, StreamsPage,
     Timestamp, Usage, WaitFeed, Waited,
 };
+use evstore_aws::s3::Link;
 use evstore_kit::refusal;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -66,7 +66,7 @@ impl Client {
     pub async fn new(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
         Ok(Self {
             capabilities: capabilities::of(&config),
-            link: Link::new(&config).await?,
+            link: Link::new(&config.access, &config.bucket, config.request_timeout).await?,
             clock,
             writer: CommitId::generate().0,
             tables: Mutex::default(),

@@ -11,8 +11,8 @@ use crate::writer::Transaction;
 use crate::{record, snapshot};
 use evstore_api::capabilities::Limits;
 use evstore_api::{
-    Commit, CommitKind, Content, Delete, Deleted, Epoch, Error, ErrorKind, MetaSwapped, Position, Record, Replica,
-    Replicate, Replicated, Revision, Snapshot, SwapMeta, Truncate, Truncated, format,
+    Commit, CommitKind, Content, Delete, Deleted, Epoch, Error, ErrorKind, MetaSwapped, Position, Record, Release,
+    Released, Replica, Replicate, Replicated, Revision, Snapshot, SwapMeta, Truncate, Truncated, format,
 };
 use evstore_kit::copy::{self, Claimed, CommitFate, Fate};
 use evstore_kit::decide::{self, Decision, Wanted};
@@ -89,6 +89,22 @@ fn first_retained(connection: &Connection, found: &StreamRow, before: Revision) 
     }
     // Above its first retained event a stream is whole, so that what begins last before a revision holds it.
     start_of_commit(connection, found.key, before)
+}
+
+/// Takes out the events of commits that an archive holds: those that lie wholly before a revision.
+pub fn release(transaction: &mut Transaction<'_>, request: &Release) -> Worked<Released> {
+    const RELEASE: &str = "UPDATE commits SET events = NULL, checksum = 4294967295 - checksum
+        WHERE stream = ?1 AND revision < ?2 AND revision + count <= ?2 AND events IS NOT NULL";
+    decide::release(transaction.meta())?;
+    for (stream, before) in &request.streams {
+        let Some(found) = find_stream(transaction.connection, stream)? else { continue };
+        let before = (*before).min(found.revision.next());
+        let bounds = params![found.key, codec::integer(before.0)?];
+        if transaction.connection.prepare_cached(RELEASE)?.execute(bounds)? > 0 {
+            transaction.mark_erased();
+        }
+    }
+    Ok(Released { usage: USAGE })
 }
 
 fn strip_all(transaction: &mut Transaction<'_>, found: &mut StreamRow) -> Worked<()> {

@@ -8,9 +8,9 @@ use crate::reader::Names;
 use bytes::Bytes;
 use evstore_api::number::NUMBER_MAX;
 use evstore_api::{
-    Commit, CommitNumber, CommitsPage, Content, Cursor, Direction, Error, ErrorKind, FeedFilter, FeedHead, FeedItem,
-    FeedPage, Head, Lag, ListStreams, ListedStream, Meta, NamespaceFilter, Position, ReadCommits, ReadFeed, ReadStream,
-    Revision, StoreName, StreamId, StreamPage, StreamsPage, format,
+    Commit, CommitNumber, CommitsPage, Cursor, Direction, Error, ErrorKind, FeedFilter, FeedHead, FeedItem, FeedPage,
+    Head, Lag, ListStreams, ListedStream, Meta, NamespaceFilter, Position, ReadCommits, ReadFeed, ReadStream, Revision,
+    StoreName, StreamId, StreamPage, StreamsPage, format,
 };
 use evstore_kit::feed_page::{self, Assembler};
 use evstore_kit::limits;
@@ -59,7 +59,7 @@ pub fn stream(connection: &Connection, own: &StoreName, request: &ReadStream) ->
             }
         }
     }
-    Ok(page.finish(USAGE))
+    Ok(page.finish(USAGE)?)
 }
 
 /// Commits of one stream that have to follow each other: a gap would be a lost one.
@@ -76,7 +76,7 @@ impl<'a> Run<'a> {
         Self { found, direction, wanted, before: None }
     }
 
-    /// Refuses a commit that does not follow, and one whose events are missing though they were not stripped.
+    /// Refuses a commit that does not follow. One whose events are missing though nobody took them fails the checksum of its row.
     fn check_next(&mut self, commit: &Commit) -> Worked<()> {
         let (number, first, last) = span(commit);
         let follows = match (self.before, self.direction) {
@@ -85,9 +85,8 @@ impl<'a> Run<'a> {
             (Some((before, _, end)), Direction::Forward) => number == before + 1 && first == end + 1,
             (Some((before, begin, _)), Direction::Backward) => number + 1 == before && last + 1 == begin,
         };
-        let is_there = commit.content == Content::Kept || last < self.found.first_retained.0;
         let is_within = number <= self.found.number.0 && last <= self.found.revision.0;
-        if !(follows && is_there && is_within) {
+        if !(follows && is_within) {
             return Err(lost(&commit.stream, number));
         }
         self.before = Some((number, first, last));

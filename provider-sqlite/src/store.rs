@@ -14,9 +14,9 @@ use evstore_api::{
     AdvanceFeed, Append, Appended, Capabilities, Clock, CommitsPage, Deadline, Delete, DeleteSnapshot, Deleted, Error,
     ErrorKind, EventStore, FeedAdvanced, FeedHead, FeedPage, FindCommit, Finding, Head, ListRecords, ListStreams, Meta,
     MetaSwapped, OpenStream, PutRecord, PutSnapshot, ReadCommits, ReadFeed, ReadHead, ReadRecord, ReadSnapshot,
-    ReadStream, Record, RecordPut, RecordsPage, Replica, Replicate, Replicated, Result, SchemaPlan, SealStream,
-    Snapshot, SnapshotPut, StoreAdmin, StreamOpened, StreamPage, StreamSealed, StreamsPage, SwapMeta, Truncate,
-    Truncated, WaitFeed, Waited,
+    ReadStream, Record, RecordPut, RecordsPage, Release, Released, Replica, Replicate, Replicated, Result, SchemaPlan,
+    SealStream, Snapshot, SnapshotPut, StoreAdmin, StreamOpened, StreamPage, StreamSealed, StreamsPage, SwapMeta,
+    Truncate, Truncated, WaitFeed, Waited,
 };
 use evstore_kit::decide::Wanted;
 use evstore_kit::{limits, refusal, stream_page};
@@ -236,6 +236,12 @@ impl StoreAdmin for Sqlite {
         let (commit, deadline) = (request.commit, request.deadline);
         let work = move |transaction: &mut Transaction<'_>| admin::truncate(transaction, &request);
         self.writer.run(deadline, SMALL_BYTES, work).await.map_err(|error| error.of_commit(commit))
+    }
+
+    async fn release(&self, request: Release) -> Result<Released> {
+        let deadline = request.deadline;
+        let work = move |transaction: &mut Transaction<'_>| admin::release(transaction, &request);
+        self.writer.run(deadline, SMALL_BYTES, work).await
     }
 
     async fn delete(&self, request: Delete) -> Result<Deleted> {

@@ -127,6 +127,22 @@ pub struct Truncated {
     pub first_retained: Revision,
 }
 
+/// Takes events out of a store because an archive holds them.
+#[derive(Clone, Debug)]
+pub struct Release {
+    /// Streams, each with the first revision that is not released.
+    pub streams: Vec<(StreamId, Revision)>,
+    /// When to stop waiting.
+    pub deadline: Deadline,
+}
+
+/// The receipt of a release.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Released {
+    /// What this call cost.
+    pub usage: Usage,
+}
+
 /// Deletes a stream for good: a tombstone at its next slot, then its events stripped everywhere.
 #[derive(Clone, Debug)]
 pub struct Delete {
@@ -291,6 +307,18 @@ pub trait StoreAdmin: Send + Sync + std::fmt::Debug {
     /// `NotFound`, `Gone`, `Moved`, `Fenced` as for an append. `Invalid` when `before` is not from 2 to one above the
     /// head. A `before` that keeps nothing new away is a marker all the same.
     async fn truncate(&self, request: Truncate) -> Result<Truncated>;
+
+    /// Takes out the events of commits that lie wholly before a revision, because an archive holds them.
+    ///
+    /// # Behavior
+    /// Nothing else changes: no marker is written, and the head, the slots and the positions stay as they are, the first retained
+    /// revision too, as the events are not gone from the whole. This store alone refuses to read them with `Schema`, and shows their
+    /// positions as `Removed`; the tiered store in front of it reads them from its archive. Missing and deleted streams are passed
+    /// over. Each stream is done by itself: after an error some may be done, and a repeat does the rest.
+    ///
+    /// # Errors
+    /// `Unsupported` where it is not promised. `Moved` and `Fenced` as for an append.
+    async fn release(&self, request: Release) -> Result<Released>;
 
     /// Deletes a stream for good.
     ///

@@ -227,6 +227,8 @@ pub struct Capabilities {
     pub deletion: Support,
     /// Being the target of a copy.
     pub replication: Support,
+    /// Being the hot store in front of an archive: letting go of events that are archived.
+    pub archive: Support,
     /// The smallest difference between two times that it keeps.
     pub time_precision: Duration,
     /// Its bounds.

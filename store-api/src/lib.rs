@@ -30,9 +30,9 @@ pub mod store;
 pub mod stream;
 
 pub use admin::{
-    AdvanceFeed, CommitsPage, Delete, Deleted, FeedAdvanced, Finding, OpenStream, Origin, ReadCommits, Replica,
-    Replicate, Replicated, SchemaChange, SchemaPlan, SealStream, Severity, StoreAdmin, StreamOpened, StreamSealed,
-    Truncate, Truncated,
+    AdvanceFeed, CommitsPage, Delete, Deleted, FeedAdvanced, Finding, OpenStream, Origin, ReadCommits, Release,
+    Released, Replica, Replicate, Replicated, SchemaChange, SchemaPlan, SealStream, Severity, StoreAdmin, StreamOpened,
+    StreamSealed, Truncate, Truncated,
 };
 pub use append::{Append, Appended, Expected, FindCommit};
 pub use capabilities::Capabilities;

@@ -10,9 +10,14 @@ use evstore_api::{
 use std::sync::Arc;
 
 /// Providers of this project that a build may lack; each is built in by the feature of its name.
-const FEATURES: [&str; 6] = ["memory", "sqlite", "postgres", "redis", "dynamodb", "s3"];
-/// Providers that later releases have.
-const LATER: [&str; 1] = ["tiered"];
+const FEATURES: [&str; 7] = ["memory", "sqlite", "postgres", "redis", "dynamodb", "s3", "tiered"];
+/// The provider whose stores stand behind another of the config, and its keys that need the config to be understood.
+#[cfg(feature = "tiered")]
+const TIERED: &str = evstore_tiered::NAME;
+#[cfg(feature = "tiered")]
+const HOT: &str = "hot";
+#[cfg(feature = "tiered")]
+const ARCHIVE: &str = "archive";
 
 /// The key with which a provider makes a missing store when it is opened.
 const AUTO_CREATE: &str = "auto_create";
@@ -70,6 +75,8 @@ impl Registry {
         let registry = registry.with(evstore_dynamodb::provider());
         #[cfg(feature = "s3")]
         let registry = registry.with(evstore_s3::provider());
+        #[cfg(feature = "tiered")]
+        let registry = registry.with(evstore_tiered::provider([]));
         registry
     }
 
@@ -78,8 +85,20 @@ impl Registry {
     pub fn with(mut self, provider: Provider) -> Self {
         self.providers.retain(|known| known.name != provider.name);
         self.providers.push(provider);
+        self.tell_tiered();
         self
     }
+
+    /// Any of the others may stand in front of an archive, those of third parties too.
+    #[cfg(feature = "tiered")]
+    fn tell_tiered(&mut self) {
+        let Some(at) = self.providers.iter().position(|known| known.name == TIERED) else { return };
+        let others = self.providers.iter().filter(|known| known.name != TIERED).cloned();
+        self.providers[at] = evstore_tiered::provider(others);
+    }
+
+    #[cfg(not(feature = "tiered"))]
+    fn tell_tiered(&mut self) {}
 
     /// The providers, in the order in which they were added.
     pub fn providers(&self) -> impl Iterator<Item = &Provider> {
@@ -120,11 +139,38 @@ impl Registry {
             target.push((key.clone(), value));
         }
         let locate = |error: Error| locate_by_key(error, table);
-        Ok(Configured {
-            provider: provider.clone(),
-            settings: Settings::new(name.clone(), provider.keys, of_provider).map_err(locate)?,
-            layers: LayerSettings::new(name, of_layers).map_err(locate)?,
-        })
+        let settings = Settings::new(name.clone(), provider.keys, of_provider).map_err(locate)?;
+        let settings = self.resolved(config, provider, settings).map_err(locate)?;
+        let layers = LayerSettings::new(name, of_layers).map_err(locate)?;
+        Ok(Configured { provider: provider.clone(), settings, layers })
+    }
+
+    /// The settings of a tiered store with the store in front of it looked up in the config; others as they are.
+    #[cfg(feature = "tiered")]
+    fn resolved(&self, config: &Config, provider: &Provider, settings: Settings) -> Result<Settings> {
+        if provider.name != TIERED {
+            return Ok(settings);
+        }
+        let refused = |error: Error| error.with("store", settings.store()).with("key", HOT);
+        let hot = StoreName::new(settings.text(HOT).unwrap_or_default()).map_err(refused)?;
+        let (found, _) = self.provider_of(config, &hot).map_err(refused)?;
+        if found.name == TIERED {
+            return Err(refused(Error::new(ErrorKind::Invalid, "a tiered store has no tiered store in front")));
+        }
+        let hot = self.settings(config, &hot)?;
+        let settings = match settings.text(ARCHIVE).and_then(|archive| archive.strip_prefix("file:")) {
+            Some(folder) => {
+                let folder = from_folder(config, folder);
+                settings.with(ARCHIVE, format!("file:{folder}"))?
+            }
+            None => settings,
+        };
+        evstore_tiered::with_hot(settings, &hot.provider, &hot.settings)
+    }
+
+    #[cfg(not(feature = "tiered"))]
+    fn resolved(&self, _: &Config, _: &Provider, settings: Settings) -> Result<Settings> {
+        Ok(settings)
     }
 
     /// Opens a store for an application, in its layers. Calls follow the streams when they move to another store of the config.
@@ -199,10 +245,6 @@ impl Registry {
             let message =
                 "the provider is not in this build; build with its feature (--features NAME), or with the feature full";
             return place(refused(message)).with("provider", name).with("feature", name);
-        }
-        if LATER.contains(&name) {
-            let error = place(refused("this release does not have the provider yet"));
-            return error.with("provider", name).with("known", self.known());
         }
         place(refused("no such provider")).with("provider", name).with("known", self.known())
     }

@@ -255,11 +255,6 @@ fn unknown_providers_and_those_not_built_in_are_told_apart() {
          file: evstore.toml:2, provider: postgres, feature: postgres)"
     );
     assert_eq!(
-        refusal("[stores.primary]\nprovider = \"tiered\"\n"),
-        "this release does not have the provider yet (store: primary, file: evstore.toml:2, provider: tiered, \
-         known: remote)"
-    );
-    assert_eq!(
         refusal("[stores.primary]\nurl = \"a://b\"\n"),
         "a store names its provider (store: primary, key: provider, file: evstore.toml:2)"
     );

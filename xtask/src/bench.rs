@@ -23,6 +23,8 @@ enum Provider {
     Dynamodb,
     /// What a move costs, between files and a Postgres.
     Moves,
+    /// How fast the incident log is archived, out of a file into a folder, and what it takes there.
+    Archive,
 }
 
 impl Bench {
@@ -43,6 +45,9 @@ impl Bench {
                 let mut command =
                     cargo(&["bench", "-p", "evstore", "--features", "postgres", "--bench", "moves", "--"]);
                 run("moves", command.envs(server.environment()).args(self.arguments))
+            }
+            Provider::Archive => {
+                run("the archive", cargo(&["bench", "-p", "evstore-tiered", "--"]).args(self.arguments))
             }
             Provider::Redis => {
                 let server = redis::Redis::start(redis::Release::Newest, redis::Setup::Always)?;

@@ -56,6 +56,11 @@ pub const STEPS: &[Step] = &[
         run: |seed| catalog(EMBEDDED, seed, TENFOLD),
     },
     Step { name: "every set-up", lane: Lane::All, run: |seed| catalog(EVERY, seed, USUAL) },
+    Step {
+        name: "an archive behind Postgres, Redis and DynamoDB, busy all the time",
+        lane: Lane::All,
+        run: |_| archives(),
+    },
     Step { name: "accidents on Postgres 15", lane: Lane::All, run: |_| older_postgres() },
     Step { name: "accidents on Redis 7", lane: Lane::All, run: |_| older_redis() },
     Step { name: "kill -9 of an appending process, 100 times", lane: Lane::All, run: kill },
@@ -151,6 +156,17 @@ fn on_engines(postgres: postgres::Release, redis: redis::Release, command: &mut 
         command.envs(std::env::var_os(address).map(|given| (address, given)));
     }
     run("tests", command)
+}
+
+/// On every change SQLite is in front, among the tests; a release sees the others, one of them with its archive on S3.
+fn archives() -> Result<()> {
+    for (hot, archive) in [("postgres", "folder"), ("redis", "folder"), ("dynamodb", "s3")] {
+        let arguments = ["test", "-p", "evstore-tiered", "--features", "engine-tests", "--test", "conformance"];
+        let mut command = cargo(&arguments);
+        command.env("EVSTORE_TEST_TIERED_HOT", hot).env("EVSTORE_TEST_TIERED_ARCHIVE", archive);
+        on_engines(postgres::Release::Newest, redis::Release::Newest, &mut command)?;
+    }
+    Ok(())
 }
 
 fn doc_tests() -> Result<()> {

@@ -55,7 +55,7 @@ pub fn output(command: &mut Command) -> Result<String> {
 pub const FULL: &str = "evstore-cli/full";
 
 /// The same, and the tests that need an engine.
-pub const EVERYTHING: &str = "evstore-cli/full,evstore-cli/engine-tests,evstore-postgres/engine-tests,evstore-redis/engine-tests,evstore-dynamodb/engine-tests,evstore-s3/engine-tests";
+pub const EVERYTHING: &str = "evstore-cli/full,evstore-cli/engine-tests,evstore-postgres/engine-tests,evstore-redis/engine-tests,evstore-dynamodb/engine-tests,evstore-s3/engine-tests,evstore-tiered/engine-tests";
 
 /// The `evstore` command, built with every feature that this release has.
 ///

@@ -7,7 +7,7 @@ use clap::Args;
 
 /// Features that are built alone, so that none leans on another by accident: in the command, which hands each on to the library and
 /// adds nothing to it.
-const ALONE: &[&str] = &["memory", "sqlite", "postgres", "redis", "dynamodb", "s3"];
+const ALONE: &[&str] = &["memory", "sqlite", "postgres", "redis", "dynamodb", "s3", "tiered"];
 
 /// What has to be in order besides the tests.
 #[derive(Args)]

@@ -1,6 +1,8 @@
 //! The commands, a file for each.
 
 pub mod append;
+#[cfg(feature = "tiered")]
+pub mod archive;
 pub mod checkpoint;
 pub mod compare;
 pub mod completions;
@@ -47,6 +49,8 @@ pub async fn run(command: Command, session: &mut Session) -> Result {
         Command::Import(args) => import::run(args, session).await,
         Command::Verify(args) => verify::run(args, session).await,
         Command::Migrate(args) => migrate::run(args, session).await,
+        #[cfg(feature = "tiered")]
+        Command::Archive(args) => archive::run(args, session).await,
         Command::Conformance(args) => conformance::run(args, session).await,
         Command::Compare(args) => compare::run(args, session).await,
         Command::Profile(args) => profile::run(args, session).await,

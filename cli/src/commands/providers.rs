@@ -202,6 +202,7 @@ pub fn promises(capabilities: &Capabilities) -> Vec<(&'static str, String)> {
         ("fence", words(&format!("{:?}", capabilities.fence))),
         ("deletion", words(&format!("{:?}", capabilities.deletion))),
         ("replication", words(&format!("{:?}", capabilities.replication))),
+        ("archive", words(&format!("{:?}", capabilities.archive))),
         ("time precision", format!("{:?}", capabilities.time_precision)),
         ("stream name bytes", limits.stream_name_bytes.to_string()),
         ("event type bytes", limits.event_type_bytes.to_string()),

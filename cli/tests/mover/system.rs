@@ -6,8 +6,8 @@ use crate::stores::{Kind, Place};
 use async_trait::async_trait;
 use evstore::api::{
     AdvanceFeed, Appended, Capabilities, CommitsPage, Deadline, Delete, FeedAdvanced, Finding, Meta, MetaSwapped,
-    OpenStream, ReadCommits, Replicate, Replicated, Result, SchemaPlan, SealStream, StoreAdmin, StoreState, SwapMeta,
-    Truncate, Truncated,
+    OpenStream, ReadCommits, Release, Released, Replicate, Replicated, Result, SchemaPlan, SealStream, StoreAdmin,
+    StoreState, SwapMeta, Truncate, Truncated,
 };
 use evstore::{Config, Registry, Sources, StoreName};
 use evstore_conformance::seed::Seed;
@@ -416,6 +416,7 @@ passed_on! {
     replicate(Replicate) -> Replicated;
     read_commits(ReadCommits) -> CommitsPage;
     truncate(Truncate) -> Truncated;
+    release(Release) -> Released;
     delete(Delete) -> Appended;
     advance_feed(AdvanceFeed) -> FeedAdvanced;
     plan_schema(Deadline) -> SchemaPlan;

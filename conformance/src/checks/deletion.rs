@@ -11,8 +11,8 @@ use evstore_api::{
     AdvanceFeed, Appended, Commit, CommitId, CommitKind, CommitNumber, Content, ContentType, Delete, Deleted,
     Direction, Error, ErrorKind, Expected, FeedFilter, FeedItem, FeedPage, FeedStart, FindCommit, Head, ListStreams,
     NamespaceFilter, Position, PutSnapshot, ReadHead, ReadSnapshot, ReadStream, RecordExpected, RecordKey, RecordKind,
-    RecordName, Revision, Snapshot, StoreAdmin, StreamId, StreamPage, StreamStart, StreamState, Timestamp, Truncate,
-    Truncated,
+    RecordName, Release, Released, Revision, Snapshot, StoreAdmin, StreamId, StreamPage, StreamStart, StreamState,
+    Timestamp, Truncate, Truncated,
 };
 
 pub(crate) static CHECKS: &[Check] = &[
@@ -118,6 +118,12 @@ pub(crate) static CHECKS: &[Check] = &[
         [139, 141],
         races_with_appends_end_gone
     ),
+    check!(
+        "deletion.released-events-are-told",
+        "events that are released to an archive are told to be there by every read, and nothing else of their stream changes",
+        [149],
+        released_events_are_told
+    ),
 ];
 
 /// What a check works on that deletes or truncates: a store that does, or the answer that it does not.
@@ -174,6 +180,70 @@ async fn delete(
     expected: Expected,
 ) -> Result<Deleted, Error> {
     admin.delete(delete_request(context, stream, expected)).await
+}
+
+async fn release(context: &Context, streams: &[(&StreamId, u64)]) -> Result<Released, Error> {
+    let streams = streams.iter().map(|(stream, before)| ((*stream).clone(), Revision(*before))).collect();
+    context.admin().release(Release { streams, deadline: context.deadline() }).await
+}
+
+async fn released_events_are_told(context: Context) -> Result<Outcome, Broken> {
+    let (stream, receipts) = three_commits(&context).await?;
+    let (missing, deleted) = (context.stream(), context.stream());
+    context.settle().await;
+    let head = context.head(&stream).await?;
+    if context.capabilities().archive == Support::Refused {
+        let answer =
+            ensure_kind!(release(&context, &[(&stream, 5)]).await, Unsupported, "a release that is not promised");
+        ensure_eq!(context.head(&stream).await?, head, "the head after a refused release");
+        ensure_eq!(revisions(&context.read(&stream).await?).len(), 9, "events after a refused release");
+        return Outcome::refused(&answer, "being the hot store in front of an archive is not promised");
+    }
+    if context.capabilities().deletion == Support::Promised {
+        delete(&context, &**context.admin(), &deleted, Expected::Any).await?;
+    }
+    let at = |revision| StreamStart::At(Revision(revision));
+    for repeat in ["a release", "a repeated release"] {
+        release(&context, &[(&missing, 3), (&stream, 5), (&deleted, 2)]).await?;
+        context.settle().await;
+        ensure_eq!(context.head(&stream).await?, head, "the head after {repeat}");
+        for (from, direction) in [
+            (StreamStart::First, Direction::Forward),
+            (at(1), Direction::Forward),
+            (at(3), Direction::Forward),
+            (at(3), Direction::Backward),
+            (at(1), Direction::Backward),
+        ] {
+            let answer = read(&context, &stream, from, direction).await;
+            ensure_kind!(answer, Schema, "a read from {from:?} {direction:?} of events that were released");
+        }
+        let page = read(&context, &stream, at(4), Direction::Forward).await?;
+        ensure_eq!(revisions(&page), (4..=9).map(Revision).collect::<Vec<_>>(), "what was not released");
+        let page = read(&context, &stream, StreamStart::Last, Direction::Backward).await?;
+        ensure_eq!(revisions(&page), (4..=9).rev().map(Revision).collect::<Vec<_>>(), "the same, backward");
+        ensure_eq!(page.next, Some(Revision(3)), "where a read that comes to released events says to go on");
+    }
+    let kept = slots(&context, &**context.admin(), &stream).await?;
+    let contents: Vec<Content> = kept.iter().map(|commit| commit.content).collect();
+    ensure_eq!(contents, [Content::Stripped, Content::Kept, Content::Kept], "slots after a release before revision 5");
+    for (slot, receipt) in kept.iter().zip(&receipts) {
+        let of_slot = (slot.id, slot.number, slot.first_revision, slot.digest, slot.recorded_at);
+        let of_receipt = (receipt.commit, receipt.number, receipt.first, receipt.digest, receipt.recorded_at);
+        ensure_eq!(of_slot, of_receipt, "a slot after a release");
+        let find = FindCommit { stream: stream.clone(), commit: receipt.commit, deadline: context.deadline() };
+        let found = context.store().find_commit(find).await?;
+        ensure!(found.is_some_and(|found| found.repeated), "a released commit is not found by its id");
+    }
+    // A truncation takes what it always does, wherever its events are.
+    if context.capabilities().deletion == Support::Promised {
+        let truncated = truncate(&context, &**context.admin(), &stream, 2).await?;
+        ensure_eq!(truncated.first_retained, Revision(1), "first revision left, before 2");
+        let truncated = truncate(&context, &**context.admin(), &stream, 4).await?;
+        ensure_eq!(truncated.first_retained, Revision(4), "first revision left, before 4");
+        let page = read(&context, &stream, StreamStart::First, Direction::Forward).await?;
+        ensure_eq!(revisions(&page), (4..=9).map(Revision).collect::<Vec<_>>(), "what is left behind it");
+    }
+    Ok(Outcome::Held)
 }
 
 /// A stream of three commits: revisions 1 to 3, 4 to 5, 6 to 9.

@@ -6,9 +6,9 @@ use evstore_api::{
     AdvanceFeed, Append, Appended, Capabilities, CommitId, CommitsPage, Deadline, Delete, DeleteSnapshot, Deleted,
     EventStore, Events, FeedAdvanced, FeedHead, FeedPage, FindCommit, Finding, Head, ListRecords, ListStreams, Meta,
     MetaSwapped, NewEvent, OpenStream, Opener, PutRecord, PutSnapshot, ReadCommits, ReadFeed, ReadHead, ReadRecord,
-    ReadSnapshot, ReadStream, Record, RecordPut, RecordsPage, Replicate, Replicated, Result, SchemaPlan, SealStream,
-    Settings, Snapshot, SnapshotPut, StoreAdmin, StreamId, StreamOpened, StreamPage, StreamSealed, StreamsPage,
-    SwapMeta, Truncate, Truncated, WaitFeed, Waited,
+    ReadSnapshot, ReadStream, Record, RecordPut, RecordsPage, Release, Released, Replicate, Replicated, Result,
+    SchemaPlan, SealStream, Settings, Snapshot, SnapshotPut, StoreAdmin, StreamId, StreamOpened, StreamPage,
+    StreamSealed, StreamsPage, SwapMeta, Truncate, Truncated, WaitFeed, Waited,
 };
 use std::fmt::Debug;
 use std::pin::Pin;
@@ -129,6 +129,7 @@ defect! {
         replicate(Replicate) -> Replicated;
         read_commits(ReadCommits) -> CommitsPage;
         truncate(Truncate) -> Truncated;
+        release(Release) -> Released;
         delete(Delete) -> Deleted;
         advance_feed(AdvanceFeed) -> FeedAdvanced;
         plan_schema(Deadline) -> SchemaPlan;

@@ -5,9 +5,9 @@ use super::defect::{Defect, find, forgotten, head, lock, mutant};
 use async_trait::async_trait;
 use evstore_api::{
     Append, Appended, CommitId, CommitNumber, CommitsPage, Content, ContentDigest, Delete, Deleted, Error, ErrorKind,
-    EventStore, Expected, Head, PutSnapshot, ReadCommits, ReadHead, ReadSnapshot, ReadStream, Result, Revision,
-    Snapshot, SnapshotPut, StoreAdmin, StreamId, StreamPage, StreamStart, StreamState, Timestamp, Truncate, Truncated,
-    Usage,
+    EventStore, Expected, Head, PutSnapshot, ReadCommits, ReadHead, ReadSnapshot, ReadStream, Release, Released,
+    Result, Revision, Snapshot, SnapshotPut, StoreAdmin, StreamId, StreamPage, StreamStart, StreamState, Timestamp,
+    Truncate, Truncated, Usage,
 };
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
@@ -93,7 +93,69 @@ pub(super) static MUTANTS: &[Mutant] = &[
         "an append that comes behind a tombstone gets a receipt",
         &["deletion.races-with-appends-end-gone", "deletion.a-deleted-name-is-gone-for-ever"],
     ),
+    mutant::<ReleasedIsNothing>(
+        "deletion.released-events-are-nothing",
+        "a stream whose next event was released to an archive reads as ended",
+        &["deletion.released-events-are-told"],
+    ),
+    mutant::<TruncatesToRelease>(
+        "deletion.truncates-to-release",
+        "events that an archive has are truncated",
+        &["deletion.released-events-are-told"],
+    ),
+    mutant::<ReleasesOneMore>(
+        "deletion.releases-one-more",
+        "the commit that holds the first revision which is not released is released too",
+        &["deletion.released-events-are-told"],
+    ),
 ];
+
+#[derive(Debug, Default)]
+struct ReleasedIsNothing;
+
+#[async_trait]
+impl Defect for ReleasedIsNothing {
+    async fn read_stream(&self, store: &dyn EventStore, request: ReadStream) -> Result<StreamPage> {
+        match store.read_stream(request.clone()).await {
+            Err(error) if error.kind() == ErrorKind::Schema => {
+                let head = ReadHead { stream: request.stream, deadline: request.deadline };
+                let (head, direction) = (store.head(head).await?, request.direction);
+                Ok(StreamPage { head, commits: Vec::new(), direction, next: None, usage: Usage::default() })
+            }
+            page => page,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct TruncatesToRelease;
+
+#[async_trait]
+impl Defect for TruncatesToRelease {
+    async fn release(&self, admin: &dyn StoreAdmin, request: Release) -> Result<Released> {
+        for (stream, before) in request.streams {
+            let request = Truncate { stream, commit: CommitId::generate(), before, deadline: request.deadline };
+            match admin.truncate(request).await {
+                Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Gone) => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(Released { usage: Usage::default() })
+    }
+}
+
+#[derive(Debug, Default)]
+struct ReleasesOneMore;
+
+#[async_trait]
+impl Defect for ReleasesOneMore {
+    async fn release(&self, admin: &dyn StoreAdmin, mut request: Release) -> Result<Released> {
+        for (_, before) in &mut request.streams {
+            *before = before.next();
+        }
+        admin.release(request).await
+    }
+}
 
 #[derive(Debug, Default)]
 struct KeepsOneMore;

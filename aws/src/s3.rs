@@ -1,8 +1,10 @@
-//! The way to the service: every request that is sent, with its bound, its cost counted, and its refusals sorted. Nothing is
+//! The way to objects on S3: every request that is sent, with its bound, its cost counted, and its refusals sorted. Nothing is
 //! repeated here.
 
-use crate::config::Config;
-use crate::error::{self, Purpose};
+pub mod error;
+
+use self::error::Purpose;
+use crate::{Access, cause};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Builder;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -11,8 +13,9 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::Bytes;
 use evstore_api::{Deadline, Error, ErrorKind, Result, Usage};
 use std::ops::Range;
+use std::time::Duration;
 
-/// The way to the objects of one store.
+/// The way to the objects of a bucket.
 pub struct Link {
     client: Client,
     bucket: String,
@@ -71,21 +74,23 @@ impl Link {
     ///
     /// # Errors
     /// `Invalid` where there is no region.
-    pub async fn new(config: &Config) -> Result<Self> {
-        let loaded = config.access.load(config.request_timeout).await?;
+    pub async fn new(access: &Access, bucket: &str, request_timeout: Duration) -> Result<Self> {
+        let loaded = access.load(request_timeout).await?;
         let region = loaded.region().map(ToString::to_string).unwrap_or_default();
         // A server of one's own has hardly a name for each bucket.
-        let by_path = config.access.endpoint().is_some() && !config.access.is_aws();
+        let by_path = access.endpoint().is_some() && !access.is_aws();
         let settings = Builder::from(&loaded).force_path_style(by_path).build();
-        Ok(Self { client: Client::from_conf(settings), bucket: config.bucket.clone(), region })
+        Ok(Self { client: Client::from_conf(settings), bucket: bucket.to_owned(), region })
     }
 
     /// The SDK's client, for the few requests about the bucket itself.
+    #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
     }
 
     /// The bucket.
+    #[must_use]
     pub fn bucket(&self) -> &str {
         &self.bucket
     }
@@ -118,7 +123,7 @@ impl Link {
             let tag = found.e_tag.unwrap_or_default();
             let body = found.body.collect().await.map_err(|cause| {
                 Error::new(ErrorKind::Unavailable, "the connection broke while an object was read")
-                    .caused_by(evstore_aws::cause::chain(&cause))
+                    .caused_by(cause::chain(&cause))
             })?;
             Ok(Some(Got { body: body.into_bytes(), tag }))
         };
