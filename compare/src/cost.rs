@@ -74,9 +74,8 @@ fn of_row(row: &Row, workload: &Workload, kind: Kind, sizes: &[u64], offer: &Off
         Kind::Append => {
             if offer.write_unit_bytes.is_some() {
                 let mut units = sizes.iter().filter_map(|bytes| write_units(offer, design, *bytes));
-                // Each attempt that conflicts is paid as well.
-                let attempts = 1.0 + row.conflicts as f64 / row.operations.max(1) as f64;
-                lines.push(line("write units", mean(&mut units) * attempts, row.cost.write_units));
+                // Attempts that conflict are in neither: a refusal is no receipt.
+                lines.push(line("write units", mean(&mut units), row.cost.write_units));
             }
             if offer.append_request.is_some() {
                 lines.push(line("requests", 1.0, row.cost.requests));
