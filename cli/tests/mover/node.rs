@@ -93,9 +93,8 @@ pub fn now() -> seen::Moment {
     seen::Moment(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
-/// What a process does that a test started; nothing, and false, where it was started by somebody else.
-pub fn work_if_told() -> bool {
-    let Ok(told) = std::env::var(ROLE) else { return false };
+/// Does what a process is told that a test started.
+pub fn work(told: &str) {
     let parts: Vec<&str> = told.splitn(5, ' ').collect();
     let [word, number, client, seed, config] = parts.as_slice() else { panic!("{told}") };
     let [number, client, seed] = [number, client, seed].map(|text| text.parse::<u64>().unwrap());
@@ -120,7 +119,6 @@ pub fn work_if_told() -> bool {
         }
         node.store.close().await.unwrap();
     });
-    true
 }
 
 /// A process, while it works.

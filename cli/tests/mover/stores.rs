@@ -1,11 +1,11 @@
 //! The stores that systems are moved between: a file, or a server of the test's own that can be killed and started again, with a way
 //! to it for nodes and one for the migrator.
 
+use crate::process::{self, Process};
 use crate::proxy::Proxy;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -122,6 +122,15 @@ impl Place {
         place
     }
 
+    /// The process of its server, where it has one of its own.
+    pub fn process(&self) -> Option<u32> {
+        match &self.engine {
+            Engine::File | Engine::Shared { .. } => None,
+            Engine::Postgres(cluster) => cluster.process(),
+            Engine::Redis(server) => server.process.as_ref().map(Process::id),
+        }
+    }
+
     fn port(&self) -> Option<u16> {
         match &self.engine {
             Engine::File => None,
@@ -209,8 +218,9 @@ impl Place {
 /// A server that syncs what it acknowledges.
 pub struct Redis {
     port: u16,
+    process: Option<Process>,
+    // Last, so that nothing runs any more when it is removed.
     folder: TempDir,
-    process: Option<Child>,
 }
 
 impl Redis {
@@ -222,10 +232,11 @@ impl Redis {
     }
 
     fn start(&mut self) {
-        let mut command = Command::new(PathBuf::from(told("EVSTORE_TEST_REDIS_SERVER")));
+        let mut command = process::command(told("EVSTORE_TEST_REDIS_SERVER"));
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
         command.args(["--appendonly", "yes", "--appendfsync", "always", "--dir"]).arg(self.folder.path());
-        self.process = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        self.process = Some(Process::start(&mut command, "a Redis server"));
         let started = Instant::now();
         // It answers before it has read what it holds.
         while !self.try_run("PING").is_some_and(|answer| answer.starts_with("+PONG")) {
@@ -235,10 +246,7 @@ impl Redis {
     }
 
     fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().unwrap();
-            process.wait().unwrap();
-        }
+        self.process = None;
     }
 
     fn try_run(&self, command: &str) -> Option<String> {
@@ -254,11 +262,5 @@ impl Redis {
     /// Runs a command, which is a line of words.
     pub fn run(&self, command: &str) -> String {
         self.try_run(command).unwrap()
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.kill();
     }
 }

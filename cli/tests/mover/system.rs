@@ -2,6 +2,7 @@
 
 use crate::judge::{self, Seen};
 use crate::node::{ROLE, Role, now};
+use crate::process::{self, Process, patience};
 use crate::stores::{Kind, Place};
 use async_trait::async_trait;
 use evstore::api::{
@@ -15,13 +16,11 @@ use evstore_migrate::{Migration, Phase, Side, Way, phase};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Longest that anything may take that has to happen.
-pub const PATIENCE: Duration = Duration::from_secs(180);
 /// What a store may promise less of than another.
 const ACCEPTED: [&str; 8] =
     ["durability", "failover", "real_time", "event_ids", "processes", "event_bytes", "commit_bytes", "snapshot_bytes"];
@@ -32,38 +31,18 @@ pub const UNTOLD: &str = "untold.toml";
 /// The migrator's.
 const OPERATOR: &str = "operator.toml";
 
-/// A process that was started.
-pub struct Process {
-    child: Child,
+/// A node.
+pub struct Node {
+    process: Process,
     /// What it prints.
     seen: PathBuf,
     /// Its number.
-    pub client: u64,
-}
-
-impl Process {
-    /// Stops it without ending it, or lets it go on.
-    pub fn signal(&self, signal: &str) {
-        assert!(Command::new("kill").arg(signal).arg(self.child.id().to_string()).status().unwrap().success());
-    }
-
-    /// Waits for it to end by itself.
-    pub fn wait(&mut self) -> ExitStatus {
-        self.child.wait().unwrap()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended; there is nothing more to do about it.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    client: u64,
 }
 
 /// Two stores, `a` and `b`, and the processes that use them.
 pub struct System {
-    nodes: Vec<Process>,
+    nodes: Vec<Node>,
     pub a: Place,
     pub b: Place,
     pub seed: Seed,
@@ -119,27 +98,36 @@ impl System {
 
     /// Starts a node that was there before.
     pub fn node_again(&mut self, client: u64, role: Role, config: &str) {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        let mut command = process::command(std::env::current_exe().unwrap());
         command.envs(self.environment.iter().cloned());
         let seen = self.path(&format!("node-{}.jsonl", self.processes));
         self.processes += 1;
         command.env(ROLE, role.told(&self.path(config), client, self.seed.next_u64()));
         let file = |path: PathBuf| std::fs::File::create(path).unwrap();
         let (out, errors) = (file(seen.clone()), file(seen.with_extension("txt")));
-        let child = command.stdin(Stdio::null()).stdout(out).stderr(errors).spawn().unwrap();
-        self.nodes.push(Process { child, seen, client });
+        let process = Process::start(command.stdin(Stdio::null()).stdout(out).stderr(errors), format!("node {client}"));
+        self.nodes.push(Node { process, seen, client });
     }
 
     /// A node that runs.
     pub fn process(&self, client: u64) -> &Process {
+        &self.with_number(client).process
+    }
+
+    fn with_number(&self, client: u64) -> &Node {
         self.nodes.iter().find(|node| node.client == client).unwrap()
+    }
+
+    /// The processes of its servers.
+    pub fn servers(&self) -> impl Iterator<Item = u32> {
+        [&self.a, &self.b].into_iter().filter_map(Place::process)
     }
 
     /// Waits for a node to end by itself; gives what it said of itself.
     pub fn wait_for(&mut self, client: u64) -> String {
         let at = self.nodes.iter().position(|node| node.client == client).unwrap();
         let mut node = self.nodes.remove(at);
-        let ended = node.child.wait().unwrap();
+        let ended = node.process.wait();
         let said = std::fs::read_to_string(node.seen.with_extension("txt")).unwrap();
         assert!(ended.success(), "node {client}: {said}");
         self.ended.push(node.seen.clone());
@@ -160,14 +148,14 @@ impl System {
 
     /// The migrator's command.
     pub fn command(&self, arguments: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_evstore"));
+        let mut command = process::command(env!("CARGO_BIN_EXE_evstore"));
         command.args(["-c", OPERATOR]).args(arguments.split(' ')).current_dir(self.folder.path()).stdin(Stdio::null());
         command.env_clear().env("HOME", self.folder.path()).envs(self.environment.iter().cloned());
         command
     }
 
     pub fn run(&self, arguments: &str) -> Output {
-        self.command(arguments).output().unwrap()
+        process::output(&mut self.command(arguments))
     }
 
     pub fn ok(&self, arguments: &str) -> String {
@@ -195,8 +183,7 @@ impl System {
     pub fn copies(&self) -> Process {
         let seen = self.path("run.txt");
         let errors = std::fs::File::options().create(true).append(true).open(&seen).unwrap();
-        let child = self.command("migrate run").stdout(Stdio::null()).stderr(errors).spawn().unwrap();
-        Process { child, seen, client: u64::MAX }
+        Process::start(self.command("migrate run").stdout(Stdio::null()).stderr(errors), "a migrator that copies")
     }
 
     /// What the copying migrators said.
@@ -216,7 +203,7 @@ impl System {
     pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let began = Instant::now();
         while !holds() {
-            assert!(began.elapsed() < PATIENCE, "it does not come to this: {what}");
+            assert!(began.elapsed() < patience(), "it does not come to this: {what}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -224,7 +211,7 @@ impl System {
     /// Whether a node was answered by a store.
     pub fn has_told(&self, client: u64) -> bool {
         // The first line says that it is about to ask.
-        std::fs::read(&self.process(client).seen).unwrap().iter().filter(|byte| **byte == b'\n').count() > 1
+        std::fs::read(&self.with_number(client).seen).unwrap().iter().filter(|byte| **byte == b'\n').count() > 1
     }
 
     /// How many calls the nodes have told of so far.
@@ -260,7 +247,7 @@ impl System {
                     Side { name, store, admin: configured.open_admin().await.unwrap() }
                 }
             };
-            let deadline = || Deadline::within(PATIENCE);
+            let deadline = || Deadline::within(patience());
             let (from, to) = (side(from).await, side(to).await);
             if let Phase::Fenced(_) = wanted {
                 let owner = from.admin.read_meta(deadline()).await.unwrap();
@@ -279,13 +266,14 @@ impl System {
             };
             let hands_over = async {
                 match way {
-                    Way::Forth => migration.cutover(PATIENCE, None).await,
-                    Way::Back => migration.rollback(PATIENCE, None).await,
+                    Way::Forth => migration.cutover(patience(), None).await,
+                    Way::Back => migration.rollback(patience(), None).await,
                 }
             };
             tokio::select! {
                 settled = hands_over => panic!("{settled:?}"),
                 () = is_decided => {}
+                () = tokio::time::sleep(patience()) => panic!("a hand-over is not decided"),
             }
         });
         assert_eq!(self.phase(), wanted.name());
@@ -294,9 +282,8 @@ impl System {
     /// Lets a migrator run and kills it so many times.
     pub fn run_killed(&mut self, kills: u32) {
         for _ in 0..kills {
-            let mut run = self.copies();
+            let run = self.copies();
             std::thread::sleep(Duration::from_millis(30 + self.seed.below(400)));
-            run.child.kill().unwrap();
             drop(run);
             *self.killed.entry(self.phase()).or_default() += 1;
         }
@@ -307,9 +294,9 @@ impl System {
     pub fn killed_until(&mut self, arguments: &str, kills: u32, phases: &[&str]) {
         let began = Instant::now();
         for round in 0.. {
-            assert!(began.elapsed() < PATIENCE, "{arguments} does not come to an end; it is {}", self.phase());
+            assert!(began.elapsed() < patience(), "{arguments} does not come to an end; it is {}", self.phase());
             let errors = std::fs::File::create(self.path("verb.txt")).unwrap();
-            let mut child = self.command(arguments).stdout(Stdio::null()).stderr(errors).spawn().unwrap();
+            let mut verb = Process::start(self.command(arguments).stdout(Stdio::null()).stderr(errors), arguments);
             if round < kills {
                 // A hand-over reads every stream's snapshot first: some kills come before that is done, some after.
                 let longest = *self.seed.pick(&[300, 1_500, 6_000]);
@@ -317,15 +304,14 @@ impl System {
                 if self.seed.chance(50) {
                     self.cut_for_a_moment();
                 }
-                child.kill().unwrap();
-                child.wait().unwrap();
+                drop(verb);
                 let phase = self.phase();
                 *self.killed.entry(phase.clone()).or_default() += 1;
                 if phases.contains(&phase.as_str()) {
                     return;
                 }
             } else {
-                let end = child.wait().unwrap();
+                let end = verb.wait();
                 let phase = self.phase();
                 if phases.contains(&phase.as_str()) {
                     return;
