@@ -10,7 +10,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Longest that anything may take that has to happen. With a load of the full size everything takes longer.
 pub fn patience() -> Duration {
-    Duration::from_secs(if std::env::var_os("EVSTORE_TEST_KILLS").is_some() { 900 } else { 180 })
+    Duration::from_secs(if is_full() { 900 } else { 180 })
+}
+
+/// Whether the full load was asked for, and not that of every change.
+pub fn is_full() -> bool {
+    std::env::var_os(crate::matrix::KILLS).is_some()
 }
 
 /// A command whose process is killed by the kernel when the thread that starts it is gone. A test that is aborted drops nothing, and

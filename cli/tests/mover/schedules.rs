@@ -223,9 +223,23 @@ fn begun(a: Kind, b: Kind) -> System {
     system
 }
 
+/// Hands over, and gives where the source ends.
 fn cutover(system: &System) -> u64 {
-    let cutover: serde_json::Value = serde_json::from_str(&system.ok("migrate cutover -y -o json")).unwrap();
-    cutover["end"].as_u64().unwrap()
+    cutover_leaving(system, "")
+}
+
+/// The same, whoever is left behind for it.
+fn cutover_leaving(system: &System, accepts: &str) -> u64 {
+    let mut done = None;
+    // One that could not reach the target a moment ago tells so for ten seconds.
+    system.until("every node would follow", || {
+        let output = system.run(&format!("migrate cutover -y -o json{accepts}"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(matches!(output.status.code(), Some(0 | 8)), "{said}");
+        done = output.status.success().then(|| serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap());
+        done.is_some()
+    });
+    done.unwrap()["end"].as_u64().unwrap()
 }
 
 /// Repeats a verb until it has come so far, as an operator does.
@@ -268,7 +282,23 @@ fn node_was_not_told() {
     let mut system = begun(Kind::Sqlite, Kind::Sqlite);
     let untold = system.node(Role::UntilRefused, UNTOLD);
     system.let_work(50);
-    let end = cutover(&system);
+    // The two writers, the two consumers, and one that has not got the target.
+    let mut name = None;
+    system.until("all nodes tell of themselves", || {
+        let nodes: serde_json::Value = serde_json::from_str(&system.ok("nodes -o json")).unwrap();
+        let nodes = nodes["nodes"].as_array().unwrap().clone();
+        let untold = nodes.iter().find(|node| node["stores"] == serde_json::json!(["a"]));
+        name = untold.map(|node| node["name"].as_str().unwrap().to_owned());
+        nodes.iter().filter(|node| node["live"] == true).count() == 6
+    });
+    let name = name.unwrap();
+    assert!(name.ends_with(&format!("-{}", system.process(untold).id())), "{name}");
+    let refused = system.run("migrate cutover -y");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(8), "{said}");
+    assert!(said.contains(&format!("node {name} has no [stores.b] in its config")), "{said}");
+    assert_eq!(system.phase(), "copying", "nothing was closed");
+    let end = cutover_leaving(&system, &format!(" --accept-node {name}"));
     let told = system.wait_for(untold);
     assert!(told.contains("refused: Moved") && told.contains("[stores.b]"), "{told}");
     let a = system.status()["source"]["position"].clone();

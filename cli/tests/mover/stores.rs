@@ -17,6 +17,8 @@ use cluster::Cluster;
 
 /// Longest time until a server answers.
 const READY_MAX: Duration = Duration::from_secs(60);
+/// Among how many of a stream's last commits a DynamoDB store of a test recognises one that is sent again: the most there can be.
+const WINDOW: u64 = 1_000;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What a test must be told, by `cargo xtask test`.
@@ -110,7 +112,12 @@ impl Place {
             Kind::Sqlite => Engine::File,
             Kind::Postgres => Engine::Postgres(Cluster::new()),
             Kind::Redis => Engine::Redis(Redis::new()),
-            Kind::DynamoDb => Engine::shared("EVSTORE_TEST_DYNAMODB_URL", kind, "region = \"local\"\ntable", name),
+            Kind::DynamoDb => Engine::shared(
+                "EVSTORE_TEST_DYNAMODB_URL",
+                kind,
+                &format!("region = \"local\"\nidempotency_commits = {WINDOW}\ntable"),
+                name,
+            ),
             Kind::S3 => {
                 let keys = "region = \"us-east-1\"\nbucket = \"evstore-test\"\nprefix";
                 Engine::shared("EVSTORE_TEST_S3_URL", kind, keys, name)
@@ -137,6 +144,14 @@ impl Place {
             Engine::Postgres(cluster) => Some(cluster.port()),
             Engine::Redis(server) => Some(server.port),
             Engine::Shared { port, .. } => Some(*port),
+        }
+    }
+
+    /// Among how many of a stream's last commits it recognises one that is sent again; none where it always does.
+    pub fn window(&self) -> Option<u64> {
+        match &self.engine {
+            Engine::Shared { keys, .. } if keys.contains("\"dynamodb\"") => Some(WINDOW),
+            Engine::File | Engine::Postgres(_) | Engine::Redis(_) | Engine::Shared { .. } => None,
         }
     }
 

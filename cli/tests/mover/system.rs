@@ -1,8 +1,8 @@
 //! A system of two stores, its nodes, and the command that moves it.
 
 use crate::judge::{self, Seen};
-use crate::node::{ROLE, Role, now};
-use crate::process::{self, Process, patience};
+use crate::node::{DRAIN, ROLE, Role, STOP, WINDOW, now};
+use crate::process::{self, Process, is_full, patience};
 use crate::stores::{Kind, Place};
 use async_trait::async_trait;
 use evstore::api::{
@@ -22,8 +22,17 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// What a store may promise less of than another.
-const ACCEPTED: [&str; 8] =
-    ["durability", "failover", "real_time", "event_ids", "processes", "event_bytes", "commit_bytes", "snapshot_bytes"];
+const ACCEPTED: [&str; 9] = [
+    "window",
+    "durability",
+    "failover",
+    "real_time",
+    "event_ids",
+    "processes",
+    "event_bytes",
+    "commit_bytes",
+    "snapshot_bytes",
+];
 /// Nodes with the old config, with the new one, and one that was told of no target.
 pub const OLD: &str = "old.toml";
 pub const NEW: &str = "new.toml";
@@ -38,6 +47,7 @@ pub struct Node {
     seen: PathBuf,
     /// Its number.
     client: u64,
+    role: Role,
 }
 
 /// Two stores, `a` and `b`, and the processes that use them.
@@ -63,10 +73,14 @@ impl System {
         let seed = Seed(seed.unwrap_or_else(|| u64::from(std::process::id()) ^ now().0));
         println!("{} to {}, EVSTORE_TEST_SEED={}", a.name(), b.name(), seed.0);
         let (a, b) = (Place::new("a", a), Place::new("b", b));
-        let (nodes, ended, killed, environment) = Default::default();
+        let (nodes, ended, killed) = Default::default();
         let folder = tempfile::tempdir().unwrap();
+        let environment = [&a, &b].iter().filter_map(|place| place.window()).min();
+        let environment = environment.map(|window| (WINDOW, window.to_string())).into_iter().collect();
         let system = Self { nodes, a, b, seed, processes: 0, ended, killed, environment, folder };
         system.write_configs();
+        // Made before any node looks for them, as an operator does.
+        ["a", "b"].iter().for_each(|store| drop(system.ok(&format!("-s {store} schema apply -y"))));
         system
     }
 
@@ -106,7 +120,7 @@ impl System {
         let file = |path: PathBuf| std::fs::File::create(path).unwrap();
         let (out, errors) = (file(seen.clone()), file(seen.with_extension("txt")));
         let process = Process::start(command.stdin(Stdio::null()).stdout(out).stderr(errors), format!("node {client}"));
-        self.nodes.push(Node { process, seen, client });
+        self.nodes.push(Node { process, seen, client, role });
     }
 
     /// A node that runs.
@@ -292,14 +306,15 @@ impl System {
     /// Starts a verb of the migrator again and again and kills it, until the move is in one of these phases. Once it was killed
     /// `kills` times it is left alone. In between the way to either store is cut for a moment, where there is one.
     pub fn killed_until(&mut self, arguments: &str, kills: u32, phases: &[&str]) {
+        // A hand-over reads every stream's snapshot first: some kills come before that is done, some after.
+        let after: &[u64] = if is_full() { &[300, 1_500, 6_000] } else { &[150, 800] };
         let began = Instant::now();
         for round in 0.. {
             assert!(began.elapsed() < patience(), "{arguments} does not come to an end; it is {}", self.phase());
             let errors = std::fs::File::create(self.path("verb.txt")).unwrap();
             let mut verb = Process::start(self.command(arguments).stdout(Stdio::null()).stderr(errors), arguments);
             if round < kills {
-                // A hand-over reads every stream's snapshot first: some kills come before that is done, some after.
-                let longest = *self.seed.pick(&[300, 1_500, 6_000]);
+                let longest = *self.seed.pick(after);
                 std::thread::sleep(Duration::from_millis(20 + self.seed.below(longest)));
                 if self.seed.chance(50) {
                     self.cut_for_a_moment();
@@ -334,7 +349,13 @@ impl System {
 
     /// Stops the nodes and reads what they saw, and what a store holds.
     pub fn end(&mut self, owner: &str) -> Seen {
-        self.write("stop", "");
+        self.write(STOP, "");
+        let consumes = |node: &Node| matches!(node.role, Role::Consume(_));
+        for client in self.nodes.iter().filter(|node| !consumes(node)).map(|node| node.client).collect::<Vec<_>>() {
+            self.wait_for(client);
+        }
+        // Nobody appends any more: the end of the feed is that of what consumers have to see.
+        self.write(DRAIN, "");
         for client in self.nodes.iter().map(|node| node.client).collect::<Vec<_>>() {
             self.wait_for(client);
         }
