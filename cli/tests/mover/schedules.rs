@@ -301,8 +301,7 @@ fn node_was_not_told() {
     let end = cutover_leaving(&system, &format!(" --accept-node {name}"));
     let told = system.wait_for(untold);
     assert!(told.contains("refused: Moved") && told.contains("[stores.b]"), "{told}");
-    let a = system.status()["source"]["position"].clone();
-    assert_eq!(a, end, "it wrote to the store that was left");
+    assert_eq!(system.look().source.1.0, end, "it wrote to the store that was left");
     // What it was refused is in neither store: that it is known as such has to be told to the checker.
     let mut seen = system.end("b");
     seen.history.operations.iter_mut().filter(|one| one.returned_at == Returned::Never).for_each(|one| {
@@ -358,8 +357,7 @@ fn appends_are_held(a: Kind, b: Kind) {
     system.a.nodes().set(Line::Open);
     system.until("what was held arrives", || system.a.nodes().released() == system.a.nodes().held());
     system.let_work(50);
-    let a = system.status()["source"]["position"].clone();
-    assert_eq!(a, end, "an append that came late was taken");
+    assert_eq!(system.look().source.1.0, end, "an append that came late was taken");
     println!("{} appends were held past the fence", system.a.nodes().held());
     system.end("b").judge();
 }
@@ -418,7 +416,7 @@ fn target_throttles() {
     }
     let refused = system.b.redis().run("INFO errorstats");
     assert!(refused.contains("errorstat_OOM"), "{refused}");
-    assert!(system.status()["lag"].as_u64().unwrap() > 0);
+    assert!(system.look().lag() > 0);
     system.b.redis().run("CONFIG SET maxmemory 0");
     copied(&system);
     cutover(&system);
@@ -630,10 +628,10 @@ fn byte_is_damaged() {
     system.start();
     let copies = system.copies();
     // It was compared before it is damaged.
-    system.until("all is compared", || system.status()["compared"] == 2);
+    system.until("all is compared", || system.look().compared.0 == 2);
     drop(copies);
     // The last one that closes the file brings all of it into its one place.
-    system.status();
+    system.ok("migrate status");
     let file = system.path("b.db");
     let mut bytes = std::fs::read(&file).unwrap();
     let text = b"to-be-damaged";
@@ -645,7 +643,7 @@ fn byte_is_damaged() {
     let refused = system.run("migrate cutover -y");
     assert!(!refused.status.success(), "it was handed over to a damaged copy");
     println!("{}", String::from_utf8_lossy(&refused.stderr));
-    assert!(["copying", "given_up"].contains(&system.phase().as_str()), "{}", system.phase());
+    assert!(["copying", "given_up"].contains(&system.phase()), "{}", system.phase());
     system.ok("append order-1 --type x --data \"the-third\"");
     let writer = system.node(Role::Write, OLD);
     system.let_work(10);
@@ -698,7 +696,7 @@ fn failover_loses() {
     system.ok("append order-1 --type x --data {}");
     system.start();
     let copies = system.copies();
-    system.until("all of it is copied", || system.status()["target"]["position"] == 2);
+    system.until("all of it is copied", || system.look().target.1.0 == 2);
     system.a.postgres().kill();
     standby.start();
     standby.promote();

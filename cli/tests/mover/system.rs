@@ -12,7 +12,7 @@ use evstore::api::{
 };
 use evstore::{Config, Registry, Sources, StoreName};
 use evstore_conformance::seed::Seed;
-use evstore_migrate::{Migration, Phase, Side, Way, phase};
+use evstore_migrate::{Migration, Phase, Side, Status, Way, phase};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -59,7 +59,7 @@ pub struct System {
     processes: u64,
     ended: Vec<PathBuf>,
     /// How often the migrator was killed in each phase.
-    killed: BTreeMap<String, u32>,
+    killed: BTreeMap<&'static str, u32>,
     /// What processes are told that are started from now on, the migrator too.
     pub environment: Vec<(&'static str, String)>,
     // Last, so that nothing runs any more when it is removed.
@@ -205,12 +205,43 @@ impl System {
         std::fs::read_to_string(self.path("run.txt")).unwrap_or_default()
     }
 
-    pub fn status(&self) -> Value {
-        serde_json::from_str(&self.ok("migrate status -o json")).unwrap()
+    /// Where the move stands. The command looks twice for it, a second apart.
+    pub fn look(&self) -> Status {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let began = Instant::now();
+        loop {
+            let looked = runtime.block_on(async {
+                let sides = [self.side("a").await?, self.side("b").await?];
+                let [source, target] = sides.clone();
+                let status = Migration::new(source, target)?.status().await;
+                for side in sides {
+                    side.store.close().await?;
+                    side.admin.close().await?;
+                }
+                status
+            });
+            match looked {
+                Ok(status) => return status,
+                // A server that was killed or cut off a moment ago.
+                Err(error) => assert!(began.elapsed() < patience(), "where the move stands is not known: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
-    pub fn phase(&self) -> String {
-        self.status()["phase"].as_str().unwrap().to_owned()
+    /// A store as the migrator opens it.
+    async fn side(&self, name: &str) -> Result<Side> {
+        let config = self.path(OPERATOR);
+        let sources = Sources::new(self.folder.path(), evstore::Environment::default()).with_file(&config);
+        let name = StoreName::new(name)?;
+        let configured = Registry::builtin().settings(&Config::load(&sources)?, &name)?;
+        let store = configured.provider.opener.open(&configured.settings).await?;
+        Ok(Side { name, store, admin: configured.open_admin().await? })
+    }
+
+    /// The phase, by its name.
+    pub fn phase(&self) -> &'static str {
+        self.look().phase.name()
     }
 
     /// Waits until something holds.
@@ -249,20 +280,8 @@ impl System {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let config = self.path(OPERATOR);
-            let sources = Sources::new(self.folder.path(), evstore::Environment::default()).with_file(&config);
-            let config = Config::load(&sources).unwrap();
-            let (from, to) = (StoreName::new(from).unwrap(), StoreName::new(to).unwrap());
-            let registry = Registry::builtin();
-            let side = |name: StoreName| {
-                let configured = registry.settings(&config, &name).unwrap();
-                async move {
-                    let store = configured.provider.opener.open(&configured.settings).await.unwrap();
-                    Side { name, store, admin: configured.open_admin().await.unwrap() }
-                }
-            };
             let deadline = || Deadline::within(patience());
-            let (from, to) = (side(from).await, side(to).await);
+            let (from, to) = (self.side(from).await.unwrap(), self.side(to).await.unwrap());
             if let Phase::Fenced(_) = wanted {
                 let owner = from.admin.read_meta(deadline()).await.unwrap();
                 let new = phase::fenced(&owner, &to.name);
@@ -321,14 +340,14 @@ impl System {
                 }
                 drop(verb);
                 let phase = self.phase();
-                *self.killed.entry(phase.clone()).or_default() += 1;
-                if phases.contains(&phase.as_str()) {
+                *self.killed.entry(phase).or_default() += 1;
+                if phases.contains(&phase) {
                     return;
                 }
             } else {
                 let end = verb.wait();
                 let phase = self.phase();
-                if phases.contains(&phase.as_str()) {
+                if phases.contains(&phase) {
                     return;
                 }
                 let said = std::fs::read_to_string(self.path("verb.txt")).unwrap();
@@ -373,8 +392,8 @@ impl System {
     /// Both stores hold the same, byte for byte. Nobody may write any more, and a migrator has to copy.
     pub fn check_same(&self) {
         self.until("all is copied", || {
-            let status = self.status();
-            status["lag"] == 0 && status["source"]["position"] == status["target"]["position"]
+            let status = self.look();
+            status.source.1 == status.target.1
         });
         let export = |store: &str| self.ok(&format!("-s {store} export"));
         assert_eq!(blake3::hash(export("a").as_bytes()), blake3::hash(export("b").as_bytes()), "the stores differ");
