@@ -174,11 +174,7 @@ impl Drop for Cluster {
         if let Some(mut process) = self.process.take() {
             // Asked to stop at once, it takes its children along.
             let _ = Command::new("kill").args(["-QUIT", &process.id().to_string()]).status();
-            let began = Instant::now();
             let _ = process.wait();
-            if began.elapsed() > Duration::from_secs(2) {
-                println!("{:?} {}", began.elapsed(), self.log());
-            }
         }
     }
 }
