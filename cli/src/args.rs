@@ -2,7 +2,7 @@
 
 use crate::commands::{
     append, checkpoint, compare, completions, config, conformance, doctor, estimate, export, feed, generate, import,
-    init, man, migrate, profile, providers, read, schema, snapshot, stream, tour, verify,
+    init, man, migrate, nodes, profile, providers, read, schema, snapshot, stream, tour, verify,
 };
 use crate::exit;
 use crate::output::Format;
@@ -101,6 +101,8 @@ pub enum Command {
     Verify(verify::Args),
     /// Move a running system to another store, with a way back.
     Migrate(migrate::Args),
+    /// List the processes that use a store, and whether they know where it may be moved to.
+    Nodes(nodes::Args),
     /// Hold stores to the catalog of promises.
     Conformance(conformance::Args),
     /// Measure stores side by side: the same workloads against each, and what they promise.

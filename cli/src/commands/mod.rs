@@ -15,6 +15,7 @@ pub mod import;
 pub mod init;
 pub mod man;
 pub mod migrate;
+pub mod nodes;
 pub mod profile;
 pub mod providers;
 pub mod read;
@@ -47,6 +48,7 @@ pub async fn run(command: Command, session: &mut Session) -> Result {
         Command::Import(args) => import::run(args, session).await,
         Command::Verify(args) => verify::run(args, session).await,
         Command::Migrate(args) => migrate::run(args, session).await,
+        Command::Nodes(args) => nodes::run(args, session).await,
         Command::Conformance(args) => conformance::run(args, session).await,
         Command::Compare(args) => compare::run(args, session).await,
         Command::Profile(args) => profile::run(args, session).await,
