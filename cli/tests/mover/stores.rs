@@ -110,7 +110,12 @@ impl Place {
             Kind::Sqlite => Engine::File,
             Kind::Postgres => Engine::Postgres(Cluster::new()),
             Kind::Redis => Engine::Redis(Redis::new()),
-            Kind::DynamoDb => Engine::shared("EVSTORE_TEST_DYNAMODB_URL", kind, "region = \"local\"\ntable", name),
+            Kind::DynamoDb => Engine::shared(
+                "EVSTORE_TEST_DYNAMODB_URL",
+                kind,
+                "region = \"local\"\nfeed = \"transactional\"\ntable",
+                name,
+            ),
             Kind::S3 => {
                 let keys = "region = \"us-east-1\"\nbucket = \"evstore-test\"\nprefix";
                 Engine::shared("EVSTORE_TEST_S3_URL", kind, keys, name)
