@@ -78,6 +78,7 @@ const OTHERS: &[Setup] = &[
     Setup::Redis(redis::Release::Distribution, redis::Setup::Sentinel, ""),
     Setup::Redis(redis::Release::Newest, redis::Setup::Partitions, ""),
     Setup::DynamoDb("snapshots=interleaved"),
+    Setup::DynamoDb("feed=transactional"),
 ];
 
 /// Those that need no engine.
@@ -102,6 +103,8 @@ const EVERY: &[Setup] = &[
     Setup::Redis(redis::Release::Distribution, redis::Setup::Partitions, ""),
     Setup::DynamoDb(""),
     Setup::DynamoDb("snapshots=interleaved"),
+    Setup::DynamoDb("feed=transactional"),
+    Setup::DynamoDb("feed=transactional;snapshots=interleaved"),
     Setup::S3,
 ];
 
