@@ -12,6 +12,7 @@ pub mod group_commit;
 pub mod keys;
 pub mod limits;
 pub mod prefix;
+pub mod presence;
 pub mod refusal;
 pub mod state;
 pub mod stream_page;

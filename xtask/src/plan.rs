@@ -78,6 +78,7 @@ const OTHERS: &[Setup] = &[
     Setup::Redis(redis::Release::Distribution, redis::Setup::Sentinel, ""),
     Setup::Redis(redis::Release::Newest, redis::Setup::Partitions, ""),
     Setup::DynamoDb("snapshots=interleaved"),
+    Setup::DynamoDb("feed=transactional"),
 ];
 
 /// Those that need no engine.
@@ -102,6 +103,8 @@ const EVERY: &[Setup] = &[
     Setup::Redis(redis::Release::Distribution, redis::Setup::Partitions, ""),
     Setup::DynamoDb(""),
     Setup::DynamoDb("snapshots=interleaved"),
+    Setup::DynamoDb("feed=transactional"),
+    Setup::DynamoDb("feed=transactional;snapshots=interleaved"),
     Setup::S3,
 ];
 
@@ -154,7 +157,8 @@ fn on_engines(postgres: postgres::Release, redis: redis::Release, command: &mut 
 }
 
 fn doc_tests() -> Result<()> {
-    run("examples in the documentation", &mut cargo(&["test", "--workspace", "--doc", "--quiet"]))
+    let arguments = ["test", "--workspace", "--doc", "--quiet", "--features", EVERYTHING];
+    run("examples in the documentation", &mut cargo(&arguments))
 }
 
 /// Set-ups held to the catalog by the command that a user types. What was not run is listed by it.
@@ -189,8 +193,7 @@ fn kill(seed: u64) -> Result<()> {
 
 /// Every ordered pair of stores, one after the other: each is a load of its own.
 fn moves(seed: u64) -> Result<()> {
-    let arguments = ["test", "-p", "evstore-cli", "--features", "engine-tests", "--test", "mover", "--"];
-    let mut command = cargo(&arguments);
+    let mut command = cargo(&["test", "--workspace", "--features", EVERYTHING, "--test", "mover", "--"]);
     command.args(["moved", "--include-ignored", "--test-threads", "1"]);
     command.env("EVSTORE_TEST_KILLS", KILLS).env("EVSTORE_TEST_SEED", seed.to_string());
     on_engines(postgres::Release::Newest, redis::Release::Newest, &mut command)
