@@ -2,7 +2,7 @@
 
 use crate::commands::{
     append, checkpoint, compare, completions, config, conformance, doctor, estimate, export, feed, generate, import,
-    init, man, migrate, profile, providers, read, schema, sequencer, snapshot, stream, tour, verify,
+    init, man, migrate, nodes, profile, providers, read, schema, sequencer, snapshot, stream, tour, verify,
 };
 use crate::exit;
 use crate::output::Format;
@@ -103,6 +103,8 @@ pub enum Command {
     Verify(verify::Args),
     /// Move a running system to another store, with a way back.
     Migrate(migrate::Args),
+    /// List the processes that use a store, and whether they know where it may be moved to.
+    Nodes(nodes::Args),
     /// Hold stores to the catalog of promises.
     Conformance(conformance::Args),
     /// Measure stores side by side: the same workloads against each, and what they promise.
@@ -121,6 +123,9 @@ pub enum Command {
     /// A process that a check started.
     #[command(name = "conformance-worker", hide = true)]
     ConformanceWorker,
+    /// What a process does that a comparison starts and kills.
+    #[command(name = "compare-worker", hide = true)]
+    CompareWorker,
 }
 
 /// Reads the name of a store.

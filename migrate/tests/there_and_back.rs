@@ -88,6 +88,40 @@ async fn memory_and_sqlite(folder: &std::path::Path) -> Migration {
     Migration::new(old, Side { name: name("new"), store, admin }).unwrap()
 }
 
+#[tokio::test]
+async fn a_shorter_window_is_accepted_by_name_only() {
+    let memory = evstore_memory::provider();
+    let side = async |name: &str, window: Option<&str>| {
+        let name = StoreName::new(name).unwrap();
+        let window = window.map(|window| ("idempotency_commits".to_owned(), window.to_owned()));
+        let given = [("name".to_owned(), name.to_string())].into_iter().chain(window);
+        let settings = Settings::new(name.clone(), memory.keys, given).unwrap();
+        let (store, admin) = (memory.opener.open(&settings).await, memory.opener.open_admin(&settings).await);
+        Side { name, store: store.unwrap(), admin: admin.unwrap() }
+    };
+    let migration = Migration::new(side("long", None).await, side("short", Some("64")).await).unwrap();
+    let plan = migration.plan(None).await.unwrap();
+    let names: Vec<_> = plan.weaker.iter().map(|weaker| weaker.name).collect();
+    assert_eq!(names, ["window"]);
+    let refused = plan.check(&[].into()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unsupported);
+    assert!(refused.to_string().contains("accept: window"), "{refused}");
+    plan.check(&["window".to_owned()].into()).unwrap();
+    // The other way it is no loss.
+    let migration = Migration::new(side("less", Some("64")).await, side("more", Some("65")).await).unwrap();
+    assert!(migration.plan(None).await.unwrap().weaker.is_empty());
+    // What is accepted is what it says: inside the window of the target one that is sent again is known, before it not.
+    let migration = Migration::new(side("all", None).await, side("last", Some("64")).await).unwrap();
+    for id in 1..=100 {
+        migration.source().store.append(append("a-1", id, 1)).await.unwrap();
+    }
+    migration.start().await.unwrap();
+    hand_over(migration.cutover(PATIENCE, None).await).await;
+    let target = &migration.target().store;
+    assert!(target.append(append("a-1", 37, 1)).await.unwrap().repeated);
+    assert!(!target.append(append("a-1", 36, 1)).await.unwrap().repeated);
+}
+
 async fn feed(store: &dyn EventStore, after: &Cursor) -> Vec<String> {
     let request = ReadFeed {
         from: FeedStart::After(after.clone()),

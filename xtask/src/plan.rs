@@ -158,7 +158,8 @@ fn on_engines(postgres: postgres::Release, redis: redis::Release, command: &mut 
 }
 
 fn doc_tests() -> Result<()> {
-    run("examples in the documentation", &mut cargo(&["test", "--workspace", "--doc", "--quiet"]))
+    let arguments = ["test", "--workspace", "--doc", "--quiet", "--features", EVERYTHING];
+    run("examples in the documentation", &mut cargo(&arguments))
 }
 
 /// Set-ups held to the catalog by the command that a user types. What was not run is listed by it.
@@ -193,8 +194,7 @@ fn kill(seed: u64) -> Result<()> {
 
 /// Every ordered pair of stores, one after the other: each is a load of its own.
 fn moves(seed: u64) -> Result<()> {
-    let arguments = ["test", "-p", "evstore-cli", "--features", "engine-tests", "--test", "mover", "--"];
-    let mut command = cargo(&arguments);
+    let mut command = cargo(&["test", "--workspace", "--features", EVERYTHING, "--test", "mover", "--"]);
     command.args(["moved", "--include-ignored", "--test-threads", "1"]);
     command.env("EVSTORE_TEST_KILLS", KILLS).env("EVSTORE_TEST_SEED", seed.to_string());
     on_engines(postgres::Release::Newest, redis::Release::Newest, &mut command)

@@ -15,6 +15,7 @@ pub mod import;
 pub mod init;
 pub mod man;
 pub mod migrate;
+pub mod nodes;
 pub mod profile;
 pub mod providers;
 pub mod read;
@@ -49,6 +50,7 @@ pub async fn run(command: Command, session: &mut Session) -> Result {
         Command::Sequencer(args) => sequencer::run(args, session).await,
         Command::Verify(args) => verify::run(args, session).await,
         Command::Migrate(args) => migrate::run(args, session).await,
+        Command::Nodes(args) => nodes::run(args, session).await,
         Command::Conformance(args) => conformance::run(args, session).await,
         Command::Compare(args) => compare::run(args, session).await,
         Command::Profile(args) => profile::run(args, session).await,
@@ -57,5 +59,6 @@ pub async fn run(command: Command, session: &mut Session) -> Result {
         Command::Man(args) => man::run(&args, session),
         Command::Generate(args) => generate::run(&args, session).await,
         Command::ConformanceWorker => conformance::work(session).await,
+        Command::CompareWorker => compare::work(session).await,
     }
 }
