@@ -215,6 +215,7 @@ mod tests {
         let prices = Prices::list();
         let of = |feed: &str| prices.design("dynamodb", &BTreeMap::from([("feed".to_owned(), feed.to_owned())]));
         assert_eq!((of("transactional").write_times, of("transactional").write_items_more), (2.0, 1.0));
+        assert_eq!((of("sequencer").write_times, of("sequencer").write_items_more), (1.0, 1.0));
         assert_eq!((of("another").write_times, of("another").write_items_more), (1.0, 0.0));
         assert_eq!(prices.designs_of("s3"), [Design::plain()]);
     }
