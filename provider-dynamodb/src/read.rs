@@ -417,7 +417,7 @@ pub async fn read_feed(client: &Client, request: &ReadFeed) -> Result<FeedPage> 
     Ok(page.finish(meta.meta.incarnation(), end, usage))
 }
 
-/// Lets the sequencer of this handle make a step if it is its turn, so that who appended and reads finds it. Whether it did.
+/// Lets the sequencer of this handle work if it is its turn, so that who appended and reads finds it. Whether it did.
 async fn catch_up(client: &Client, deadline: Deadline) -> bool {
     let Some(sequencer) = client.sequencer() else { return false };
     match client.config().feed {
@@ -425,7 +425,7 @@ async fn catch_up(client: &Client, deadline: Deadline) -> bool {
         Feed::Sequencer { inside: false, .. } | Feed::Transactional => return false,
     }
     // Where it fails, the feed is what it is: its background task says why.
-    matches!(sequencer.turn(client, deadline).await, Ok(Some(_)))
+    sequencer.catch_up(client, deadline).await.unwrap_or(false)
 }
 
 /// Hands in what a record of the log holds behind a place, fetching its commits as they are needed.

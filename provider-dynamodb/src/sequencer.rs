@@ -53,6 +53,10 @@ const STEP_MAX: Duration = Duration::from_secs(600);
 const ROUND_CHANGES_FEW: usize = 500;
 /// Rounds of one call that asks how far the feed is behind.
 const LAG_ROUNDS_MAX: u32 = 64;
+/// Steps of one reader who came to the end.
+const CATCH_UP_STEPS_MAX: u32 = 16;
+/// How much longer than a step takes nothing is asked for after it, as long as little comes.
+const RESTS: u32 = 3;
 /// How much less often is looked where nothing was found for a while.
 pub const IDLE_POLLS: u32 = 5;
 /// Pause of an operator's call before it goes on where the service asks for a slower pace: a shard is read five times a second.
@@ -176,6 +180,21 @@ impl Sequencer {
         step(client, &mut state, deadline).await.map(Some)
     }
 
+    /// Makes steps while they bring something, if it is this handle's turn: for a reader who came to the end. Whether it was.
+    ///
+    /// # Errors
+    /// As reads and writes have them.
+    pub async fn catch_up(&self, client: &Client, deadline: Deadline) -> Result<bool> {
+        let Some(mut stepped) = self.turn(client, deadline).await? else { return Ok(false) };
+        for _ in 0..CATCH_UP_STEPS_MAX {
+            if matches!(stepped, Step::Quiet | Step::Lost) {
+                break;
+            }
+            stepped = step(client, &mut *self.state.lock().await, deadline).await?;
+        }
+        Ok(true)
+    }
+
     /// How far the feed is behind what the change stream has.
     ///
     /// # Errors
@@ -205,16 +224,19 @@ impl Sequencer {
 pub async fn run(client: Arc<Client>, mut closed: watch::Receiver<bool>) {
     let (Some(sequencer), Feed::Sequencer { poll, .. }) = (client.sequencer(), client.config().feed) else { return };
     let task = async {
-        let (mut failing, mut last, mut pause) = (None, Instant::now(), poll);
+        let (mut failing, mut last, mut pause, mut rest) = (None, Instant::now(), poll, poll);
         loop {
             // A timeout is a look for what other processes appended: less often while there is nothing.
             let _nudged = tokio::time::timeout(pause, sequencer.work.notified()).await;
             // What came meanwhile is logged together.
-            tokio::time::sleep(poll.saturating_sub(last.elapsed())).await;
+            tokio::time::sleep(rest.saturating_sub(last.elapsed())).await;
             last = Instant::now();
             match sequencer.turn(&client, Deadline::within(STEP_MAX)).await {
                 Ok(stepped) => {
                     failing = None;
+                    // An engine that answers slowly has others to answer too, unless much has come.
+                    let is_much = matches!(stepped, Some(Step::Logged(commits)) if commits >= REFS_MAX as u64);
+                    rest = if is_much { poll } else { poll.max(last.elapsed() * RESTS).min(poll * IDLE_POLLS) };
                     pause = match stepped {
                         Some(Step::Quiet) | None => (pause * 2).min(poll * IDLE_POLLS),
                         Some(Step::Logged(_) | Step::Nothing | Step::Lost) => poll,

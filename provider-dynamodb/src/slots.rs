@@ -82,7 +82,7 @@ struct Writing<'a> {
 }
 
 enum Tried {
-    Done(Done),
+    Done(Box<Done>),
     /// What it rested on was read anew.
     Again,
     /// Others are at it just now.
@@ -101,7 +101,8 @@ impl<'a> Writing<'a> {
             refusal::check_deadline(self.deadline)?;
             match self.attempt().await? {
                 Tried::Done(done) => {
-                    return Ok(Done { receipt: Appended { usage: self.usage, ..done.receipt }, ..done });
+                    let Done { receipt, last, had_from } = *done;
+                    return Ok(Done { receipt: Appended { usage: self.usage, ..receipt }, last, had_from });
                 }
                 Tried::Again => {}
                 Tried::Contended => {
@@ -138,7 +139,8 @@ impl<'a> Writing<'a> {
         };
         let slot = match decision {
             Ok(Decision::Repeated(receipt)) => {
-                return Ok(Tried::Done(Done { receipt, last: known.last, had_from: CommitNumber(1) }));
+                let done = Done { receipt, last: known.last, had_from: CommitNumber(1) };
+                return Ok(Tried::Done(Box::new(done)));
             }
             Ok(Decision::Write(slot)) => slot,
             Err(error) => return self.doubt(error).await,
@@ -205,7 +207,7 @@ impl<'a> Writing<'a> {
             }
         };
         match written {
-            Written::Done => Ok(Tried::Done(self.done(known, slot, &frame))),
+            Written::Done => Ok(Tried::Done(Box::new(self.done(known, slot, &frame)))),
             Written::Contended => Ok(Tried::Contended),
             Written::Refused(there) => self.taken(known, &slot, there).await,
         }
@@ -235,7 +237,7 @@ impl<'a> Writing<'a> {
                 known.push(last.clone(), receipt.clone(), self.client.window());
                 self.client.memory().learn(&wanted.stream, known);
                 self.client.appended();
-                return Ok(Tried::Done(Done { receipt, last, had_from }));
+                return Ok(Tried::Done(Box::new(Done { receipt, last, had_from })));
             }
         }
         self.refresh().await?;

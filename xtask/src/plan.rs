@@ -59,6 +59,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "accidents on Postgres 15", lane: Lane::All, run: |_| older_postgres() },
     Step { name: "accidents on Redis 7", lane: Lane::All, run: |_| older_redis() },
     Step { name: "kill -9 of an appending process, 100 times", lane: Lane::All, run: kill },
+    Step { name: "DynamoDB's sequencers, killed 50 times under load", lane: Lane::All, run: |_| sequencers() },
     Step { name: "the models of a move, in their largest scopes", lane: Lane::All, run: |_| models() },
     Step {
         name: "a system under load, moved between every pair of stores by a migrator that is killed 20 times",
@@ -197,6 +198,24 @@ fn moves(seed: u64) -> Result<()> {
     command.args(["moved", "--include-ignored", "--test-threads", "1"]);
     command.env("EVSTORE_TEST_KILLS", KILLS).env("EVSTORE_TEST_SEED", seed.to_string());
     on_engines(postgres::Release::Newest, redis::Release::Newest, &mut command)
+}
+
+fn sequencers() -> Result<()> {
+    let arguments = [
+        "test",
+        "-p",
+        "evstore-dynamodb",
+        "--features",
+        "engine-tests",
+        "--test",
+        "accidents",
+        "--",
+        "sequencers_that_die",
+    ];
+    let engine = dynamodb::DynamoDb::start()?;
+    let mut command = cargo(&arguments);
+    command.envs(engine.environment()).env("EVSTORE_TEST_SEQUENCER_KILLS", "50");
+    run("sequencers that are killed", &mut command)
 }
 
 fn models() -> Result<()> {

@@ -14,6 +14,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+use tokio::task::AbortHandle;
 
 const BEHIND: (&str, &str) = ("feed", "sequencer");
 /// Nobody sequences by itself.
@@ -196,6 +197,18 @@ async fn load(store: Arc<dyn EventStore>, writer: usize, stop: Arc<AtomicBool>) 
     acknowledged
 }
 
+/// A sequencer that works until it is dropped.
+async fn advance_for_ever(scratch: &Scratch) -> AbortHandle {
+    let admin = scratch.admin().await;
+    let task = tokio::spawn(async move {
+        loop {
+            // What it fails with, the next one finds mended.
+            let _failed = admin.advance_feed(AdvanceFeed { deadline: deadline() }).await;
+        }
+    });
+    task.abort_handle()
+}
+
 /// How often a sequencer is killed: more before a release.
 fn kills() -> u32 {
     std::env::var("EVSTORE_TEST_SEQUENCER_KILLS").map_or(12, |kills| kills.parse().expect("a number of kills"))
@@ -227,16 +240,7 @@ async fn sequencers_that_die_anywhere_and_meet_lose_nothing_and_repeat_nothing()
     });
     for kill in chance.chunks(4) {
         // Two at once, each dropped wherever it is.
-        let one = async || {
-            let admin = scratch.admin().await;
-            tokio::spawn(async move {
-                loop {
-                    // What it fails with, the next one finds mended.
-                    let _failed = admin.advance_feed(AdvanceFeed { deadline: deadline() }).await;
-                }
-            })
-        };
-        let (first, second) = (one().await, one().await);
+        let (first, second) = (advance_for_ever(&scratch).await, advance_for_ever(&scratch).await);
         tokio::time::sleep(Duration::from_millis(20 + u64::from(kill[0]) / 2)).await;
         first.abort();
         tokio::time::sleep(Duration::from_millis(u64::from(kill[1]) / 4)).await;
