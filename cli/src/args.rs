@@ -121,6 +121,9 @@ pub enum Command {
     /// A process that a check started.
     #[command(name = "conformance-worker", hide = true)]
     ConformanceWorker,
+    /// What a process does that a comparison starts and kills.
+    #[command(name = "compare-worker", hide = true)]
+    CompareWorker,
 }
 
 /// Reads the name of a store.

@@ -15,10 +15,13 @@ const HEADING: f64 = 20.0;
 /// Most characters of a store's name beside its bar.
 const NAME_CHARS: usize = 12;
 
-/// Bars of operations in a second, grouped by callers, each with the lowest and the highest round.
+/// Bars of operations in a second, grouped by callers, each with the lowest and the highest round, and a mark where the engine's bare
+/// client is.
 #[must_use]
 pub fn rates(rows: &[&Row], stores: &[String]) -> String {
-    let most = rows.iter().map(|row| row.per_second.high).fold(1.0, f64::max);
+    let floor =
+        |row: &Row| row.of_floor.filter(|ratio| ratio.median > 0.0).map(|ratio| row.per_second.median / ratio.median);
+    let most = rows.iter().map(|row| row.per_second.high.max(floor(row).unwrap_or_default())).fold(1.0, f64::max);
     let scale = |value: f64| LEFT + (WIDTH - LEFT - RIGHT) * value / most;
     draw("operations in a second", rows, stores, |svg, row, y| {
         let spread = row.per_second;
@@ -36,7 +39,13 @@ pub fn rates(rows: &[&Row], stores: &[String]) -> String {
             middle - 3.0,
             middle - 3.0
         );
-        text(svg, "value", high.max(LEFT + width) + 5.0, middle + 4.0, &rate(spread.median));
+        let mut end = high.max(LEFT + width);
+        if let Some(floor) = floor(row) {
+            let at = scale(floor);
+            let _ = write!(svg, "<path class=\"floor\" d=\"M{at:.1} {:.1}v{:.1}\"/>", y + 1.0, LINE - 2.0);
+            end = end.max(at);
+        }
+        text(svg, "value", end + 5.0, middle + 4.0, &rate(spread.median));
     })
 }
 

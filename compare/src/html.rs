@@ -3,8 +3,9 @@
 use crate::against::{Changes, Verdict};
 use crate::chart;
 use crate::cost::Cost;
-use crate::estimate::Bill;
+use crate::estimate::{Bill, Reckoned};
 use crate::figures::{dollars, grouped, rate, share, time};
+use crate::losses::{Fault, How};
 use crate::report::{Latency, Report, Row};
 use crate::workload::Workload;
 use evstore_api::{Error, ErrorKind, Result};
@@ -38,6 +39,8 @@ pub fn page(report: &Report, changes: Option<&Changes>) -> Result<String> {
         harness: report.harness.as_ref().map(|harness| (share(harness.share), harness.row.clone())),
         costs: report.costs.iter().map(paid).collect(),
         bills: report.bills.iter().map(billed).collect(),
+        reckoned: report.reckoned.iter().map(shown_reckoned).collect(),
+        losses: losses(report),
         left_out: left_out(report),
         changes: changes.map(shown_changes),
         plan: toml::to_string(&report.plan).unwrap_or_default(),
@@ -62,6 +65,8 @@ struct Page<'a> {
     harness: Option<(String, String)>,
     costs: Vec<Paid>,
     bills: Vec<Paid>,
+    reckoned: Vec<Paid>,
+    losses: Vec<(String, Vec<String>)>,
     left_out: Vec<String>,
     changes: Option<ShownChanges>,
     plan: String,
@@ -119,7 +124,9 @@ fn section(report: &Report, workload: &Workload) -> Option<Section> {
     if rows.is_empty() {
         return None;
     }
-    let drawn: Vec<&Row> = rows.iter().copied().filter(|row| !row.harness || workload.rate.is_some()).collect();
+    // A floor is a mark on the bar of its store.
+    let drawn: Vec<&Row> =
+        rows.iter().copied().filter(|row| row.bare.is_none() && (!row.harness || workload.rate.is_some())).collect();
     let stores: Vec<String> = report.stores.iter().map(|store| store.name.clone()).collect();
     let columns = columns(workload);
     Some(Section {
@@ -133,7 +140,7 @@ fn section(report: &Report, workload: &Workload) -> Option<Section> {
             .iter()
             .map(|row| Shown {
                 id: row.id(),
-                harness: row.harness,
+                harness: !row.is_of_store(),
                 cells: columns.iter().map(|(_, cell)| cell(row)).collect(),
             })
             .collect(),
@@ -151,6 +158,12 @@ fn columns(workload: &Workload) -> Vec<Column> {
         ("store", |row| row.store.clone()),
         ("a second", |row| if row.is_measured() { rate(row.per_second.median) } else { "not measured".into() }),
         ("lowest to highest round", |row| format!("{} to {}", rate(row.per_second.low), rate(row.per_second.high))),
+        ("of its floor", |row| {
+            row.of_floor.map_or_else(
+                || "-".into(),
+                |ratio| format!("{:.2} ({:.2} to {:.2})", ratio.median, ratio.low, ratio.high),
+            )
+        }),
         ("half within", |row| time(row.latency.p50_us)),
         ("99 % within", |row| time(row.latency.p99_us)),
         ("99.9 % within", |row| time(row.latency.p999_us)),
@@ -216,6 +229,35 @@ fn paid(cost: &Cost) -> Paid {
     let or_none = |usd: f64| if usd == 0.0 { "-".to_owned() } else { dollars(usd) };
     let cells = std::iter::once(cost.counted_usd).chain(cost.hours_usd).map(or_none).collect();
     Paid { row: cost.row.clone(), offer: cost.offer.clone(), cells }
+}
+
+fn shown_reckoned(reckoned: &Reckoned) -> Paid {
+    let difference = if reckoned.estimated > 0.0 {
+        format!("{:+.0} %", (reckoned.counted / reckoned.estimated - 1.0) * 100.0)
+    } else {
+        "-".into()
+    };
+    let cells =
+        vec![reckoned.of.clone(), format!("{:.2}", reckoned.estimated), format!("{:.2}", reckoned.counted), difference];
+    Paid { row: reckoned.row.clone(), offer: reckoned.offer.clone(), cells }
+}
+
+/// For each store what each accident takes.
+fn losses(report: &Report) -> Vec<(String, Vec<String>)> {
+    let of = |store: &str, fault: Fault| {
+        let found = report.losses.iter().find(|loss| loss.store == store && loss.fault == fault);
+        found.map_or_else(
+            || "-".to_owned(),
+            |loss| {
+                let how = if loss.how == How::Model { "by a model: " } else { "" };
+                format!("{how}{}", loss.said)
+            },
+        )
+    };
+    let of_store = |store: &str| {
+        (store.to_owned(), [Fault::Node, Fault::Power, Fault::Failover].map(|fault| of(store, fault)).into())
+    };
+    report.stores.iter().map(|store| of_store(&store.name)).collect()
 }
 
 fn billed(bill: &Bill) -> Paid {

@@ -55,6 +55,7 @@ async fn measured(plan: &str, contenders: Vec<Contender>) -> Report {
         seed: 1,
         prices: Prices::list(),
         conformance: BTreeMap::new(),
+        losses: Vec::new(),
     };
     Report::new(results.found(), circumstances, |_| Vec::new())
 }

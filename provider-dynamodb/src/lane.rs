@@ -22,7 +22,7 @@ use evstore_api::{
     Usage,
 };
 use evstore_kit::decide::{self, Decision, Situation, Slot, Wanted};
-use evstore_kit::refusal;
+use evstore_kit::{group_commit, refusal};
 use futures::future::join_all;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -664,8 +664,8 @@ impl<'a> Batch<'a> {
     }
 
     fn answer(&self, jobs: Vec<Job>, decided: Decided) {
-        let usage = share(self.usage, jobs.len());
-        for (job, verdict) in jobs.into_iter().zip(decided.verdicts) {
+        let shares = group_commit::shares(self.usage, jobs.len());
+        for ((job, verdict), usage) in jobs.into_iter().zip(decided.verdicts).zip(shares) {
             let overlay = decided.overlays.get(&job.work.wanted.stream).expect("every job's stream was looked at");
             let (receipt, had_from) = match verdict {
                 Verdicted::Write(slot, _) => (Ok(slot.receipt(&job.work.wanted, usage)), overlay.had_from),
@@ -682,8 +682,8 @@ impl<'a> Batch<'a> {
 
     /// Answers a batch whose transaction failed: what stands in the tables holds all the same.
     fn failed(&self, jobs: Vec<Job>, decided: Decided, error: &Error) {
-        let usage = share(self.usage, jobs.len());
-        for (job, verdict) in jobs.into_iter().zip(decided.verdicts) {
+        let shares = group_commit::shares(self.usage, jobs.len());
+        for ((job, verdict), usage) in jobs.into_iter().zip(decided.verdicts).zip(shares) {
             let overlay = decided.overlays.get(&job.work.wanted.stream).expect("every job's stream was looked at");
             let done = match verdict {
                 Verdicted::Answered(receipt, Ground::Stands) => receipt.map(|receipt| Done {
@@ -771,16 +771,6 @@ fn fail(jobs: Vec<Job>, error: &Error) {
 fn answer(job: Job, answer: Result<Done>) {
     // Nobody may be left to hear it.
     let _nobody = job.answer.send(answer);
-}
-
-/// What each of several calls cost of what they cost together.
-fn share(usage: Usage, calls: usize) -> Usage {
-    let calls = calls.max(1);
-    Usage {
-        requests: usage.requests.div_ceil(calls as u32),
-        read_units: usage.read_units / calls as f64,
-        write_units: usage.write_units / calls as f64,
-    }
 }
 
 /// From half of a pause to all of it.

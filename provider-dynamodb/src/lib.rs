@@ -11,6 +11,7 @@ mod codec;
 mod config;
 mod error;
 mod examine;
+pub mod floor;
 mod known;
 mod lane;
 mod link;

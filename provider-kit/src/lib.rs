@@ -7,6 +7,7 @@ pub mod copy;
 pub mod decide;
 pub mod escape;
 pub mod feed_page;
+pub mod floor;
 pub mod group_commit;
 pub mod keys;
 pub mod limits;

@@ -168,7 +168,8 @@ fn on_engines(postgres: postgres::Release, redis: redis::Release, command: &mut 
 }
 
 fn doc_tests() -> Result<()> {
-    run("examples in the documentation", &mut cargo(&["test", "--workspace", "--doc", "--quiet"]))
+    let arguments = ["test", "--workspace", "--doc", "--quiet", "--features", EVERYTHING];
+    run("examples in the documentation", &mut cargo(&arguments))
 }
 
 /// Set-ups held to the catalog by the command that a user types. What was not run is listed by it.
@@ -204,8 +205,7 @@ fn kill(given: Run) -> Result<()> {
 /// Every ordered pair of stores, one after the other: each is a load of its own. Those that are done are noted, so that a run with the
 /// same seed goes on where one was stopped; with a budget the pairs that were not begun are listed as failed.
 fn moves(given: Run) -> Result<()> {
-    let arguments = ["test", "-p", "evstore-cli", "--features", "engine-tests", "--test", "mover", "--"];
-    let mut command = cargo(&arguments);
+    let mut command = cargo(&["test", "--workspace", "--features", EVERYTHING, "--test", "mover", "--"]);
     command.args(["moved", "--include-ignored", "--test-threads", "1"]);
     command.env("EVSTORE_TEST_KILLS", KILLS).env("EVSTORE_TEST_SEED", given.seed.to_string());
     let done = target().join("xtask");

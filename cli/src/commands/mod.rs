@@ -57,5 +57,6 @@ pub async fn run(command: Command, session: &mut Session) -> Result {
         Command::Man(args) => man::run(&args, session),
         Command::Generate(args) => generate::run(&args, session).await,
         Command::ConformanceWorker => conformance::work(session).await,
+        Command::CompareWorker => compare::work(session).await,
     }
 }
