@@ -2,7 +2,7 @@
 
 use crate::commands::{
     append, checkpoint, compare, completions, config, conformance, doctor, estimate, export, feed, generate, import,
-    init, man, migrate, nodes, profile, providers, read, schema, snapshot, stream, tour, verify,
+    init, man, migrate, nodes, profile, providers, read, schema, sequencer, snapshot, stream, tour, verify,
 };
 use crate::exit;
 use crate::output::Format;
@@ -93,6 +93,8 @@ pub enum Command {
     Snapshot(snapshot::Args),
     /// List, show, set or delete the checkpoints of consumers.
     Checkpoint(checkpoint::Args),
+    /// Give what was appended its place in the feed, where appends do not.
+    Sequencer(sequencer::Args),
     /// Write everything in a store to a file.
     Export(export::Args),
     /// Append a log, or restore an export into an empty store.

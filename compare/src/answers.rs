@@ -126,9 +126,12 @@ fn loads(report: &Report) -> Answer {
         workload.does == crate::workload::Mix { load: workload.does.load, ..Default::default() }
             && workload.does.load > 0
     };
-    let lines = rows(report, loads).filter(|row| row.callers == 1).map(|row| {
-        let (p50, p99) = (time(row.latency.p50_us), time(row.latency.p99_us));
-        line(row, format!("{}: {} takes {p50}, 99 of 100 within {p99}", row.store, row.title.to_lowercase()))
+    let lines = report.stores.iter().filter_map(|store| {
+        let own = rows(report, loads).filter(|row| row.callers == 1 && row.store == store.name);
+        let own: Vec<&Row> = own.collect();
+        let texts: Vec<String> =
+            own.iter().map(|row| format!("{} {}", row.title.to_lowercase(), time(row.latency.p50_us))).collect();
+        Some(line(own.first()?, format!("{}: {} (half of them within)", store.name, texts.join("; "))))
     });
     of_lines("How long does loading take?", lines.collect(), "no workload of this run loads with one caller")
 }
@@ -230,16 +233,16 @@ fn races(report: &Report) -> Answer {
 }
 
 fn losses(report: &Report) -> Answer {
-    let lines = report.losses.iter().map(|loss| {
-        let how = match loss.how {
-            How::Measured => "measured",
-            How::Model => "by a model",
-            How::NotMeasured => "not measured",
-        };
-        Line {
-            text: format!("{}, {} ({how}): {}", loss.store, loss.fault.name(), loss.said),
-            row: Some("losses".into()),
-        }
+    let lines = report.stores.iter().filter_map(|store| {
+        let own = report.losses.iter().filter(|loss| loss.store == store.name);
+        let texts: Vec<String> = own
+            .map(|loss| {
+                let how = if loss.how == How::Model { "by a model, " } else { "" };
+                format!("{}: {how}{}", loss.fault.name(), loss.said)
+            })
+            .collect();
+        let row = Some("losses".to_owned());
+        (!texts.is_empty()).then(|| Line { text: format!("{}: {}", store.name, texts.join("; ")), row })
     });
     let question = "What does the loss of a node, a machine's power or a zone cost?";
     of_lines(question, lines.collect(), "no store could be opened")
@@ -403,7 +406,7 @@ fn runs(report: &Report) -> Answer {
             |wanted: &str| store.promises.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
         let what = match promise("processes") {
             Some("one") => "nothing besides the application, in one process".to_owned(),
-            Some(several) if several.contains("local") => format!("nothing besides the application ({several})"),
+            Some(several) if several.contains("local") => "nothing besides the application, on one machine".to_owned(),
             _ => format!("{}, which somebody runs or rents; who is paged for it is not measured here", store.engine),
         };
         Line { text: format!("{}: {what}", store.name), row: Some("guarantees".into()) }

@@ -37,7 +37,8 @@ pub fn costs(report: &Report, prices: &Prices) -> Vec<Cost> {
         };
         let Some(store) = report.stores.iter().find(|store| store.name == row.store) else { continue };
         let Some(kind) = kind(workload) else { continue };
-        costs.extend(prices.of(&store.provider).filter_map(|offer| cost(row, kind, offer)));
+        let design = prices.design(&store.provider, &store.settings);
+        costs.extend(prices.of(&store.provider).filter_map(|offer| cost(row, kind, offer, &design)));
     }
     costs
 }
@@ -74,9 +75,8 @@ fn of_row(row: &Row, workload: &Workload, kind: Kind, sizes: &[u64], offer: &Off
         Kind::Append => {
             if offer.write_unit_bytes.is_some() {
                 let mut units = sizes.iter().filter_map(|bytes| write_units(offer, design, *bytes));
-                // Each attempt that conflicts is paid as well.
-                let attempts = 1.0 + row.conflicts as f64 / row.operations.max(1) as f64;
-                lines.push(line("write units", mean(&mut units) * attempts, row.cost.write_units));
+                // Attempts that conflict are in neither: a refusal is no receipt.
+                lines.push(line("write units", mean(&mut units), row.cost.write_units));
             }
             if offer.append_request.is_some() {
                 lines.push(line("requests", 1.0, row.cost.requests));
@@ -126,7 +126,7 @@ enum Kind {
 }
 
 /// None where the offer asks by the piece and the engine counted none: that would look like a present.
-fn cost(row: &Row, kind: Kind, offer: &Offer) -> Option<Cost> {
+fn cost(row: &Row, kind: Kind, offer: &Offer, design: &Design) -> Option<Cost> {
     let request = match kind {
         Kind::Append => &offer.append_request,
         Kind::Read => &offer.read_request,
@@ -144,7 +144,7 @@ fn cost(row: &Row, kind: Kind, offer: &Offer) -> Option<Cost> {
         offer: offer.name.clone(),
         counted_usd: counted * 1e6,
         hours_usd: UTILISATIONS.map(|used| hour / (in_an_hour * used) * 1e6),
-        left_out: offer.left_out.clone(),
+        left_out: if kind == Kind::Append { design.left_out(offer) } else { offer.left_out.clone() },
     })
 }
 
@@ -163,16 +163,18 @@ mod tests {
     fn units_and_hours_become_money() {
         let prices = Prices::list();
         let units = row(PerOperation { requests: 1.0, read_units: 0.0, write_units: 2.0 });
-        let dynamodb = cost(&units, Kind::Append, prices.of("dynamodb").next().unwrap()).unwrap();
+        let plain = Design::default();
+        let dynamodb = cost(&units, Kind::Append, prices.of("dynamodb").next().unwrap(), &plain).unwrap();
         assert_eq!((dynamodb.counted_usd, dynamodb.hours_usd), (1.25, [0.0; 3]));
         // 1,000 a second: an hour of 0.12 holds 3.6 million at full use.
-        let aurora = cost(&units, Kind::Append, prices.of("postgres").next().unwrap()).unwrap();
+        let aurora = cost(&units, Kind::Append, prices.of("postgres").next().unwrap(), &plain).unwrap();
         assert!((aurora.hours_usd[2] - 0.12 / 1.8).abs() < 1e-9, "{aurora:?}");
     }
 
     #[test]
     fn what_was_not_counted_is_not_free() {
         let nothing = row(PerOperation::default());
-        assert_eq!(cost(&nothing, Kind::Append, Prices::list().of("dynamodb").next().unwrap()), None);
+        let plain = Design::default();
+        assert_eq!(cost(&nothing, Kind::Append, Prices::list().of("dynamodb").next().unwrap(), &plain), None);
     }
 }

@@ -94,7 +94,7 @@ pub fn read_units(offer: &Offer, bytes: f64) -> Option<f64> {
 fn bill(observed: &Observed, offer: &Offer, design: &Design) -> Bill {
     // The mean of the members, each rounded up by itself: a small commit takes a whole unit.
     let units = observed.commit_bytes.iter().filter_map(|bytes| write_units(offer, design, *bytes));
-    let units: Vec<f64> = units.collect();
+    let units: Vec<f64> = units.map(|units| units + design.write_units_behind).collect();
     let write_units = (!units.is_empty()).then(|| units.iter().sum::<f64>() / units.len() as f64);
     let commit =
         write_units.unwrap_or_default() * each(offer.write_unit.as_ref()) + each(offer.append_request.as_ref());
@@ -118,7 +118,7 @@ fn bill(observed: &Observed, offer: &Offer, design: &Design) -> Bill {
         hottest_of_partition: offer.partition_units_a_second.and_then(hottest),
         moved_in_usd: observed.commits as f64 * commit,
         moved_out_usd: read,
-        left_out: offer.left_out.clone(),
+        left_out: design.left_out(offer),
     }
 }
 

@@ -1,10 +1,11 @@
 //! The report as one HTML page that needs nothing else: no network, no script, light and dark, on paper too.
 
 use crate::against::{Changes, Verdict};
+use crate::answers::{Answer, Line};
 use crate::chart;
 use crate::cost::Cost;
 use crate::estimate::{Bill, Reckoned};
-use crate::figures::{dollars, grouped, rate, share, time};
+use crate::figures::{bytes, dollars, grouped, rate, share, time};
 use crate::losses::{Fault, How};
 use crate::report::{Latency, Report, Row};
 use crate::workload::Workload;
@@ -34,6 +35,7 @@ pub fn page(report: &Report, changes: Option<&Changes>) -> Result<String> {
             report.machine.release, report.machine.build, report.machine.processors, report.machine.platform
         ),
         took: time(report.seconds * 1e6),
+        answers: report.answers.iter().map(|answer| shown_answer(answer, report)).collect(),
         promises: promises(report),
         sections: report.plan.workloads.iter().filter_map(|workload| section(report, workload)).collect(),
         harness: report.harness.as_ref().map(|harness| (share(harness.share), harness.row.clone())),
@@ -60,6 +62,7 @@ struct Page<'a> {
     report: &'a Report,
     machine: String,
     took: String,
+    answers: Vec<ShownAnswer>,
     promises: Vec<Promise>,
     sections: Vec<Section>,
     harness: Option<(String, String)>,
@@ -71,6 +74,38 @@ struct Page<'a> {
     changes: Option<ShownChanges>,
     plan: String,
     document: String,
+}
+
+/// A question with its answer.
+#[derive(Serialize)]
+struct ShownAnswer {
+    question: String,
+    lines: Vec<ShownLine>,
+    not_measured: Option<String>,
+}
+
+/// A line of an answer: whose it is, and what was found.
+#[derive(Serialize)]
+struct ShownLine {
+    of: String,
+    /// The colour of the store that it is of.
+    colour: Option<usize>,
+    text: String,
+    row: Option<String>,
+}
+
+fn shown_answer(answer: &Answer, report: &Report) -> ShownAnswer {
+    let line = |line: &Line| {
+        let (of, text) = line.text.split_once(": ").unwrap_or(("", &line.text));
+        let store = of.split([',', ' ']).next().unwrap_or_default();
+        let colour = report.stores.iter().position(|known| known.name == store).map(|at| at % 8);
+        ShownLine { of: of.to_owned(), colour, text: text.to_owned(), row: line.row.clone() }
+    };
+    ShownAnswer {
+        question: answer.question.clone(),
+        lines: answer.lines.iter().map(line).collect(),
+        not_measured: answer.not_measured.clone(),
+    }
 }
 
 /// One promise, of every store.
@@ -89,13 +124,22 @@ fn promises(report: &Report) -> Vec<Promise> {
             .promises
             .iter()
             .find(|(known, _)| known == name)
-            .map_or_else(|| "?".to_owned(), |(_, value)| value.clone())
+            .map_or_else(|| "?".to_owned(), |(_, value)| readable(name, value))
     };
     let of_name = |name: String| {
         let values: Vec<String> = report.stores.iter().map(|store| value(store, &name)).collect();
         Promise { differs: values.iter().any(|one| *one != values[0]), values, name }
     };
     names.into_iter().map(of_name).collect()
+}
+
+/// A promise's value as people read it: counts of bytes are long.
+fn readable(name: &str, value: &str) -> String {
+    match value.parse::<u64>() {
+        Ok(count) if name.ends_with("bytes") => bytes(count),
+        Ok(count) => grouped(count),
+        Err(_) => value.to_owned(),
+    }
 }
 
 /// One workload: its plots and its table.

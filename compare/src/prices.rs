@@ -44,6 +44,12 @@ pub struct Design {
     /// Items of one unit that are written besides each commit, by one that appends alone: those that append together share them.
     #[serde(default)]
     pub write_items_more: f64,
+    /// Write units for each commit that somebody writes behind the append: in a bill, and in no receipt.
+    #[serde(default)]
+    pub write_units_behind: f64,
+    /// What a bill has besides, and is in no receipt.
+    #[serde(default)]
+    pub left_out: Option<String>,
     /// Where this is from.
     pub source: String,
 }
@@ -52,6 +58,12 @@ impl Design {
     /// Of a provider that writes nothing but commits.
     fn plain() -> Self {
         Self { write_times: 1.0, ..Self::default() }
+    }
+
+    /// What an offer leaves out, and what this design does.
+    #[must_use]
+    pub fn left_out(&self, offer: &Offer) -> String {
+        self.left_out.iter().fold(offer.left_out.clone(), |all, more| format!("{all}; {more}"))
     }
 
     /// The settings, as a name; empty where there are none.
@@ -155,6 +167,7 @@ impl Prices {
         for design in &prices.designs {
             let is_right = (1.0..=100.0).contains(&design.write_times)
                 && (0.0..=100.0).contains(&design.write_items_more)
+                && (0.0..=100.0).contains(&design.write_units_behind)
                 && !design.source.is_empty();
             if !is_right {
                 let error = refused("a design counts each unit once at least, and names where that was read");
@@ -215,6 +228,7 @@ mod tests {
         let prices = Prices::list();
         let of = |feed: &str| prices.design("dynamodb", &BTreeMap::from([("feed".to_owned(), feed.to_owned())]));
         assert_eq!((of("transactional").write_times, of("transactional").write_items_more), (2.0, 1.0));
+        assert_eq!((of("sequencer").write_times, of("sequencer").write_units_behind), (1.0, 1.0));
         assert_eq!((of("another").write_times, of("another").write_items_more), (1.0, 0.0));
         assert_eq!(prices.designs_of("s3"), [Design::plain()]);
     }

@@ -21,7 +21,11 @@ mod read;
 mod record;
 mod replicate;
 mod schema;
+mod seal;
+mod sequencer;
+mod slots;
 mod snapshot;
+mod source;
 mod store;
 mod tables;
 

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 mod engine;
+mod sequencer;
 
 use engine::{
     Fate, Proxy, Scratch, append, append_one, ask, deadline, event, is_there, noise, refusal, settings, stream,

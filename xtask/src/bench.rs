@@ -8,13 +8,14 @@ use clap::{Args, ValueEnum};
 use std::process::Command;
 
 /// What is compared: every engine, the ways in which one keeps what it acknowledges, and DynamoDB's designs beside each other.
-const COMPARED: [(&str, Setup); 8] = [
+const COMPARED: [(&str, Setup); 9] = [
     ("memory", Setup::Memory),
     ("sqlite", Setup::Sqlite),
     ("postgres", Setup::Postgres(postgres::Release::Newest)),
     ("valkey", Setup::Redis(redis::Release::Newest, redis::Setup::Always, "")),
     ("everysec", Setup::Redis(redis::Release::Newest, redis::Setup::EverySecond, "")),
     ("dynamodb", Setup::DynamoDb("")),
+    ("transactional", Setup::DynamoDb("feed=transactional")),
     ("interleaved", Setup::DynamoDb("snapshots=interleaved")),
     ("s3", Setup::S3),
 ];

@@ -73,6 +73,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "accidents on Postgres 15", lane: Lane::All, run: |_| older_postgres() },
     Step { name: "accidents on Redis 7", lane: Lane::All, run: |_| older_redis() },
     Step { name: "kill -9 of an appending process, 100 times", lane: Lane::All, run: kill },
+    Step { name: "DynamoDB's sequencers, killed 50 times under load", lane: Lane::All, run: |_| sequencers() },
     Step { name: "the models of a move, in their largest scopes", lane: Lane::All, run: |_| models() },
     Step {
         name: "a system under load, moved between every pair of stores by a migrator that is killed 20 times",
@@ -92,6 +93,7 @@ const OTHERS: &[Setup] = &[
     Setup::Redis(redis::Release::Distribution, redis::Setup::Sentinel, ""),
     Setup::Redis(redis::Release::Newest, redis::Setup::Partitions, ""),
     Setup::DynamoDb("snapshots=interleaved"),
+    Setup::DynamoDb("feed=transactional"),
 ];
 
 /// Those that need no engine.
@@ -116,6 +118,8 @@ const EVERY: &[Setup] = &[
     Setup::Redis(redis::Release::Distribution, redis::Setup::Partitions, ""),
     Setup::DynamoDb(""),
     Setup::DynamoDb("snapshots=interleaved"),
+    Setup::DynamoDb("feed=transactional"),
+    Setup::DynamoDb("feed=transactional;snapshots=interleaved"),
     Setup::S3,
 ];
 
@@ -215,6 +219,24 @@ fn moves(given: Run) -> Result<()> {
         command.env("EVSTORE_TEST_UNTIL", until.duration_since(UNIX_EPOCH)?.as_secs().to_string());
     }
     on_engines(postgres::Release::Newest, redis::Release::Newest, &mut command)
+}
+
+fn sequencers() -> Result<()> {
+    let arguments = [
+        "test",
+        "-p",
+        "evstore-dynamodb",
+        "--features",
+        "engine-tests",
+        "--test",
+        "accidents",
+        "--",
+        "sequencers_that_die",
+    ];
+    let engine = dynamodb::DynamoDb::start()?;
+    let mut command = cargo(&arguments);
+    command.envs(engine.environment()).env("EVSTORE_TEST_SEQUENCER_KILLS", "50");
+    run("sequencers that are killed", &mut command)
 }
 
 fn models() -> Result<()> {

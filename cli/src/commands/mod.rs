@@ -20,6 +20,7 @@ pub mod profile;
 pub mod providers;
 pub mod read;
 pub mod schema;
+pub mod sequencer;
 pub mod snapshot;
 pub mod stream;
 pub mod tour;
@@ -46,6 +47,7 @@ pub async fn run(command: Command, session: &mut Session) -> Result {
         Command::Checkpoint(args) => checkpoint::run(args, session).await,
         Command::Export(args) => export::run(args, session).await,
         Command::Import(args) => import::run(args, session).await,
+        Command::Sequencer(args) => sequencer::run(args, session).await,
         Command::Verify(args) => verify::run(args, session).await,
         Command::Migrate(args) => migrate::run(args, session).await,
         Command::Nodes(args) => nodes::run(args, session).await,

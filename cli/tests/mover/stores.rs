@@ -115,7 +115,7 @@ impl Place {
             Kind::DynamoDb => Engine::shared(
                 "EVSTORE_TEST_DYNAMODB_URL",
                 kind,
-                &format!("region = \"local\"\nidempotency_commits = {WINDOW}\ntable"),
+                &format!("region = \"local\"\nfeed = \"transactional\"\nidempotency_commits = {WINDOW}\ntable"),
                 name,
             ),
             Kind::S3 => {

@@ -60,8 +60,10 @@ pub fn url() -> String {
     std::env::var("EVSTORE_TEST_DYNAMODB_URL").expect("EVSTORE_TEST_DYNAMODB_URL names the endpoint to test")
 }
 
+/// Of a store with its feed in the append's transaction, unless it is said otherwise.
 pub fn settings(url: &str, more: &[(&str, &str)]) -> Settings {
     let local = [
+        ("feed", "transactional"),
         ("endpoint", url),
         ("region", "local"),
         ("access_key_id", "AKIDEVSTORETEST"),
