@@ -350,10 +350,10 @@ async fn a_node_with_another_store_under_the_name_is_found_before_the_cutover() 
     let mistyped = BOTH.replace("name = \"new\"", "name = \"nwe\"");
     let _node = node(&registry, &mistyped, "old").await;
     let found = present(migration.source(), "it is there", |found| found.len() == 1).await;
-    let another = Lack::Another { node: found[0].node.name.clone(), store: name("new") };
-    assert_eq!(migration.lacks(Way::Forth, None).await.unwrap(), [another.clone()]);
+    let another = [Lack::Another { node: found[0].node.name.clone(), store: name("new") }];
+    assert_eq!(migration.lacks(Way::Forth, None).await.unwrap(), another);
     migration.start().await.unwrap();
-    assert_eq!(migration.lacks(Way::Forth, None).await.unwrap(), [another]);
+    assert_eq!(migration.lacks(Way::Forth, None).await.unwrap(), another);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use crate::run::{EVERYTHING, cargo, evstore, evstore_release, root, run, target}
 use crate::setup::{PREPARED, Setup, Shown};
 use anyhow::{Result, ensure};
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// When a step is run.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,8 +23,17 @@ pub struct Step {
     pub name: &'static str,
     /// When it is run.
     pub lane: Lane,
-    /// Does it, given the seed of the run.
-    pub run: fn(seed: u64) -> Result<()>,
+    /// Does it.
+    pub run: fn(Run) -> Result<()>,
+}
+
+/// What a run of steps was given.
+#[derive(Clone, Copy)]
+pub struct Run {
+    /// The seed of every random choice.
+    pub seed: u64,
+    /// When nothing more is to be begun.
+    pub until: Option<SystemTime>,
 }
 
 /// Rounds of a race in the catalog, in hundredths of the usual: on every change, on a set-up that is not a provider's default.
@@ -46,16 +56,20 @@ pub const STEPS: &[Step] = &[
         run: |_| tests(),
     },
     Step { name: "examples in the documentation", lane: Lane::Always, run: |_| doc_tests() },
-    Step { name: "the catalog from the command line", lane: Lane::Always, run: |seed| catalog(EMBEDDED, seed, USUAL) },
-    Step { name: "other set-ups, with fewer rounds", lane: Lane::Always, run: |seed| catalog(OTHERS, seed, FEWER) },
+    Step {
+        name: "the catalog from the command line",
+        lane: Lane::Always,
+        run: |run| catalog(EMBEDDED, run.seed, USUAL),
+    },
+    Step { name: "other set-ups, with fewer rounds", lane: Lane::Always, run: |run| catalog(OTHERS, run.seed, FEWER) },
     Step { name: "the report of a comparison, in a browser", lane: Lane::Always, run: |_| page::check() },
     Step { name: "a third party's provider, from outside", lane: Lane::Always, run: |_| own_provider() },
     Step {
         name: "the catalog with ten times the rounds",
         lane: Lane::All,
-        run: |seed| catalog(EMBEDDED, seed, TENFOLD),
+        run: |run| catalog(EMBEDDED, run.seed, TENFOLD),
     },
-    Step { name: "every set-up", lane: Lane::All, run: |seed| catalog(EVERY, seed, USUAL) },
+    Step { name: "every set-up", lane: Lane::All, run: |run| catalog(EVERY, run.seed, USUAL) },
     Step { name: "accidents on Postgres 15", lane: Lane::All, run: |_| older_postgres() },
     Step { name: "accidents on Redis 7", lane: Lane::All, run: |_| older_redis() },
     Step { name: "kill -9 of an appending process, 100 times", lane: Lane::All, run: kill },
@@ -186,17 +200,24 @@ fn own_provider() -> Result<()> {
     run("a third party's provider", &mut command)
 }
 
-fn kill(seed: u64) -> Result<()> {
+fn kill(given: Run) -> Result<()> {
     let arguments =
         ["run", "--release", "-p", "evstore-sqlite", "--example", "kill9", "--", "--rounds", "100", "--seed"];
-    run("kill -9", cargo(&arguments).arg(seed.to_string()))
+    run("kill -9", cargo(&arguments).arg(given.seed.to_string()))
 }
 
-/// Every ordered pair of stores, one after the other: each is a load of its own.
-fn moves(seed: u64) -> Result<()> {
+/// Every ordered pair of stores, one after the other: each is a load of its own. Those that are done are noted, so that a run with the
+/// same seed goes on where one was stopped; with a budget the pairs that were not begun are listed as failed.
+fn moves(given: Run) -> Result<()> {
     let mut command = cargo(&["test", "--workspace", "--features", EVERYTHING, "--test", "mover", "--"]);
     command.args(["moved", "--include-ignored", "--test-threads", "1"]);
-    command.env("EVSTORE_TEST_KILLS", KILLS).env("EVSTORE_TEST_SEED", seed.to_string());
+    command.env("EVSTORE_TEST_KILLS", KILLS).env("EVSTORE_TEST_SEED", given.seed.to_string());
+    let done = target().join("xtask");
+    std::fs::create_dir_all(&done)?;
+    command.env("EVSTORE_TEST_DONE", done.join(format!("moved-{}", given.seed)));
+    if let Some(until) = given.until {
+        command.env("EVSTORE_TEST_UNTIL", until.duration_since(UNIX_EPOCH)?.as_secs().to_string());
+    }
     on_engines(postgres::Release::Newest, redis::Release::Newest, &mut command)
 }
 

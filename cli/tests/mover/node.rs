@@ -20,6 +20,8 @@ use std::time::Duration;
 
 /// Streams that all writers share.
 const STREAMS: u64 = 6;
+/// The stream that is appended to all the time.
+pub const HOT: &str = "hot-1";
 /// Longest time of one call: an append rides through a hand-over within it.
 pub const CALL_MAX: Duration = Duration::from_secs(25);
 /// What a node is told.
@@ -49,6 +51,8 @@ pub enum Role {
     Fill(u64),
     /// Appends so many commits to the streams that writers share.
     Burst(u64),
+    /// Appends to one stream, so many times a second whatever that takes, until it is told to stop.
+    Hot(u64),
     /// Appends to streams that nobody has made yet, whose names other nodes of this kind try at the same time.
     Create,
     /// Appends, saves snapshots and loads them.
@@ -66,6 +70,7 @@ impl Role {
             Self::Recall => ("recall", 0),
             Self::Fill(count) => ("fill", count),
             Self::Burst(count) => ("burst", count),
+            Self::Hot(rate) => ("hot", rate),
             Self::Create => ("create", 0),
             Self::Snapshot => ("snapshot", 0),
             Self::Consume(run) => ("consume", run.into()),
@@ -86,6 +91,7 @@ impl Role {
             Self::Recall,
             Self::Fill(number),
             Self::Burst(number),
+            Self::Hot(number),
             Self::Create,
             Self::Snapshot,
             Self::Consume(run),
@@ -121,6 +127,7 @@ pub fn work(told: &str) {
             Role::Recall => node.recall().await,
             Role::Fill(count) => node.fill(count, |number| format!("filled-{number}")).await,
             Role::Burst(count) => node.fill(count, |number| format!("race-{}", number % STREAMS)).await,
+            Role::Hot(rate) => node.hot(rate).await,
             Role::Create => node.create().await,
             Role::Snapshot => node.snapshot().await,
             Role::Consume(run) => node.consume(run).await,
@@ -299,6 +306,28 @@ impl Node {
                 for (operation, name) in names.into_iter().enumerate() {
                     let (client, commit) = (client * 1_000 + caller + 1_000, commit(&mut seed));
                     append(store, client, operation as u64, 0, &name, Expected::Any, &commit).await.unwrap();
+                }
+            }
+        });
+        futures::future::join_all(callers).await;
+    }
+
+    /// Open loop: an append begins when it is due, and not when the one before is answered. Callers are clients of their own.
+    async fn hot(&mut self, rate: u64) {
+        let (client, seed) = (self.client, &mut self.seed);
+        let every = Duration::from_secs(FILLERS) / u32::try_from(rate).unwrap();
+        let callers = (0..FILLERS).map(|caller| {
+            let (store, stop, mut seed) = (&self.store, &self.stop, seed.fork());
+            async move {
+                let first = tokio::time::Instant::now() + every * u32::try_from(caller).unwrap() / FILLERS as u32;
+                let mut due = tokio::time::interval_at(first, every);
+                for operation in 0.. {
+                    due.tick().await;
+                    if stop.exists() {
+                        return;
+                    }
+                    let (client, commit) = (client * 1_000 + caller + 1_000, commit(&mut seed));
+                    append(store, client, operation, 0, HOT, Expected::Any, &commit).await.unwrap();
                 }
             }
         });

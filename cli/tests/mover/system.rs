@@ -162,8 +162,12 @@ impl System {
 
     /// The migrator's command.
     pub fn command(&self, arguments: &str) -> Command {
+        self.command_with(OPERATOR, arguments)
+    }
+
+    fn command_with(&self, config: &str, arguments: &str) -> Command {
         let mut command = process::command(env!("CARGO_BIN_EXE_evstore"));
-        command.args(["-c", OPERATOR]).args(arguments.split(' ')).current_dir(self.folder.path()).stdin(Stdio::null());
+        command.args(["-c", config]).args(arguments.split(' ')).current_dir(self.folder.path()).stdin(Stdio::null());
         command.env_clear().env("HOME", self.folder.path()).envs(self.environment.iter().cloned());
         command
     }
@@ -177,6 +181,19 @@ impl System {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{arguments}: {stderr}");
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Imports a log, as patiently as nodes append.
+    pub fn import(&self, log: &str) {
+        self.until("the log is imported", || {
+            let output = process::output(&mut self.command_with(OLD, &format!("import {log} -q")));
+            // It says itself that it may be repeated, where a server did not answer in time.
+            if !output.status.success() {
+                let said = String::from_utf8_lossy(&output.stderr);
+                println!("the import is repeated: {}", said.lines().next().unwrap_or_default());
+            }
+            output.status.success()
+        });
     }
 
     /// The error that a command ends with.

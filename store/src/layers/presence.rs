@@ -15,6 +15,8 @@ use tokio::task::AbortHandle;
 /// How often it is said where the config names targets of a move, and where it does not: there it only tells that it was not told.
 const EVERY: Duration = Duration::from_secs(10);
 const EVERY_WITHOUT_TARGETS: Duration = Duration::from_secs(60);
+/// How soon it is tried again where something failed, at first.
+const SOONER_MIN: Duration = Duration::from_secs(1);
 /// How often a file is opened to see whether it can be.
 const FILES_EVERY: Duration = Duration::from_secs(60);
 /// A record that nobody has changed for so long is another node's to take, whatever the clocks say.
@@ -88,20 +90,29 @@ impl Teller {
     async fn go_on(self: Arc<Self>) {
         let expects_move = !self.places.config.migrate().targets().is_empty();
         let every = if expects_move { EVERY } else { EVERY_WITHOUT_TARGETS };
+        let mut sooner = SOONER_MIN;
         loop {
-            // Whoever may not write here, or not now, is not told of; calls do not depend on it.
-            if let Err(error) = self.say(every).await {
-                tracing::debug!(%error, "a node can't tell of itself");
-            }
+            let pause = match self.say(every).await {
+                Ok(true) => every,
+                // What failed a moment ago holds up a hand-over: it is tried again sooner, and less and less so.
+                Ok(false) => sooner.min(every),
+                Err(error) => {
+                    // Whoever may not write here, or not now, is not told of; calls do not depend on it.
+                    tracing::debug!(%error, "a node can't tell of itself");
+                    sooner.min(every)
+                }
+            };
+            sooner = if pause == every { SOONER_MIN } else { sooner * 2 };
             // Where its calls go is told at once.
             tokio::select! {
-                () = tokio::time::sleep(every) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = self.places.followed.notified() => {}
             }
         }
     }
 
-    async fn say(&self, every: Duration) -> Result<()> {
+    /// Says it, and whether all targets were reached.
+    async fn say(&self, every: Duration) -> Result<bool> {
         let mut said = self.said.lock().await;
         for target in self.places.config.migrate().targets() {
             // A server's connections are kept ready by it; a file is opened each time.
@@ -119,13 +130,15 @@ impl Teller {
         {
             self.take_back(&left).await;
         }
-        let reached = said.reached.iter().map(|(store, (_, reached))| (store.clone(), reached.clone())).collect();
+        let reached: BTreeMap<_, _> =
+            said.reached.iter().map(|(store, (_, reached))| (store.clone(), reached.clone())).collect();
+        let reaches_all = !reached.values().any(|reached| matches!(reached, Reached::Not(_)));
         let node = self.node(&place, reached, every);
         said.at = Some(match said.at.take() {
             Some(spot) => self.say_again(spot, &node).await?,
             None => self.take_place(place, &node).await?,
         });
-        Ok(())
+        Ok(reaches_all)
     }
 
     fn node(&self, now: &Place, reached: BTreeMap<StoreName, Reached>, every: Duration) -> Node {
