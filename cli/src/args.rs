@@ -4,7 +4,7 @@
 use crate::commands::archive;
 use crate::commands::{
     append, checkpoint, compare, completions, config, conformance, doctor, estimate, export, feed, generate, import,
-    init, man, migrate, profile, providers, read, schema, snapshot, stream, tour, verify,
+    init, man, migrate, nodes, profile, providers, read, schema, sequencer, snapshot, stream, tour, verify,
 };
 use crate::exit;
 use crate::output::Format;
@@ -95,6 +95,8 @@ pub enum Command {
     Snapshot(snapshot::Args),
     /// List, show, set or delete the checkpoints of consumers.
     Checkpoint(checkpoint::Args),
+    /// Give what was appended its place in the feed, where appends do not.
+    Sequencer(sequencer::Args),
     /// Write everything in a store to a file.
     Export(export::Args),
     /// Append a log, or restore an export into an empty store.
@@ -106,6 +108,8 @@ pub enum Command {
     /// Move cold commits into an archive behind a store, and look after it.
     #[cfg(feature = "tiered")]
     Archive(archive::Args),
+    /// List the processes that use a store, and whether they know where it may be moved to.
+    Nodes(nodes::Args),
     /// Hold stores to the catalog of promises.
     Conformance(conformance::Args),
     /// Measure stores side by side: the same workloads against each, and what they promise.
@@ -124,6 +128,9 @@ pub enum Command {
     /// A process that a check started.
     #[command(name = "conformance-worker", hide = true)]
     ConformanceWorker,
+    /// What a process does that a comparison starts and kills.
+    #[command(name = "compare-worker", hide = true)]
+    CompareWorker,
 }
 
 /// Reads the name of a store.

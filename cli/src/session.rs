@@ -231,6 +231,20 @@ impl Session {
         self.open(configured).await
     }
 
+    /// The same to give appended commits their places in the feed, whatever the config says of who does.
+    ///
+    /// # Errors
+    /// As the provider's opener.
+    pub async fn open_store_to_sequence(&mut self) -> Result<Arc<dyn EventStore>> {
+        const KEY: &str = "sequencer";
+        let configured = self.configured()?;
+        let mut existing = configured.existing()?;
+        if existing.settings.keys().iter().any(|key| key.name == KEY) {
+            existing.settings = existing.settings.with(KEY, "inside")?;
+        }
+        self.open(existing).await.map_err(|failure| not_made(failure, &configured))
+    }
+
     async fn open(&mut self, configured: Configured) -> Result<Arc<dyn EventStore>> {
         if let Some(store) = &self.store {
             return Ok(store.clone());

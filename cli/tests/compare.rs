@@ -54,9 +54,25 @@ fn stores_of_a_config_are_compared_and_not_touched() {
     let stores: Vec<&Value> = report["stores"].as_array().unwrap().iter().map(|store| &store["name"]).collect();
     assert_eq!(stores, ["a", "b"]);
     let rows = report["rows"].as_array().unwrap();
-    // Two stores with the harness at two numbers of callers, and two in a race.
-    assert_eq!(rows.len(), 8);
+    // Two stores, their floors and the harness at two numbers of callers, and two stores in a race.
+    assert_eq!(rows.len(), 12);
     assert!(rows.iter().all(|row| row["operations"].as_u64().unwrap() > 0), "{rows:?}");
+    for row in rows {
+        let has_floor = row["workload"] == "append" && row["bare"].is_null() && row["harness"] == false;
+        assert_eq!(row["of_floor"]["median"].as_f64().is_some_and(|ratio| ratio > 0.0), has_floor, "{row}");
+    }
+    // A process that appended was killed, and nothing that it was acknowledged is gone.
+    let losses = report["losses"].as_array().unwrap();
+    let killed: Vec<&Value> = losses.iter().filter(|loss| loss["fault"] == "node").collect();
+    assert_eq!(killed.len(), 2);
+    for loss in killed {
+        assert_eq!(
+            (&loss["how"], &loss["rounds"], &loss["lost"]),
+            (&json!("measured"), &json!(3), &json!(0)),
+            "{loss}"
+        );
+        assert!(loss["acknowledged"].as_u64().unwrap() > 0, "{loss}");
+    }
     // Nothing is there but what was there and the report: no store was made, and no scratch store is left.
     assert_eq!(names(&folder), ["evstore.toml", "found", "short.toml"]);
     assert_eq!(document(&folder.read("found/report.json"))["rows"], report["rows"]);
@@ -65,7 +81,7 @@ fn stores_of_a_config_are_compared_and_not_touched() {
 #[test]
 fn the_page_is_one_file_that_asks_for_nothing() {
     let folder = folder();
-    let shown = folder.ok("compare a --workload short.toml --out found");
+    let shown = folder.ok("compare --no-kill a --workload short.toml --out found");
     assert!(shown.contains("harness") && shown.contains("How many appends does each take?"), "{shown}");
     let page = folder.read("found/report.html");
     for wrong in ["http://", "https://", "src=", "<link", "@import", "url("] {
@@ -85,34 +101,34 @@ fn the_page_is_one_file_that_asks_for_nothing() {
 #[test]
 fn what_changed_since_an_older_report_is_shown() {
     let folder = folder();
-    folder.ok("compare a --workload short.toml --out old -q");
+    folder.ok("compare --no-kill a --workload short.toml --out old -q");
     // A store that was a thousand times as fast before.
     let mut old = document(&folder.read("old/report.json"));
     for row in old["rows"].as_array_mut().unwrap() {
         row["per_second"] = json!({ "median": 1e9, "low": 1e9, "high": 1e9 });
     }
     folder.write("fast.json", &old.to_string());
-    let now = document(&folder.ok("compare a --workload short.toml --out new --against fast.json -o json"));
+    let now = document(&folder.ok("compare --no-kill a --workload short.toml --out new --against fast.json -o json"));
     let changes = now["changes"]["rows"].as_array().unwrap();
     let verdict = |row: &str| &changes.iter().find(|change| change["row"] == row).unwrap()["verdict"];
     assert_eq!(verdict("append/1/a"), "worse");
     assert_eq!(now["changes"]["new"], json!([]));
     assert!(folder.read("new/report.html").contains("What changed since"));
-    let shown = folder.ok("compare a --workload short.toml --only append --out third --against fast.json");
+    let shown = folder.ok("compare --no-kill a --workload short.toml --only append --out third --against fast.json");
     assert!(shown.contains("worse") && shown.contains("Since "), "{shown}");
 }
 
 #[test]
 fn without_a_config_the_embedded_stores_are_compared() {
     let folder = Folder::bare();
-    let rows = lines(&folder.ok("compare --only append-1 --rounds 1 -o jsonl"));
+    let rows = lines(&folder.ok("compare --no-kill --only append-1 --rounds 1 -o jsonl"));
     let stores = |callers: u64| -> Vec<&str> {
         rows.iter()
             .filter(|row| row["callers"] == callers && row["workload"] == "append-1")
             .map(|row| row["store"].as_str().unwrap())
             .collect()
     };
-    assert_eq!(stores(32), ["memory", "sqlite", "harness"]);
+    assert_eq!(stores(32), ["memory", "sqlite", "sqlite:bare", "harness"]);
     // The report is in a new folder, and nothing else is new.
     assert_eq!(names(&folder), ["evstore-compare"]);
     let made = std::fs::read_dir(folder.path("evstore-compare")).unwrap().next().unwrap().unwrap().path();
@@ -124,32 +140,33 @@ fn what_can_not_be_used_is_refused_before_anything_is_measured() {
     let folder = folder();
     folder.write("wrong.toml", &SHORT.replace("callers", "callrs"));
     folder.write("wrong.json", "{\"schema\": 99}");
-    let error = folder.error("compare --workload wrong.toml --out found -o json", 2);
+    let error = folder.error("compare --no-kill --workload wrong.toml --out found -o json", 2);
     assert_eq!((&error["context"]["did you mean"], &error["context"]["line"]), (&json!("callers"), &json!("11")));
     for wrong in [
-        "compare nowhere --workload short.toml",
-        "compare --workload short.toml --only nothing",
-        "compare --workload short.toml --against wrong.json",
-        "compare --workload short.toml --against short.toml",
-        "compare --workload short.toml --rounds 0",
+        "compare --no-kill nowhere --workload short.toml",
+        "compare --no-kill --workload short.toml --only nothing",
+        "compare --no-kill --workload short.toml --against wrong.json",
+        "compare --no-kill --workload short.toml --against short.toml",
+        "compare --no-kill --workload short.toml --rounds 0",
     ] {
         assert_eq!(folder.error(&format!("{wrong} --out found -o json"), 2)["written"], "no", "{wrong}");
     }
-    folder.error("compare --workload none.toml --out found -o json", 1);
+    folder.error("compare --no-kill --workload none.toml --out found -o json", 1);
     assert!(!folder.path("found").exists());
     // A report is replaced when somebody says so.
     std::fs::create_dir(folder.path("found")).unwrap();
     folder.write("found/report.json", "mine");
-    folder.error("compare a --workload short.toml --out found -o json", 2);
+    folder.error("compare --no-kill a --workload short.toml --out found -o json", 2);
     assert_eq!(folder.read("found/report.json"), "mine");
-    folder.ok("compare a --workload short.toml --only append --out found -y -q");
+    folder.ok("compare --no-kill a --workload short.toml --only append --out found -y -q");
     assert_ne!(folder.read("found/report.json"), "mine");
 }
 
 #[test]
 fn verdicts_of_the_catalog_are_in_the_report() {
     let folder = folder();
-    let command = "compare a --workload short.toml --only append --conformance idempotency. --out found -o json";
+    let command =
+        "compare --no-kill a --workload short.toml --only append --conformance idempotency. --out found -o json";
     let report = document(&folder.ok(command));
     let found = &report["stores"][0]["conformance"];
     assert_eq!(found["only"], json!(["idempotency."]));
@@ -162,7 +179,7 @@ fn the_standard_workloads_can_be_printed_changed_and_used() {
     let folder = Folder::new();
     let printed = folder.ok("compare --print-workload");
     folder.write("mine.toml", &printed);
-    folder.ok("compare a --workload mine.toml --only replay --rounds 1 --out found -q");
+    folder.ok("compare --no-kill a --workload mine.toml --only replay --rounds 1 --out found -q");
     assert_eq!(document(&folder.read("found/report.json"))["rows"][0]["workload"], "replay");
 }
 
@@ -174,7 +191,7 @@ fn ctrl_c_writes_what_was_measured_until_then() {
     // The first workload is of a moment; the second prepares a store, is seen to do so, and would take a day.
     let long = SHORT.replace("callers = [4]", "callers = [4]\nstream_events = 100000");
     folder.write("long.toml", &long);
-    let mut command = folder.command("compare a --workload long.toml --out found -q");
+    let mut command = folder.command("compare --no-floor --no-kill a --workload long.toml --out found -q");
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let scratch = || -> Vec<String> { names(&folder).into_iter().filter(|name| name.contains("scratch")).collect() };
     let mut first = Vec::new();
@@ -217,15 +234,17 @@ fn a_profile_is_like_the_store_and_holds_nothing_of_it() {
     assert_eq!(observed["hottest"], json!([0.5, 0.25, 0.25]));
     assert_eq!(plan["workload"][0]["event_bytes"].as_array().unwrap().last().unwrap(), &json!(38));
     // It is a workload file like any other.
-    let report =
-        document(&folder.ok("compare a --workload mine.toml --only observed-load --rounds 1 --out found -o json"));
+    let report = document(
+        &folder.ok("compare --no-kill a --workload mine.toml --only observed-load --rounds 1 --out found -o json"),
+    );
     assert!(report["rows"][0]["operations"].as_u64().unwrap() > 0);
     // And it is priced, with what is left out.
     let estimate = document(&folder.ok("estimate --workload mine.toml -o json"));
     assert_eq!(estimate["observed"]["loads_a_month"], json!(1000.0));
     let dynamodb =
         estimate["bills"].as_array().unwrap().iter().find(|one| one["bill"]["provider"] == "dynamodb").unwrap();
-    assert_eq!(dynamodb["bill"]["write_units_a_commit"], json!(1.0));
+    // Of the first design: one for the commit, and one that the sequencer writes behind it.
+    assert_eq!(dynamodb["bill"]["write_units_a_commit"], json!(2.0));
     assert!(folder.ok("estimate").contains("DynamoDB, on demand"));
 }
 

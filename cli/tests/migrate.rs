@@ -89,6 +89,83 @@ fn what_can_not_be_moved_is_told_before_anything_is_changed() {
     folder.ok("append order-1 --type x --data {}");
 }
 
+/// A process that has a store open, in this one.
+struct Node {
+    runtime: tokio::runtime::Runtime,
+    store: ::evstore::Store,
+}
+
+impl Node {
+    fn of(folder: &Folder, config: &str) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let sources = ::evstore::Sources::new(folder.path(""), ::evstore::Environment::default());
+        let config = ::evstore::Config::load(&sources.with_file(folder.path(config))).unwrap();
+        let registry = ::evstore::Registry::builtin();
+        let store = runtime.block_on(registry.open(&config, config.default_store().unwrap())).unwrap();
+        Self { runtime, store }
+    }
+
+    fn close(self) {
+        self.runtime.block_on(self.store.close()).unwrap();
+    }
+}
+
+/// The nodes that are listed, once there are so many.
+fn nodes(folder: &Folder, count: usize) -> Vec<serde_json::Value> {
+    let began = std::time::Instant::now();
+    loop {
+        let listed = document(&folder.ok("nodes -o json"))["nodes"].as_array().unwrap().clone();
+        if listed.len() == count {
+            return listed;
+        }
+        assert!(began.elapsed() < std::time::Duration::from_secs(30), "{count} nodes are not there: {listed:?}");
+    }
+}
+
+#[test]
+fn a_cutover_waits_for_every_node_to_know_the_target() {
+    let folder = folder();
+    folder.ok("append order-1 --type x --data {}");
+    folder.ok("schema apply b");
+    folder.write("untold.toml", "[stores.a]\nprovider = \"sqlite\"\npath = \"a.db\"\n");
+    assert!(nodes(&folder, 0).is_empty());
+    let untold = Node::of(&folder, "untold.toml");
+    let name = nodes(&folder, 1)[0]["name"].as_str().unwrap().to_owned();
+    let plan = document(&folder.ok("migrate plan -o json"));
+    assert_eq!(plan["nodes"]["live"], 1);
+    let sentence = format!("node {name} has no [stores.b] in its config");
+    assert_eq!(plan["nodes"]["not_ready"], serde_json::json!([sentence]));
+    folder.ok("migrate start");
+    for refused in ["migrate cutover -y -o json", "migrate cutover --dry-run -o json"] {
+        let error = folder.error(refused, 8);
+        assert!(error["message"].as_str().unwrap().contains(&sentence), "{error}");
+    }
+    assert_eq!(document(&folder.ok("migrate status -o json"))["phase"], "copying", "nothing was closed");
+    folder.error("migrate cutover --dry-run --accept-node another -o json", 8);
+    folder.ok(&format!("migrate cutover --dry-run --accept-node {name}"));
+    // A rehearsal moves nothing, so that nobody is left behind.
+    folder.ok("migrate rehearse");
+    untold.close();
+    let told = Node::of(&folder, "evstore.toml");
+    let listed = nodes(&folder, 1);
+    assert_eq!(listed[0]["reached"]["b"]["result"], "writes", "{listed:?}");
+    assert_eq!(
+        (&listed[0]["opened"], &listed[0]["goes_to"], &listed[0]["live"]),
+        (&"a".into(), &"a".into(), &true.into())
+    );
+    let text = folder.read("evstore.toml");
+    folder.write("evstore.toml", &format!("{text}expect_nodes = 2\n"));
+    let error = folder.error("migrate cutover -y -o json", 8);
+    assert!(error["message"].as_str().unwrap().contains("1 nodes are there of 2"), "{error}");
+    folder.ok("migrate cutover --dry-run --expect-nodes 0");
+    folder.ok("migrate cutover -y --expect-nodes 1");
+    // The way back is held up in the same way.
+    folder.error("migrate rollback -y -o json", 8);
+    folder.ok("migrate rollback -y --expect-nodes 1");
+    told.close();
+    assert!(nodes(&folder, 0).is_empty());
+}
+
 #[test]
 fn a_target_that_holds_less_is_refused_or_accepted_by_name() {
     let folder = folder();

@@ -2,8 +2,10 @@
 //! made of rows and of nothing else.
 
 use crate::cost::Cost;
-use crate::estimate;
+use crate::estimate::{self, Reckoned};
 use crate::figures::{bytes, dollars, grouped, rate, share, time};
+use crate::losses::How;
+use crate::observed::MONTH_SECONDS;
 use crate::report::{Report, Row};
 use crate::workload::Workload;
 use serde::{Deserialize, Serialize};
@@ -24,7 +26,7 @@ pub struct Answer {
 pub struct Line {
     /// What was found.
     pub text: String,
-    /// The row that it stands on.
+    /// The row that it stands on, or the part of the page.
     pub row: Option<String>,
 }
 
@@ -42,22 +44,17 @@ pub fn answers(report: &Report) -> Vec<Answer> {
         largest(report),
         guarantees(report),
         price(report),
+        designs(report),
+        estimates(report),
         monthly(report),
         overtakes(report),
-        not_measured("What must run, and who is paged?", "docs/PROVIDERS.md says what each store needs to run"),
-        not_measured(
-            "What does a move there and back cost?",
-            "evstore migrate plan counts it on the data that is to be moved, and evstore migrate rehearse measures the pause",
-        ),
+        runs(report),
+        move_there_and_back(report),
     ]
 }
 
 const NOT_OBSERVED: &str =
     "these workloads were not made of a live store; evstore profile makes them, and evstore estimate prices them";
-
-fn not_measured(question: &str, why: &str) -> Answer {
-    Answer { question: question.into(), lines: Vec::new(), not_measured: Some(why.into()) }
-}
 
 /// An answer of lines; where there is none it was not measured, for this reason.
 fn of_lines(question: &str, lines: Vec<Line>, why_none: &str) -> Answer {
@@ -82,6 +79,11 @@ fn best<'a>(rows: impl Iterator<Item = &'a Row>, store: &str, by: impl Fn(&Row) 
 
 fn callers(count: u32) -> String {
     if count == 1 { "one caller".into() } else { format!("{count} callers") }
+}
+
+/// How it compares to the bare client of its engine.
+fn of_floor(row: &Row) -> String {
+    row.of_floor.map_or_else(String::new, |ratio| format!(" ({:.2} of its engine's bare client)", ratio.median))
 }
 
 fn is_plain_append(workload: &Workload) -> bool {
@@ -109,7 +111,11 @@ fn appends(report: &Report) -> Answer {
         let half = time(most.latency.p50_us);
         Some(line(
             most,
-            format!("{}: {per_second} a second with {callers}, half of them within {half}{one}", store.name),
+            format!(
+                "{}: {per_second} a second with {callers}{}, half of them within {half}{one}",
+                store.name,
+                of_floor(most)
+            ),
         ))
     });
     of_lines("How many appends does each take?", lines.collect(), "no workload of this run appends single events")
@@ -120,9 +126,12 @@ fn loads(report: &Report) -> Answer {
         workload.does == crate::workload::Mix { load: workload.does.load, ..Default::default() }
             && workload.does.load > 0
     };
-    let lines = rows(report, loads).filter(|row| row.callers == 1).map(|row| {
-        let (p50, p99) = (time(row.latency.p50_us), time(row.latency.p99_us));
-        line(row, format!("{}: {} takes {p50}, 99 of 100 within {p99}", row.store, row.title.to_lowercase()))
+    let lines = report.stores.iter().filter_map(|store| {
+        let own = rows(report, loads).filter(|row| row.callers == 1 && row.store == store.name);
+        let own: Vec<&Row> = own.collect();
+        let texts: Vec<String> =
+            own.iter().map(|row| format!("{} {}", row.title.to_lowercase(), time(row.latency.p50_us))).collect();
+        Some(line(own.first()?, format!("{}: {} (half of them within)", store.name, texts.join("; "))))
     });
     of_lines("How long does loading take?", lines.collect(), "no workload of this run loads with one caller")
 }
@@ -152,12 +161,32 @@ fn hottest(report: &Report) -> Answer {
         let attempts = row.operations + row.conflicts;
         let lost = share(row.conflicts as f64 / attempts.max(1) as f64);
         let (per_second, callers) = (rate(row.per_second.median), callers(row.callers));
+        let limit = report.partition_limits.get(&store.name).filter(|_| row.cost.write_units > 0.0).map_or_else(
+            String::new,
+            |units| {
+                format!(
+                    "; a partition of the service gives {} write units a second, which at {:.1} a commit are {} commits",
+                    grouped(*units),
+                    row.cost.write_units,
+                    rate(*units as f64 / row.cost.write_units)
+                )
+            },
+        );
         let text = format!(
-            "{}: {per_second} a second with {callers} on one stream; {lost} of the attempts conflicted",
+            "{}: {per_second} a second with {callers} on one stream; {lost} of the attempts conflicted{limit}",
             store.name
         );
         Some(line(row, text))
     });
+    let seen = report.bills.iter().filter_map(|bill| {
+        let share_of = share(bill.hottest_of_partition?);
+        let text = format!(
+            "{}: the hottest stream of the live store takes {share_of} of its partition in its fullest second",
+            bill.offer
+        );
+        Some(Line { text, row: Some("cost".into()) })
+    });
+    let lines = lines.chain(seen);
     let question = "What does the hottest stream take?";
     of_lines(
         question,
@@ -204,13 +233,62 @@ fn races(report: &Report) -> Answer {
 }
 
 fn losses(report: &Report) -> Answer {
-    let lines = report.stores.iter().map(|store| {
-        let risks =
-            if store.risks.is_empty() { "nothing that leaves its disk whole".into() } else { store.risks.join("; ") };
-        Line { text: format!("{}: {risks} (declared, and not provoked here)", store.name), row: None }
+    let lines = report.stores.iter().filter_map(|store| {
+        let own = report.losses.iter().filter(|loss| loss.store == store.name);
+        let texts: Vec<String> = own
+            .map(|loss| {
+                let how = if loss.how == How::Model { "by a model, " } else { "" };
+                format!("{}: {how}{}", loss.fault.name(), loss.said)
+            })
+            .collect();
+        let row = Some("losses".to_owned());
+        (!texts.is_empty()).then(|| Line { text: format!("{}: {}", store.name, texts.join("; ")), row })
     });
-    let question = "What can take acknowledged commits, as each store is set up?";
+    let question = "What does the loss of a node, a machine's power or a zone cost?";
     of_lines(question, lines.collect(), "no store could be opened")
+}
+
+/// Set-ups of one engine that is paid by the piece, beside each other.
+fn designs(report: &Report) -> Answer {
+    let lines = report.stores.iter().filter_map(|store| {
+        let rows = report.store_rows().filter(|row| row.store == store.name && row.callers == 1 && row.is_measured());
+        let units = rows.filter_map(|row| match (row.cost.write_units, row.cost.read_units) {
+            (write, _) if write > 0.0 => Some((row, format!("{}: {write:.2} write units", row.title.to_lowercase()))),
+            (_, read) if read > 0.0 => Some((row, format!("{}: {read:.2} read units", row.title.to_lowercase()))),
+            _ => None,
+        });
+        let units: Vec<(&Row, String)> = units.collect();
+        let (first, _) = units.first()?;
+        let settings: Vec<String> = store.settings.iter().map(|(key, value)| format!("{key} {value}")).collect();
+        let texts: Vec<&str> = units.iter().map(|(_, text)| text.as_str()).collect();
+        Some(line(first, format!("{} ({}): {}", store.name, settings.join(", "), texts.join("; "))))
+    });
+    let question = "What does each design take by the piece, with one caller?";
+    of_lines(question, lines.collect(), "no engine of these stores counts units")
+}
+
+/// What estimates are worth.
+fn estimates(report: &Report) -> Answer {
+    let mut lines = Vec::new();
+    for store in &report.stores {
+        let of_store = |one: &&Reckoned| one.row.ends_with(&format!("/{}", store.name)) && one.estimated > 0.0;
+        let apart = |one: &Reckoned| (one.counted / one.estimated - 1.0).abs();
+        let all: Vec<&Reckoned> = report.reckoned.iter().filter(of_store).collect();
+        let Some(worst) = all.iter().max_by(|a, b| apart(a).total_cmp(&apart(b))) else { continue };
+        let near = all.iter().filter(|one| apart(one) <= 0.1).count();
+        let text = format!(
+            "{}: {near} of {} estimates are within a tenth of the count; the farthest is {} of {}, {:.2} estimated and {:.2} counted",
+            store.name,
+            all.len(),
+            worst.of,
+            worst.row,
+            worst.estimated,
+            worst.counted
+        );
+        lines.push(Line { text, row: Some("estimates".into()) });
+    }
+    let question = "How far is an estimate from the count?";
+    of_lines(question, lines, "no offer of the price file counts what these engines count")
 }
 
 fn largest(report: &Report) -> Answer {
@@ -218,13 +296,20 @@ fn largest(report: &Report) -> Answer {
         |workload: &Workload| u64::from(workload.commit_events.largest()) * u64::from(workload.event_bytes.largest());
     let largest =
         report.plan.workloads.iter().filter(|workload| workload.log.is_none()).map(of).max().unwrap_or_default();
+    let seen =
+        report.plan.observed.as_ref().map_or_else(String::new, |observed| {
+            format!(", that of the live store {}", bytes(observed.largest_commit()))
+        });
     let lines = report.stores.iter().map(|store| {
         let limit = store
             .commit_bytes_max
             .map_or_else(|| "has no limit of its own".into(), |max| format!("takes {}", bytes(max)));
-        let text =
-            format!("{}: {limit}; the largest commit of these workloads has {} of data", store.name, bytes(largest));
-        Line { text, row: None }
+        let text = format!(
+            "{}: {limit}; the largest commit of these workloads has {} of data{seen}",
+            store.name,
+            bytes(largest)
+        );
+        Line { text, row: Some("guarantees".into()) }
     });
     of_lines("How near is the largest commit to what a store takes?", lines.collect(), "no store could be opened")
 }
@@ -233,8 +318,15 @@ fn guarantees(report: &Report) -> Answer {
     let lines = report.stores.iter().filter_map(|store| {
         let found = store.conformance.as_ref()?;
         let counts: Vec<String> = found.verdicts.iter().map(|(verdict, count)| format!("{count} {verdict}")).collect();
-        let text = format!("{}: {} (seed {}, {})", store.name, counts.join(", "), found.seed, report.began_at);
-        Some(Line { text, row: None })
+        let only =
+            if found.only.is_empty() { "all checks".into() } else { format!("checks {}…", found.only.join(", ")) };
+        let at = store
+            .endpoint
+            .as_ref()
+            .map_or("on this machine or where its address points", |_| "at an endpoint of its own");
+        let text =
+            format!("{}, {at}: {only}: {} (seed {}, {})", store.name, counts.join(", "), found.seed, report.began_at);
+        Some(Line { text, row: Some("guarantees".into()) })
     });
     let question = "Which guarantees were probed, where and when?";
     of_lines(
@@ -260,9 +352,13 @@ fn price(report: &Report) -> Answer {
     };
     let lines = report.costs.iter().filter(most).map(|cost| {
         let [_, tenth, half] = cost.hours_usd.map(|hours| dollars(hours + cost.counted_usd));
-        let text = match cost.hours_usd[0] > 0.0 {
-            true => format!("{}: {half} at half use and {tenth} at a tenth, if the machine paid for is as fast as this one; {} left out", cost.offer, cost.left_out),
-            false => format!("{}: {}; {} left out", cost.offer, dollars(cost.counted_usd), cost.left_out),
+        let (store, offer, left_out) = (cost.row.rsplit('/').next().unwrap_or_default(), &cost.offer, &cost.left_out);
+        let text = if cost.hours_usd[0] > 0.0 {
+            format!(
+                "{store}, {offer}: {half} at half use and {tenth} at a tenth, if the machine paid for is as fast as this one; left out: {left_out}"
+            )
+        } else {
+            format!("{store}, {offer}: {}; left out: {left_out}", dollars(cost.counted_usd))
         };
         Line { text, row: Some(cost.row.clone()) }
     });
@@ -279,7 +375,7 @@ fn monthly(report: &Report) -> Answer {
         let [now, three, ten] = bill.total_usd().map(dollars);
         Line {
             text: format!("{}: {now} now, {three} at 3 and {ten} at 10 times; {} left out", bill.offer, bill.left_out),
-            row: None,
+            row: Some("cost".into()),
         }
     });
     let why =
@@ -291,8 +387,13 @@ fn overtakes(report: &Report) -> Answer {
     let pairs = report.bills.iter().flat_map(|one| report.bills.iter().map(move |other| (one, other)));
     let crossing = pairs.filter_map(|(one, other)| Some((one, other, estimate::crossing(one, other)?)));
     let lines = crossing.map(|(one, other, times)| Line {
-        text: format!("{} becomes dearer than {} at {times:.1} times of what there is now", one.offer, other.offer),
-        row: None,
+        text: format!(
+            "{} becomes dearer than {} at {times:.1} times of what there is now, {} commits a second",
+            one.offer,
+            other.offer,
+            rate(times * report.plan.observed.as_ref().map_or(0.0, |seen| seen.commits_a_month() / MONTH_SECONDS))
+        ),
+        row: Some("cost".into()),
     });
     let why = match report.bills.len() {
         0 => NOT_OBSERVED,
@@ -300,6 +401,32 @@ fn overtakes(report: &Report) -> Answer {
         _ => "none does: the cheaper one stays cheaper",
     };
     of_lines("At which rate does one store become dearer than another?", lines.collect(), why)
+}
+
+/// What has to be there for a store, as it is set up. Who is called at night no measurement tells.
+fn runs(report: &Report) -> Answer {
+    let lines = report.stores.iter().map(|store| {
+        let promise =
+            |wanted: &str| store.promises.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+        let what = match promise("processes") {
+            Some("one") => "nothing besides the application, in one process".to_owned(),
+            Some(several) if several.contains("local") => "nothing besides the application, on one machine".to_owned(),
+            _ => format!("{}, which somebody runs or rents; who is paged for it is not measured here", store.engine),
+        };
+        Line { text: format!("{}: {what}", store.name), row: Some("guarantees".into()) }
+    });
+    of_lines("What must run, and who is paged?", lines.collect(), "no store could be opened")
+}
+
+fn move_there_and_back(report: &Report) -> Answer {
+    let lines = report.bills.iter().map(|bill| {
+        let (there, back) = (dollars(bill.moved_in_usd), dollars(bill.moved_out_usd));
+        let text = format!("{}: {there} to write all that there is once, {back} to read it once", bill.offer);
+        Line { text, row: Some("cost".into()) }
+    });
+    let why = "it is reckoned from a profile of a live store; evstore migrate plan counts it on the data that is to be moved, and \
+               evstore migrate rehearse measures the pause";
+    of_lines("What does a move there and back cost?", lines.collect(), why)
 }
 
 /// What the figures do not show, in sentences.
@@ -313,7 +440,7 @@ pub fn does_not_show(report: &Report) -> Vec<String> {
             plan.measure.0.as_millis()
         ),
         "Callers and whatever store runs here share one machine: a network between them adds its time to every call, and takes the load of one from the other.".into(),
-        "No disk, machine or network was broken. What a store survives is declared, and put to the test by `evstore conformance`.".into(),
+        "No disk, machine or network was broken: of accidents only the end of a process was provoked. What a store survives is declared, and put to the test by `evstore conformance`.".into(),
         "Stores are measured as their providers have them, without the layers that repeat and time calls for an application.".into(),
     ];
     for store in report.stores.iter().filter(|store| store.endpoint.is_some()) {

@@ -12,15 +12,28 @@ const LEFT: f64 = 92.0;
 const RIGHT: f64 = 84.0;
 const LINE: f64 = 19.0;
 const HEADING: f64 = 20.0;
+/// How many times the lowest rate the highest is from which on bars are logarithmic.
+const LOGARITHMIC_FROM: f64 = 50.0;
 /// Most characters of a store's name beside its bar.
 const NAME_CHARS: usize = 12;
 
-/// Bars of operations in a second, grouped by callers, each with the lowest and the highest round.
+/// Bars of operations in a second, grouped by callers, each with the lowest and the highest round, and a mark where the engine's bare
+/// client is.
 #[must_use]
 pub fn rates(rows: &[&Row], stores: &[String]) -> String {
-    let most = rows.iter().map(|row| row.per_second.high).fold(1.0, f64::max);
-    let scale = |value: f64| LEFT + (WIDTH - LEFT - RIGHT) * value / most;
-    draw("operations in a second", rows, stores, |svg, row, y| {
+    let floor =
+        |row: &Row| row.of_floor.filter(|ratio| ratio.median > 0.0).map(|ratio| row.per_second.median / ratio.median);
+    let most = rows.iter().map(|row| row.per_second.high.max(floor(row).unwrap_or_default())).fold(1.0, f64::max);
+    let least = rows.iter().map(|row| row.per_second.median).filter(|rate| *rate > 0.0).fold(most, f64::min);
+    let (lowest, highest) = (least.log10().floor(), most.log10().ceil().max(least.log10().floor() + 1.0));
+    // Beside a store in memory one that answers over a network has no bar that can be seen.
+    let logarithmic = most / least > LOGARITHMIC_FROM;
+    let scale = |value: f64| {
+        let share = if logarithmic { (value.max(1e-3).log10() - lowest) / (highest - lowest) } else { value / most };
+        LEFT + (WIDTH - LEFT - RIGHT) * share.clamp(0.0, 1.0)
+    };
+    let title = if logarithmic { "operations in a second, each line ten times" } else { "operations in a second" };
+    let drawn = draw(title, rows, stores, |svg, row, y| {
         let spread = row.per_second;
         let (middle, height) = (y + LINE / 2.0, LINE - 6.0);
         let width = (scale(spread.median) - LEFT).max(1.0);
@@ -36,8 +49,43 @@ pub fn rates(rows: &[&Row], stores: &[String]) -> String {
             middle - 3.0,
             middle - 3.0
         );
-        text(svg, "value", high.max(LEFT + width) + 5.0, middle + 4.0, &rate(spread.median));
-    })
+        let mut end = high.max(LEFT + width);
+        if let Some(floor) = floor(row) {
+            let at = scale(floor);
+            let _ = write!(svg, "<path class=\"floor\" d=\"M{at:.1} {:.1}v{:.1}\"/>", y + 1.0, LINE - 2.0);
+            end = end.max(at);
+        }
+        text(svg, "value", end + 5.0, middle + 4.0, &rate(spread.median));
+    });
+    if !logarithmic {
+        return drawn;
+    }
+    with_scale(drawn, rows, lowest, highest, |power| scale(10_f64.powi(power)), |power| rate(10_f64.powi(power)))
+}
+
+/// A drawing with a logarithmic scale behind everything, and its figures below.
+fn with_scale(
+    mut drawn: String,
+    rows: &[&Row],
+    lowest: f64,
+    highest: f64,
+    place: impl Fn(i32) -> f64,
+    name: impl Fn(i32) -> String,
+) -> String {
+    let height = height(rows);
+    let mut axis = String::new();
+    for power in lowest as i32..=highest as i32 {
+        let x = place(power);
+        let _ = write!(axis, "<path class=\"grid\" d=\"M{x:.1} 22V{:.1}\"/>", height - 4.0);
+        // Every second one where they stand too near.
+        if (highest - lowest) < 4.0 || (power - lowest as i32) % 2 == 0 {
+            let _ = write!(axis, "<text class=\"tick\" x=\"{x:.1}\" y=\"{:.1}\">{}</text>", height + 10.0, name(power));
+        }
+    }
+    if let Some(at) = drawn.find("</title>") {
+        drawn.insert_str(at + "</title>".len(), &axis);
+    }
+    drawn
 }
 
 /// Lines from the median latency over the 99th percentile to the 99.9th, on a logarithmic scale.
@@ -49,7 +97,7 @@ pub fn latencies(rows: &[&Row], stores: &[String]) -> String {
     let place = |micros: f64| {
         LEFT + (WIDTH - LEFT - RIGHT) * ((micros.max(0.1).log10() - lowest) / (highest - lowest)).clamp(0.0, 1.0)
     };
-    let mut drawn = draw("latency: half, 99 and 99.9 of 100", rows, stores, |svg, row, y| {
+    let drawn = draw("latency: half, 99 and 99.9 of 100", rows, stores, |svg, row, y| {
         let middle = y + LINE / 2.0;
         let (p50, p99, p999) = (place(row.latency.p50_us), place(row.latency.p99_us), place(row.latency.p999_us));
         let _ =
@@ -58,22 +106,7 @@ pub fn latencies(rows: &[&Row], stores: &[String]) -> String {
         let _ = write!(svg, "<circle class=\"ring\" cx=\"{p99:.1}\" cy=\"{middle:.1}\" r=\"4\"/>");
         text(svg, "value", WIDTH - RIGHT + 8.0, middle + 4.0, &time(row.latency.p99_us));
     });
-    // The scale goes behind everything and its figures below.
-    let height = height(rows);
-    let mut axis = String::new();
-    for power in lowest as i32..=highest as i32 {
-        let x = place(10_f64.powi(power));
-        let _ = write!(axis, "<path class=\"grid\" d=\"M{x:.1} 22V{:.1}\"/>", height - 4.0);
-        // Every second one where they stand too near.
-        if (highest - lowest) < 5.0 || (power - lowest as i32) % 2 == 0 {
-            let _ =
-                write!(axis, "<text class=\"tick\" x=\"{x:.1}\" y=\"{:.1}\">{}</text>", height + 10.0, short(power));
-        }
-    }
-    if let Some(at) = drawn.find("</title>") {
-        drawn.insert_str(at + "</title>".len(), &axis);
-    }
-    drawn
+    with_scale(drawn, rows, lowest, highest, |power| place(10_f64.powi(power)), short)
 }
 
 /// A power of ten of microseconds.

@@ -18,10 +18,17 @@ pub struct Contender {
 }
 
 /// What part a contender has in a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
     /// It is measured.
     Store,
+    /// It is the bare client of an engine, and so the floor under the store of this name.
+    Floor {
+        /// The store.
+        of: String,
+        /// Whether it reads streams too.
+        loads: bool,
+    },
     /// It does nothing, and so shows what the measuring costs. It takes part where a workload says `harness`.
     Harness,
 }
@@ -84,7 +91,7 @@ impl Scratch {
 }
 
 /// A tag that no other run has: the clock and the process make it new, and nothing that is measured depends on it.
-fn tag() -> String {
+pub(crate) fn tag() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     format!("cmp{:08x}", (now.as_nanos() as u64 ^ (u64::from(std::process::id()) << 20)) as u32)
 }

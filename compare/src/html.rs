@@ -1,10 +1,12 @@
 //! The report as one HTML page that needs nothing else: no network, no script, light and dark, on paper too.
 
 use crate::against::{Changes, Verdict};
+use crate::answers::{Answer, Line};
 use crate::chart;
 use crate::cost::Cost;
-use crate::estimate::Bill;
-use crate::figures::{dollars, grouped, rate, share, time};
+use crate::estimate::{Bill, Reckoned};
+use crate::figures::{bytes, dollars, grouped, rate, share, time};
+use crate::losses::{Fault, How};
 use crate::report::{Latency, Report, Row};
 use crate::workload::Workload;
 use evstore_api::{Error, ErrorKind, Result};
@@ -33,11 +35,14 @@ pub fn page(report: &Report, changes: Option<&Changes>) -> Result<String> {
             report.machine.release, report.machine.build, report.machine.processors, report.machine.platform
         ),
         took: time(report.seconds * 1e6),
+        answers: report.answers.iter().map(|answer| shown_answer(answer, report)).collect(),
         promises: promises(report),
         sections: report.plan.workloads.iter().filter_map(|workload| section(report, workload)).collect(),
         harness: report.harness.as_ref().map(|harness| (share(harness.share), harness.row.clone())),
         costs: report.costs.iter().map(paid).collect(),
         bills: report.bills.iter().map(billed).collect(),
+        reckoned: report.reckoned.iter().map(shown_reckoned).collect(),
+        losses: losses(report),
         left_out: left_out(report),
         changes: changes.map(shown_changes),
         plan: toml::to_string(&report.plan).unwrap_or_default(),
@@ -57,15 +62,50 @@ struct Page<'a> {
     report: &'a Report,
     machine: String,
     took: String,
+    answers: Vec<ShownAnswer>,
     promises: Vec<Promise>,
     sections: Vec<Section>,
     harness: Option<(String, String)>,
     costs: Vec<Paid>,
     bills: Vec<Paid>,
+    reckoned: Vec<Paid>,
+    losses: Vec<(String, Vec<String>)>,
     left_out: Vec<String>,
     changes: Option<ShownChanges>,
     plan: String,
     document: String,
+}
+
+/// A question with its answer.
+#[derive(Serialize)]
+struct ShownAnswer {
+    question: String,
+    lines: Vec<ShownLine>,
+    not_measured: Option<String>,
+}
+
+/// A line of an answer: whose it is, and what was found.
+#[derive(Serialize)]
+struct ShownLine {
+    of: String,
+    /// The colour of the store that it is of.
+    colour: Option<usize>,
+    text: String,
+    row: Option<String>,
+}
+
+fn shown_answer(answer: &Answer, report: &Report) -> ShownAnswer {
+    let line = |line: &Line| {
+        let (of, text) = line.text.split_once(": ").unwrap_or(("", &line.text));
+        let store = of.split([',', ' ']).next().unwrap_or_default();
+        let colour = report.stores.iter().position(|known| known.name == store).map(|at| at % 8);
+        ShownLine { of: of.to_owned(), colour, text: text.to_owned(), row: line.row.clone() }
+    };
+    ShownAnswer {
+        question: answer.question.clone(),
+        lines: answer.lines.iter().map(line).collect(),
+        not_measured: answer.not_measured.clone(),
+    }
 }
 
 /// One promise, of every store.
@@ -84,13 +124,22 @@ fn promises(report: &Report) -> Vec<Promise> {
             .promises
             .iter()
             .find(|(known, _)| known == name)
-            .map_or_else(|| "?".to_owned(), |(_, value)| value.clone())
+            .map_or_else(|| "?".to_owned(), |(_, value)| readable(name, value))
     };
     let of_name = |name: String| {
         let values: Vec<String> = report.stores.iter().map(|store| value(store, &name)).collect();
         Promise { differs: values.iter().any(|one| *one != values[0]), values, name }
     };
     names.into_iter().map(of_name).collect()
+}
+
+/// A promise's value as people read it: counts of bytes are long.
+fn readable(name: &str, value: &str) -> String {
+    match value.parse::<u64>() {
+        Ok(count) if name.ends_with("bytes") => bytes(count),
+        Ok(count) => grouped(count),
+        Err(_) => value.to_owned(),
+    }
 }
 
 /// One workload: its plots and its table.
@@ -119,7 +168,9 @@ fn section(report: &Report, workload: &Workload) -> Option<Section> {
     if rows.is_empty() {
         return None;
     }
-    let drawn: Vec<&Row> = rows.iter().copied().filter(|row| !row.harness || workload.rate.is_some()).collect();
+    // A floor is a mark on the bar of its store.
+    let drawn: Vec<&Row> =
+        rows.iter().copied().filter(|row| row.bare.is_none() && (!row.harness || workload.rate.is_some())).collect();
     let stores: Vec<String> = report.stores.iter().map(|store| store.name.clone()).collect();
     let columns = columns(workload);
     Some(Section {
@@ -133,7 +184,7 @@ fn section(report: &Report, workload: &Workload) -> Option<Section> {
             .iter()
             .map(|row| Shown {
                 id: row.id(),
-                harness: row.harness,
+                harness: !row.is_of_store(),
                 cells: columns.iter().map(|(_, cell)| cell(row)).collect(),
             })
             .collect(),
@@ -151,6 +202,12 @@ fn columns(workload: &Workload) -> Vec<Column> {
         ("store", |row| row.store.clone()),
         ("a second", |row| if row.is_measured() { rate(row.per_second.median) } else { "not measured".into() }),
         ("lowest to highest round", |row| format!("{} to {}", rate(row.per_second.low), rate(row.per_second.high))),
+        ("of its floor", |row| {
+            row.of_floor.map_or_else(
+                || "-".into(),
+                |ratio| format!("{:.2} ({:.2} to {:.2})", ratio.median, ratio.low, ratio.high),
+            )
+        }),
         ("half within", |row| time(row.latency.p50_us)),
         ("99 % within", |row| time(row.latency.p99_us)),
         ("99.9 % within", |row| time(row.latency.p999_us)),
@@ -216,6 +273,35 @@ fn paid(cost: &Cost) -> Paid {
     let or_none = |usd: f64| if usd == 0.0 { "-".to_owned() } else { dollars(usd) };
     let cells = std::iter::once(cost.counted_usd).chain(cost.hours_usd).map(or_none).collect();
     Paid { row: cost.row.clone(), offer: cost.offer.clone(), cells }
+}
+
+fn shown_reckoned(reckoned: &Reckoned) -> Paid {
+    let difference = if reckoned.estimated > 0.0 {
+        format!("{:+.0} %", (reckoned.counted / reckoned.estimated - 1.0) * 100.0)
+    } else {
+        "-".into()
+    };
+    let cells =
+        vec![reckoned.of.clone(), format!("{:.2}", reckoned.estimated), format!("{:.2}", reckoned.counted), difference];
+    Paid { row: reckoned.row.clone(), offer: reckoned.offer.clone(), cells }
+}
+
+/// For each store what each accident takes.
+fn losses(report: &Report) -> Vec<(String, Vec<String>)> {
+    let of = |store: &str, fault: Fault| {
+        let found = report.losses.iter().find(|loss| loss.store == store && loss.fault == fault);
+        found.map_or_else(
+            || "-".to_owned(),
+            |loss| {
+                let how = if loss.how == How::Model { "by a model: " } else { "" };
+                format!("{how}{}", loss.said)
+            },
+        )
+    };
+    let of_store = |store: &str| {
+        (store.to_owned(), [Fault::Node, Fault::Power, Fault::Failover].map(|fault| of(store, fault)).into())
+    };
+    report.stores.iter().map(|store| of_store(&store.name)).collect()
 }
 
 fn billed(bill: &Bill) -> Paid {

@@ -19,6 +19,7 @@ pub mod estimate;
 pub mod figures;
 pub mod html;
 pub mod log;
+pub mod losses;
 pub mod noop;
 pub mod observed;
 pub mod operation;

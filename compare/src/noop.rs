@@ -1,4 +1,5 @@
-//! A store that does nothing and says that it did: what is measured against it is what the measuring costs.
+//! Stores that promise nothing: one that does nothing and says that it did, so that what is measured against it is what the measuring
+//! costs; and the bare client of an engine, which is the floor under a store.
 
 use crate::contender::{Contender, Part};
 use async_trait::async_trait;
@@ -7,6 +8,7 @@ use evstore_api::capabilities::{
     RealTime, Support, Window,
 };
 use evstore_api::*;
+use evstore_kit::floor::{Bare, Floor, Put};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,11 +24,60 @@ pub fn contender() -> Contender {
     Contender { name: NAME.into(), provider, settings, part: Part::Harness }
 }
 
-/// Answers at once, with receipts that agree with what was asked.
+/// The bare client of a store's engine, as a contender: on scratch stores that are made as the store's are.
+#[must_use]
+pub fn floor(store: &Contender, floor: Arc<dyn Floor>) -> Contender {
+    let part = Part::Floor { of: store.name.clone(), loads: floor.loads() };
+    let opener = Arc::new(Below { inner: store.provider.opener.clone(), floor });
+    let provider = Provider { opener, ..store.provider.clone() };
+    Contender { name: format!("{}:bare", store.name), provider, settings: store.settings.clone(), part }
+}
+
+/// Makes scratch stores as a provider does, and opens them with the bare client.
+struct Below {
+    inner: Arc<dyn Opener>,
+    floor: Arc<dyn Floor>,
+}
+
+#[async_trait]
+impl Opener for Below {
+    async fn open(&self, settings: &Settings) -> Result<Arc<dyn EventStore>> {
+        Ok(Arc::new(Noop { client: Some(self.floor.connect(settings).await?), ..Noop::new() }))
+    }
+
+    async fn open_admin(&self, _: &Settings) -> Result<Arc<dyn StoreAdmin>> {
+        Ok(Arc::new(Noop::new()))
+    }
+
+    fn scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        self.inner.scratch(settings, tag)
+    }
+
+    async fn make_scratch(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        self.inner.make_scratch(settings, tag).await
+    }
+
+    async fn drop_scratch(&self, scratch: &Settings) -> Result<()> {
+        self.inner.drop_scratch(scratch).await
+    }
+
+    async fn list_scratch(&self, settings: &Settings) -> Result<Vec<String>> {
+        self.inner.list_scratch(settings).await
+    }
+}
+
+/// The number at the end of a stream's name.
+fn number_of(stream: &StreamId) -> Result<u64> {
+    let number = stream.name.as_str().rsplit('-').next().and_then(|number| number.parse().ok());
+    number.ok_or_else(|| Error::new(ErrorKind::Invalid, "the bare client knows streams by numbers"))
+}
+
+/// Answers at once, or when the bare client has done it, with receipts that agree with what was asked.
 #[derive(Clone, Debug)]
 struct Noop {
     capabilities: Capabilities,
     cursor: Cursor,
+    client: Option<Arc<dyn Bare>>,
 }
 
 impl Noop {
@@ -63,7 +114,7 @@ impl Noop {
             time_precision: Duration::from_micros(1),
             limits,
         };
-        Self { capabilities, cursor: Cursor::total(Incarnation([1; 16]), Position(0)) }
+        Self { capabilities, cursor: Cursor::total(Incarnation([1; 16]), Position(0)), client: None }
     }
 }
 
@@ -109,16 +160,25 @@ impl EventStore for Noop {
             Expected::At(revision) => revision.0,
             Expected::Any | Expected::NoStream | Expected::Exists => 0,
         };
+        let (id, count) = (request.commit.id, request.commit.events.count());
+        let usage = match &self.client {
+            None => Usage::default(),
+            Some(client) => {
+                let stream = number_of(&request.stream)?;
+                let events = format::encode_events(id, &request.commit.recorded()?).into();
+                client.append(Put { stream, slot: before / u64::from(count) + 1, count, id, events }).await?
+            }
+        };
         Ok(Appended {
-            commit: request.commit.id,
+            commit: id,
             number: CommitNumber(before + 1),
             first: Revision(before + 1),
-            last: Revision(before + u64::from(request.commit.events.count())),
+            last: Revision(before + u64::from(count)),
             position: None,
             recorded_at: Timestamp(0),
             digest: ContentDigest([0; 16]),
             repeated: false,
-            usage: Usage::default(),
+            usage,
         })
     }
 
@@ -131,7 +191,10 @@ impl EventStore for Noop {
     }
 
     async fn read_stream(&self, request: ReadStream) -> Result<StreamPage> {
-        let usage = Usage::default();
+        let usage = match &self.client {
+            None => Usage::default(),
+            Some(client) => client.load(number_of(&request.stream)?).await?,
+        };
         Ok(StreamPage { head: Head::missing(), commits: Vec::new(), direction: request.direction, next: None, usage })
     }
 
@@ -178,6 +241,9 @@ impl EventStore for Noop {
     }
 
     async fn close(&self) -> Result<()> {
+        if let Some(client) = &self.client {
+            client.close().await;
+        }
         Ok(())
     }
 }

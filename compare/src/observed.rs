@@ -164,6 +164,7 @@ impl Observer {
             snapshot_bytes: 1_000,
             commit_events: sizes(&self.commit_events, 1_000),
             event_bytes: sizes(&self.event_bytes, 1 << 20),
+            compressible: true,
             expected: crate::workload::Expectation::Head,
             check: false,
             log: None,

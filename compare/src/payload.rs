@@ -1,7 +1,7 @@
 //! What is appended: JSON that looks like events look, of an exact size, from a seed. Compression finds in it what it finds in events:
-//! the same keys again and again, and values that differ.
+//! the same keys again and again, and values that differ. Or random bytes, in which it finds nothing.
 
-use crate::workload::{Sizes, Workload};
+use crate::workload::Workload;
 use bytes::Bytes;
 use evstore_api::{ContentType, EventType, Events, NewEvent, Result};
 use evstore_conformance::seed::Seed;
@@ -17,19 +17,24 @@ const TYPES: [&str; 4] = ["order-placed", "order-paid", "order-shipped", "order-
 /// # Errors
 /// `Invalid` never, but for a fixed name that is none.
 pub fn commits(workload: &Workload, seed: &mut Seed) -> Result<Vec<Events>> {
-    (0..POOL).map(|_| commit(&workload.commit_events, &workload.event_bytes, seed)).collect()
+    (0..POOL).map(|_| commit(workload, seed)).collect()
 }
 
 /// One commit.
-fn commit(events: &Sizes, bytes: &Sizes, seed: &mut Seed) -> Result<Events> {
-    let count = *seed.pick(events.all());
-    let events = (0..count).map(|_| event(*seed.pick(bytes.all()), seed));
+fn commit(workload: &Workload, seed: &mut Seed) -> Result<Events> {
+    let count = *seed.pick(workload.commit_events.all());
+    let events = (0..count).map(|_| event(*seed.pick(workload.event_bytes.all()), workload.compressible, seed));
     Events::new(events.collect::<Result<_>>()?)
 }
 
 /// One event whose data has exactly so many bytes.
-fn event(bytes: u32, seed: &mut Seed) -> Result<NewEvent> {
-    let mut event = NewEvent::new(EventType::new(seed.pick(&TYPES))?, json(bytes as usize, seed));
+fn event(bytes: u32, compressible: bool, seed: &mut Seed) -> Result<NewEvent> {
+    let event_type = EventType::new(seed.pick(&TYPES))?;
+    if !compressible {
+        let random: Vec<u8> = std::iter::repeat_with(|| seed.next_u64() as u8).take(bytes as usize).collect();
+        return Ok(NewEvent::new(event_type, random));
+    }
+    let mut event = NewEvent::new(event_type, json(bytes as usize, seed));
     event.content_type = ContentType::json();
     Ok(event)
 }
@@ -61,6 +66,7 @@ fn json(bytes: usize, seed: &mut Seed) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workload::Sizes;
 
     #[test]
     fn a_payload_is_json_of_exactly_its_size() {

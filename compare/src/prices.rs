@@ -3,6 +3,7 @@
 use crate::workload::misread;
 use evstore_api::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The form of price files that this release reads.
 pub const SCHEMA: u32 = 1;
@@ -24,6 +25,52 @@ pub struct Prices {
     /// The ways to pay.
     #[serde(rename = "offer")]
     pub offers: Vec<Offer>,
+    /// What set-ups of a provider write besides each commit, for estimates. What is not named writes nothing.
+    #[serde(rename = "design", default)]
+    pub designs: Vec<Design>,
+}
+
+/// What a set-up writes: an estimate goes by it, and a run counts.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Design {
+    /// The provider that it is of.
+    pub provider: String,
+    /// The settings that make it.
+    pub when: BTreeMap<String, String>,
+    /// How often each write unit is counted: twice in a transaction.
+    #[serde(default = "one")]
+    pub write_times: f64,
+    /// Items of one unit that are written besides each commit, by one that appends alone: those that append together share them.
+    #[serde(default)]
+    pub write_items_more: f64,
+    /// Write units for each commit that somebody writes behind the append: in a bill, and in no receipt.
+    #[serde(default)]
+    pub write_units_behind: f64,
+    /// What a bill has besides, and is in no receipt.
+    #[serde(default)]
+    pub left_out: Option<String>,
+    /// Where this is from.
+    pub source: String,
+}
+
+impl Design {
+    /// Of a provider that writes nothing but commits.
+    fn plain() -> Self {
+        Self { write_times: 1.0, ..Self::default() }
+    }
+
+    /// What an offer leaves out, and what this design does.
+    #[must_use]
+    pub fn left_out(&self, offer: &Offer) -> String {
+        self.left_out.iter().fold(offer.left_out.clone(), |all, more| format!("{all}; {more}"))
+    }
+
+    /// The settings, as a name; empty where there are none.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.when.iter().map(|(key, value)| format!("{key} {value}")).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// One way to pay for a kind of store. What it does not ask for is absent.
@@ -53,6 +100,9 @@ pub struct Offer {
     pub write_unit_bytes: Option<u64>,
     /// Bytes of a read unit; needed to estimate them.
     pub read_unit_bytes: Option<u64>,
+    /// Bytes that units count besides those of a commit: keys, names of attributes.
+    #[serde(default)]
+    pub unit_bytes_more: u64,
     /// Write units that one stream gets in a second.
     pub partition_units_a_second: Option<u64>,
     /// What a bill has besides, and is not in here.
@@ -114,6 +164,16 @@ impl Prices {
                 }
             }
         }
+        for design in &prices.designs {
+            let is_right = (1.0..=100.0).contains(&design.write_times)
+                && (0.0..=100.0).contains(&design.write_items_more)
+                && (0.0..=100.0).contains(&design.write_units_behind)
+                && !design.source.is_empty();
+            if !is_right {
+                let error = refused("a design counts each unit once at least, and names where that was read");
+                return Err(error.with("provider", &design.provider));
+            }
+        }
         Ok(prices)
     }
 
@@ -121,6 +181,22 @@ impl Prices {
     #[must_use]
     pub fn list() -> Self {
         Self::parse(LIST, "prices").expect("a test parses it")
+    }
+
+    /// What a set-up writes besides its commits.
+    #[must_use]
+    pub fn design(&self, provider: &str, settings: &BTreeMap<String, String>) -> Design {
+        let fits = |design: &&Design| {
+            design.provider == provider && design.when.iter().all(|(key, value)| settings.get(key) == Some(value))
+        };
+        self.designs.iter().find(fits).cloned().unwrap_or_else(Design::plain)
+    }
+
+    /// Every set-up of a provider that is named, or the plain one.
+    #[must_use]
+    pub fn designs_of(&self, provider: &str) -> Vec<Design> {
+        let designs: Vec<Design> = self.designs.iter().filter(|design| design.provider == provider).cloned().collect();
+        if designs.is_empty() { vec![Design::plain()] } else { designs }
     }
 
     /// The ways to pay for a provider.
@@ -144,7 +220,17 @@ mod tests {
     #[test]
     fn the_list_is_read_and_every_figure_has_a_source() {
         let prices = Prices::list();
-        assert!(prices.of("dynamodb").count() == 1 && prices.of("postgres").count() == 2);
+        assert_eq!(["dynamodb", "postgres", "s3"].map(|provider| prices.of(provider).count()), [1, 2, 2]);
+    }
+
+    #[test]
+    fn a_design_is_found_by_its_settings() {
+        let prices = Prices::list();
+        let of = |feed: &str| prices.design("dynamodb", &BTreeMap::from([("feed".to_owned(), feed.to_owned())]));
+        assert_eq!((of("transactional").write_times, of("transactional").write_items_more), (2.0, 1.0));
+        assert_eq!((of("sequencer").write_times, of("sequencer").write_units_behind), (1.0, 1.0));
+        assert_eq!((of("another").write_times, of("another").write_items_more), (1.0, 0.0));
+        assert_eq!(prices.designs_of("s3"), [Design::plain()]);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 
 use crate::answers::{self, Answer};
 use crate::cost::{self, Cost as Price};
-use crate::estimate::{self, Bill};
+use crate::estimate::{self, Bill, Payer, Reckoned};
+use crate::losses::{self, Loss};
 use crate::prices::Prices;
 use crate::run::{Found, Opened, micros};
 use crate::spread::Spread;
@@ -43,6 +44,15 @@ pub struct Report {
     pub costs: Vec<Price>,
     /// A month's bills, where the workloads were made of a live store.
     pub bills: Vec<Bill>,
+    /// What each row was reckoned to take by the rules of an offer, beside what its receipts counted.
+    #[serde(default)]
+    pub reckoned: Vec<Reckoned>,
+    /// What accidents take of what was acknowledged: measured, by a model, or why not.
+    #[serde(default)]
+    pub losses: Vec<Loss>,
+    /// Write units that one partition gives in a second, by store, where its offer has such a limit.
+    #[serde(default)]
+    pub partition_limits: BTreeMap<String, u64>,
     /// Of when and where the prices are.
     pub prices: String,
     /// The questions that people ask, each with its answer or why there is none.
@@ -92,6 +102,9 @@ pub struct Store {
     pub risks: Vec<String>,
     /// Where its config points, if not to the service itself: an emulator, most often, whose times say nothing about the service.
     pub endpoint: Option<String>,
+    /// How it is set up: every choice, and what differs from its default.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
     /// Largest commit that it takes, in bytes; none where it has no bound.
     pub commit_bytes_max: Option<u64>,
     /// What the catalog said, where it was asked.
@@ -122,6 +135,9 @@ pub struct Row {
     pub store: String,
     /// Whether it is of the store that does nothing.
     pub harness: bool,
+    /// Whether it is of a bare client of an engine: the store that it is the floor of. Its own name has `:bare` behind that.
+    #[serde(default)]
+    pub bare: Option<String>,
     /// Callers at a time; with a rate, operations under way at most.
     pub callers: u32,
     /// Operations that were begun in a second, in an open loop.
@@ -134,6 +150,12 @@ pub struct Row {
     pub operations: u64,
     /// The same in a second, round by round.
     pub per_second: Spread,
+    /// The same as numbers, in the order of the rounds.
+    #[serde(default)]
+    pub by_round: Vec<f64>,
+    /// Its rate as a share of its floor's, round by round; none where there is no bare client for it.
+    #[serde(default)]
+    pub of_floor: Option<Spread>,
     /// Events written or read in a second.
     pub events_per_second: Spread,
     /// Latencies of all rounds together.
@@ -264,6 +286,12 @@ impl Row {
         format!("{}/{}/{}", self.workload, self.callers, self.store)
     }
 
+    /// Whether it is of a store, and not of the harness or of a floor.
+    #[must_use]
+    pub fn is_of_store(&self) -> bool {
+        !self.harness && self.bare.is_none()
+    }
+
     /// Whether there is a figure.
     #[must_use]
     pub fn is_measured(&self) -> bool {
@@ -288,6 +316,8 @@ pub struct Circumstances {
     pub prices: Prices,
     /// What the catalog said, by the store's name.
     pub conformance: BTreeMap<String, Conformance>,
+    /// What accidents that were provoked took.
+    pub losses: Vec<Loss>,
 }
 
 impl Report {
@@ -298,8 +328,9 @@ impl Report {
         circumstances: Circumstances,
         promises: impl Fn(&Capabilities) -> Vec<(&'static str, String)>,
     ) -> Self {
-        let Circumstances { began_at, seconds, machine, plan, seed, prices, mut conformance } = circumstances;
-        let stores = found.stores.into_iter().map(|Opened { name, capabilities, endpoint }| {
+        let Circumstances { began_at, seconds, machine, plan, seed, prices, mut conformance, losses } = circumstances;
+        let capabilities: Vec<Capabilities> = found.stores.iter().map(|store| store.capabilities.clone()).collect();
+        let stores = found.stores.into_iter().map(|Opened { name, capabilities, endpoint, settings }| {
             let promises = promises(&capabilities).into_iter().map(|(name, value)| (name.to_owned(), value));
             Store {
                 provider: capabilities.provider.to_owned(),
@@ -312,6 +343,7 @@ impl Report {
                 },
                 conformance: conformance.remove(&name),
                 endpoint,
+                settings,
                 name,
             }
         });
@@ -326,18 +358,30 @@ impl Report {
             plan,
             stores,
             harness: harness(&found.rows),
-            rows: found.rows,
+            rows: with_floors(found.rows),
             costs: Vec::new(),
             bills: Vec::new(),
+            reckoned: Vec::new(),
+            partition_limits: BTreeMap::new(),
+            losses,
             prices: format!("{}, {}, {}", prices.region, prices.currency, prices.date),
             answers: Vec::new(),
             does_not_show: Vec::new(),
         };
         report.costs = cost::costs(&report, &prices);
-        let providers: Vec<String> = report.stores.iter().map(|store| store.provider.clone()).collect();
-        if let Some(observed) = &report.plan.observed {
-            report.bills = estimate::bills(observed, &prices, &providers);
+        let limit = |store: &Store| {
+            let limit = prices.of(&store.provider).find_map(|offer| offer.partition_units_a_second);
+            limit.map(|units| (store.name.clone(), units))
+        };
+        report.partition_limits = report.stores.iter().filter_map(limit).collect();
+        report.reckoned = cost::reckoned(&report, &prices);
+        let payer = |store: &Store| Payer { provider: store.provider.clone(), settings: store.settings.clone() };
+        let payers: Vec<Payer> = report.stores.iter().map(payer).collect();
+        if let (Some(observed), false) = (&report.plan.observed, payers.is_empty()) {
+            report.bills = estimate::bills(observed, &prices, &payers);
         }
+        let by_model = losses::by_model(&report, &capabilities);
+        report.losses.extend(by_model);
         report.answers = answers::answers(&report);
         report.does_not_show = answers::does_not_show(&report);
         report
@@ -362,9 +406,9 @@ impl Report {
         serde_json::from_str(text).map_err(unreadable)
     }
 
-    /// The rows of stores, without those of the harness.
+    /// The rows of stores, without those of the harness and of floors.
     pub fn store_rows(&self) -> impl Iterator<Item = &Row> {
-        self.rows.iter().filter(|row| !row.harness)
+        self.rows.iter().filter(|row| row.is_of_store())
     }
 
     /// What was found that a store promises not to happen: the row, and what.
@@ -376,8 +420,26 @@ impl Report {
             let broken = store.conformance.iter().flat_map(|verdicts| &verdicts.broken);
             broken.map(|(check, what)| (format!("{} {check}", store.name), what.as_str()))
         });
-        of_rows.chain(of_catalog)
+        let of_losses =
+            self.losses.iter().filter(|loss| loss.is_broken()).map(|loss| (loss.store.clone(), loss.said.as_str()));
+        of_rows.chain(of_catalog).chain(of_losses)
     }
+}
+
+/// Each row beside its floor, round by round: what else the machine does changes from one to the next.
+fn with_floors(mut rows: Vec<Row>) -> Vec<Row> {
+    let floors: Vec<Row> = rows.iter().filter(|row| row.bare.is_some() && row.is_measured()).cloned().collect();
+    for row in rows.iter_mut().filter(|row| row.is_of_store() && row.is_measured()) {
+        let same = |floor: &&Row| {
+            floor.bare.as_ref() == Some(&row.store) && floor.workload == row.workload && floor.callers == row.callers
+        };
+        let ratios = floors.iter().find(same).map(|floor| {
+            let rounds = row.by_round.iter().zip(&floor.by_round).filter(|(_, floor)| **floor > 0.0);
+            rounds.map(|(own, floor)| own / floor).collect::<Vec<f64>>()
+        });
+        row.of_floor = ratios.filter(|ratios| !ratios.is_empty()).map(|ratios| Spread::of(&ratios));
+    }
+    rows
 }
 
 /// The share of the fastest store's time that is the measuring's own.
@@ -389,7 +451,7 @@ fn harness(rows: &[Row]) -> Option<Harness> {
     // An open loop goes at its rate whoever answers.
     let shares = rows
         .iter()
-        .filter(|row| !row.harness && row.rate.is_none() && row.is_measured())
+        .filter(|row| row.is_of_store() && row.rate.is_none() && row.is_measured())
         .filter_map(|row| Some(Harness { row: row.id(), share: row.per_second.median / alone(row)? }));
     shares.max_by(|a, b| a.share.total_cmp(&b.share))
 }

@@ -9,8 +9,8 @@ use crate::spread::Spread;
 use crate::stage::Stage;
 use crate::tally::{Latencies, Tally};
 use crate::workload::{Plan, Workload};
-use evstore_api::{Capabilities, Error, Result};
-use std::collections::HashMap;
+use evstore_api::{Capabilities, ConfigKey, Error, KeyDefault, KeyKind, Result, Secrecy, Settings};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -51,6 +51,8 @@ pub struct Opened {
     pub capabilities: Capabilities,
     /// Where its config points, if not to the service itself: an emulator, most often.
     pub endpoint: Option<String>,
+    /// How it is set up: every choice, and what differs from its default. No address and no secret is in it.
+    pub settings: BTreeMap<String, String>,
 }
 
 impl Results {
@@ -69,7 +71,9 @@ impl Results {
         let mut found = self.lock();
         if found.stores.iter().all(|known| known.name != contender.name) {
             let endpoint = contender.settings.text("endpoint").map(str::to_owned);
-            found.stores.push(Opened { name: contender.name.clone(), capabilities: capabilities.clone(), endpoint });
+            let settings = told(&contender.settings);
+            let (name, capabilities) = (contender.name.clone(), capabilities.clone());
+            found.stores.push(Opened { name, capabilities, endpoint, settings });
         }
     }
 
@@ -81,6 +85,27 @@ impl Results {
             None => found.rows.push(row),
         }
     }
+}
+
+/// What of a store's settings says how it is set up, and not where it is or whose.
+#[must_use]
+pub fn told(settings: &Settings) -> BTreeMap<String, String> {
+    let shown = |key: &&ConfigKey| {
+        let differs = match (settings.text(key.name), key.default) {
+            (None, _) => false,
+            (Some(value), KeyDefault::Value(default)) => value != default,
+            (Some(_), KeyDefault::Required | KeyDefault::Absent) => true,
+        };
+        key.secrecy == Secrecy::Plain
+            && match key.kind {
+                KeyKind::OneOf(_) => settings.text(key.name).is_some(),
+                KeyKind::Count | KeyKind::Bytes | KeyKind::Duration => differs,
+                // Where it is, and whether it is made: nothing that is measured depends on it.
+                KeyKind::Text | KeyKind::Path | KeyKind::Switch => false,
+            }
+    };
+    let keys = settings.keys().iter().filter(shown);
+    keys.map(|key| (key.name.to_owned(), settings.text(key.name).unwrap_or_default().to_owned())).collect()
 }
 
 /// How far a run is.
@@ -134,7 +159,11 @@ impl Run {
     /// The contenders that take part in a workload.
     fn of<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = &'a Contender> {
         let harness = workload.harness && !workload.needs_content();
-        self.contenders.iter().filter(move |contender| contender.part == Part::Store || harness)
+        self.contenders.iter().filter(move |contender| match &contender.part {
+            Part::Store => true,
+            Part::Floor { loads, .. } => workload.has_floor(*loads),
+            Part::Harness => harness,
+        })
     }
 
     async fn stages(
@@ -150,7 +179,7 @@ impl Run {
             progress(state);
             let log = workload.log.as_ref().and_then(|name| self.logs.get(name).cloned());
             let stage = Stage::prepare(contender, workload, log, self.seed).await;
-            if let (Ok(stage), Part::Store) = (&stage, contender.part) {
+            if let (Ok(stage), Part::Store) = (&stage, &contender.part) {
                 results.opened(contender, stage.scratch.watcher.capabilities());
             }
             cells.push(Cell { contender: contender.clone(), workload: workload.clone(), stage, sums: HashMap::new() });
@@ -217,6 +246,12 @@ impl Cell {
             title: self.workload.title.clone(),
             store: self.contender.name.clone(),
             harness: self.contender.part == Part::Harness,
+            bare: match &self.contender.part {
+                Part::Floor { of, .. } => Some(of.clone()),
+                Part::Store | Part::Harness => None,
+            },
+            by_round: sum.per_second.clone(),
+            of_floor: None,
             callers,
             rate: self.workload.rate,
             rounds: sum.per_second.len() as u32,

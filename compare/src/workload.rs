@@ -101,6 +101,10 @@ pub struct Workload {
     /// Bytes of an event's data: a number, or a list whose members are equally frequent.
     #[serde(default = "Sizes::event")]
     pub event_bytes: Sizes,
+    /// Whether data is JSON, in which compression finds what it finds in events; else random bytes, in which it finds nothing, so that a store
+    /// that compresses keeps them as they are.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub compressible: bool,
     /// What appends expect of their stream.
     #[serde(default)]
     pub expected: Expectation,
@@ -242,6 +246,15 @@ impl Serialize for Time {
     }
 }
 
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
 fn one() -> u32 {
     1
 }
@@ -379,6 +392,22 @@ impl Workload {
             return Err(refused("a log and check do not go together"));
         }
         Ok(())
+    }
+
+    /// Whether a bare client can do it too: one kind of call at a time, each caller on streams of its own, whole commits of one size.
+    #[must_use]
+    pub fn has_floor(&self, loads: bool) -> bool {
+        let most = self.callers.iter().max().copied().unwrap_or(1);
+        let own = self.streams >= u64::from(most) && self.nodes == 1 && self.hot.is_empty();
+        let plain = self.rate.is_none() && self.log.is_none() && !self.check && self.snapshot_behind.is_none();
+        let even =
+            matches!(self.commit_events, Sizes::One(events) if self.stream_events.is_multiple_of(u64::from(events)));
+        let call = match self.does.parts().as_slice() {
+            [(Operation::Append, _)] => self.expected == Expectation::Head,
+            [(Operation::Load, _)] => loads,
+            _ => false,
+        };
+        own && plain && even && call
     }
 
     /// Whether it reads the feed, and so needs some in it.

@@ -202,7 +202,7 @@ impl Migration {
         let look = self.look().await?;
         let way = way_of(look.phase).unwrap_or(Way::Forth);
         let (source, target) = (self.source.head().await?, self.target.head().await?);
-        let compared = notes::compared(self.sides(way).1).await?;
+        let compared = notes::compared(self.sides(way).1, self.filled(way, &look)).await?;
         let paused = notes::is_paused(&self.source).await?;
         let mut pauses = notes::pauses(&self.source).await?;
         pauses.extend(notes::pauses(&self.target).await?);
@@ -421,11 +421,12 @@ impl Migration {
         let (one, other) = (from.settled_head().await?, to.head().await?);
         let owner_has_more = matches!(look.phase, Phase::Moved(_) | Phase::Finished | Phase::GivenUp(_));
         let through = if owner_has_more { one.min(other) } else { other };
+        let filled = self.filled(way, &look);
         let compared = compare::run(from, to, Position(0), through, observer).await;
         match &compared {
-            Ok(found) if found.count() == 0 => notes::set_compared(self.sides(way).1, through).await?,
+            Ok(found) if found.count() == 0 => notes::set_compared(to, filled, through).await?,
             Err(error) if error.kind() != ErrorKind::Corrupt => {}
-            Ok(_) | Err(_) => notes::set_compared(self.sides(way).1, Position(0)).await?,
+            Ok(_) | Err(_) => notes::set_compared(to, filled, Position(0)).await?,
         }
         compared
     }
@@ -726,11 +727,17 @@ impl Migration {
     async fn open(&self, way: Way) -> Result<()> {
         let to = self.sides(way).1;
         for _ in 0..LOOKS_MAX {
-            let look = self.look().await?;
+            // It may have lost, by a failover since it was compared, what it is opened with.
+            let look = self.sound_look().await?;
             if look.phase != Phase::Decided(way) {
                 return Ok(());
             }
-            let filled = self.filled(way, &look);
+            let (filled, owner) = (self.filled(way, &look), self.owner(way, &look));
+            // A copy of what the owner has lost since it was read may come late.
+            let head = to.head().await?;
+            if owner.state.end() != Some(head) {
+                return Err(phase::lost(owner, filled).with("last", head));
+            }
             to.swap(filled, phase::open(filled)).await?;
         }
         Err(contended())
@@ -739,12 +746,12 @@ impl Migration {
     /// Compares what came since it was compared last.
     async fn compare_new(&self, way: Way, observer: Option<&Observer>) -> Result<Compared> {
         let (from, to) = self.sides(way);
-        let through = to.head().await?;
-        let after = notes::compared(self.sides(way).1).await?;
+        let (filled, through) = (to.meta().await?, to.head().await?);
+        let after = notes::compared(to, &filled).await?;
         let after = if after > through { Position(0) } else { after };
         let compared = compare::run(from, to, after, through, observer).await?;
         if compared.count() == 0 && through > after {
-            notes::set_compared(self.sides(way).1, through).await?;
+            notes::set_compared(to, &filled, through).await?;
         }
         Ok(compared)
     }
@@ -783,8 +790,8 @@ impl Migration {
             }
             let lineage = if is_decided {
                 self.fill_again(way, owner, filled).await?;
-                // It has all there is, and the other one may have lost it since: its own history counts.
-                phase::taken_over(filled, owner, owner.state.end().unwrap_or_default())
+                // It has all there is, and the other one may have lost it since.
+                phase::decided_on(filled, owner, owner.state.end().unwrap_or_default())
             } else {
                 let head = self.check_prefix(way, owner, filled).await?;
                 phase::taken_over(owner, filled, head)
@@ -792,22 +799,21 @@ impl Migration {
             if lineage == filled.lineage {
                 return Ok(look);
             }
-            // It may have lost what was compared, and have got it again since.
-            notes::set_compared(self.sides(way).1, Position(0)).await?;
             self.sides(way).1.swap(filled, Meta { lineage, ..filled.clone() }).await?;
         }
         Err(contended())
     }
 
-    /// Copies once more what the store has lost that is about to be opened: it owns all of it, and takes no appends yet.
+    /// Copies once more what the store has lost that is about to be opened: it owns all of it, and takes no appends yet. What came into it
+    /// since is compared: a copy of a history that is lost may have come late.
     async fn fill_again(&self, way: Way, owner: &Meta, filled: &Meta) -> Result<()> {
         let (from, to) = self.sides(way);
-        let head = to.head().await?;
-        if owner.state.end().is_some_and(|end| end <= head) {
-            return Ok(());
+        let end = owner.state.end().unwrap_or_default();
+        if to.head().await? < end {
+            copy::round(from, to, filled.epoch, Manner::default(), None).await?;
         }
-        copy::round(from, to, filled.epoch, Manner::default(), None).await?;
-        match self.compare_new(way, None).await?.count() {
+        let Some(kept) = phase::kept(filled, owner).filter(|kept| *kept < end) else { return Ok(()) };
+        match compare::run(from, to, kept, end, None).await?.count() {
             0 => Ok(()),
             _ => Err(phase::lost(filled, owner)),
         }

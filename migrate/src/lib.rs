@@ -13,6 +13,7 @@ mod compare;
 mod copy;
 mod engine;
 mod governor;
+pub mod nodes;
 mod notes;
 pub mod pages;
 pub mod phase;

@@ -5,7 +5,8 @@ use crate::deadline;
 use crate::side::Side;
 use bytes::Bytes;
 use evstore_api::{
-    ErrorKind, Position, PutRecord, ReadRecord, RecordExpected, RecordKey, RecordKind, RecordName, Result, StoreName,
+    ErrorKind, Meta, Position, PutRecord, ReadRecord, RecordExpected, RecordKey, RecordKind, RecordName, Result,
+    StoreName,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -53,12 +54,17 @@ async fn write_bytes(side: &Side, name: &str, value: Option<Bytes>) -> Result<()
     }
 }
 
-pub(crate) async fn compared(side: &Side) -> Result<Position> {
-    Ok(Position(read(side, COMPARED).await?["compared"].as_u64().unwrap_or_default()))
+/// Up to where a store was compared since it has the histories that it has. With each that it begins or takes over it may have lost what
+/// was compared, and have got something else: then it is compared from its beginning.
+pub(crate) async fn compared(side: &Side, filled: &Meta) -> Result<Position> {
+    let note = read(side, COMPARED).await?;
+    let holds = note["histories"].as_u64() == Some(filled.lineage.len() as u64);
+    Ok(Position(note["compared"].as_u64().filter(|_| holds).unwrap_or_default()))
 }
 
-pub(crate) async fn set_compared(side: &Side, compared: Position) -> Result<()> {
-    write(side, COMPARED, &json!({ "compared": compared.0 })).await
+/// `filled` is the record as it was before anything was compared.
+pub(crate) async fn set_compared(side: &Side, filled: &Meta, compared: Position) -> Result<()> {
+    write(side, COMPARED, &json!({ "compared": compared.0, "histories": filled.lineage.len() })).await
 }
 
 pub(crate) async fn is_paused(source: &Side) -> Result<bool> {

@@ -166,6 +166,33 @@ pub fn taken_over(owner: &Meta, filled: &Meta, head: Position) -> Vec<Lineage> {
     filled.lineage.iter().filter(is_own).map(closed).chain(owner.lineage.iter().copied()).collect()
 }
 
+/// What a store kept that is about to be opened, of what it held when it was decided: all of it, unless it has begun a history since by a
+/// restart or a failover. What is behind that has to be compared again.
+#[must_use]
+pub fn kept(filled: &Meta, left: &Meta) -> Option<Position> {
+    let shared = last_shared(filled, left)?;
+    filled.lineage[shared].ended_at.filter(|_| shared + 1 < filled.lineage.len())
+}
+
+/// The histories with which a store is opened that holds all that was decided on, which ended at `end`. It goes on with the history in
+/// which that was decided, whatever it or the store that was left began since: every cursor of it is good.
+#[must_use]
+pub fn decided_on(filled: &Meta, left: &Meta, end: Position) -> Vec<Lineage> {
+    let closed = |one: &Lineage| Lineage { ended_at: Some(one.ended_at.map_or(end, |at| at.min(end))), ..*one };
+    let is_new = |one: &&Lineage| filled.lineage.iter().all(|other| other.incarnation != one.incarnation);
+    let of_left = left.lineage.iter().filter(is_new).map(closed);
+    let Some(shared) = last_shared(filled, left) else { return filled.lineage.clone() };
+    let (before, since) = filled.lineage.split_at(shared + 1);
+    let before =
+        before.iter().map(|one| if one == &before[shared] { Lineage { ended_at: None, ..*one } } else { *one });
+    of_left.chain(since.iter().map(closed)).chain(before).collect()
+}
+
+/// Where the last history stands that both know, in the first of them.
+fn last_shared(filled: &Meta, left: &Meta) -> Option<usize> {
+    filled.lineage.iter().rposition(|one| left.lineage.iter().any(|other| other.incarnation == one.incarnation))
+}
+
 /// The record that closes the owner (rule A2).
 #[must_use]
 pub fn fenced(owner: &Meta, to: &StoreName) -> Meta {
@@ -231,6 +258,38 @@ mod tests {
 
     fn phase(source: &Meta, target: &Meta) -> Phase {
         of((&name("s"), source), (&name("t"), target))
+    }
+
+    #[test]
+    fn a_store_that_lost_copies_after_the_decision_opens_in_the_history_that_was_decided_in() {
+        let history = |n: u8, ended_at: Option<u64>| Lineage {
+            incarnation: evstore_api::Incarnation([n; 16]),
+            ended_at: ended_at.map(Position),
+        };
+        let with = |lineage| Meta { lineage, ..meta(1, StoreState::Open) };
+        let left = with(vec![history(1, Some(3)), history(2, None)]);
+        let filled = with(vec![history(9, Some(0)), history(1, Some(3)), history(2, None)]);
+        // Nothing came since: nothing is compared, and nothing is changed.
+        assert_eq!(kept(&filled, &left), None);
+        assert_eq!(decided_on(&filled, &left, Position(7)), filled.lineage);
+        // It failed over and kept five of seven, was filled again, and was restarted.
+        let lost = with(vec![
+            history(9, Some(0)),
+            history(1, Some(3)),
+            history(2, Some(5)),
+            history(8, Some(7)),
+            history(7, None),
+        ]);
+        assert_eq!(kept(&lost, &left), Some(Position(5)));
+        let opened =
+            vec![history(8, Some(7)), history(7, Some(7)), history(9, Some(0)), history(1, Some(3)), history(2, None)];
+        assert_eq!(decided_on(&lost, &left, Position(7)), opened);
+        // The one that was left lost what the other one has: that is not lost.
+        let left = with(vec![history(1, Some(3)), history(2, Some(4)), history(6, None)]);
+        let mut both = vec![history(6, Some(7))];
+        both.extend(&filled.lineage);
+        assert_eq!(decided_on(&filled, &left, Position(7)), both);
+        assert_eq!(decided_on(&with(both.clone()), &left, Position(7)), both, "it is done once");
     }
 
     #[test]

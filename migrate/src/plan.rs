@@ -19,6 +19,7 @@ pub type Accepted = BTreeSet<String>;
 
 /// Every name that a plan may list, and nothing else can be accepted.
 pub const NAMES: &[&str] = &[
+    "window",
     "durability",
     "failover",
     "real_time",
@@ -199,11 +200,6 @@ fn weaker(source: &Capabilities, target: &Capabilities) -> Result<Vec<Weaker>> {
         (Window::Forever, Window::Commits(_)) => true,
         (Window::Commits(source), Window::Commits(target)) => target < source,
     };
-    if is_smaller {
-        return refused(
-            "the target recognises repeats for a shorter time: a retry across the move could be appended twice",
-        );
-    }
     let rank = |ids: EventIds| match ids {
         EventIds::PerCommit => 0,
         EventIds::PerStream => 1,
@@ -220,6 +216,13 @@ fn weaker(source: &Capabilities, target: &Capabilities) -> Result<Vec<Weaker>> {
         }
     };
     let shown = |value: &dyn std::fmt::Debug| format!("{value:?}");
+    compare(
+        "window",
+        is_smaller,
+        shown(&source.idempotency),
+        shown(&target.idempotency),
+        "a commit that is sent again is recognised among fewer of the last commits of its stream; one from before is appended twice",
+    );
     compare(
         "durability",
         target.durability < source.durability,

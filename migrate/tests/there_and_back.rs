@@ -88,6 +88,40 @@ async fn memory_and_sqlite(folder: &std::path::Path) -> Migration {
     Migration::new(old, Side { name: name("new"), store, admin }).unwrap()
 }
 
+#[tokio::test]
+async fn a_shorter_window_is_accepted_by_name_only() {
+    let memory = evstore_memory::provider();
+    let side = async |name: &str, window: Option<&str>| {
+        let name = StoreName::new(name).unwrap();
+        let window = window.map(|window| ("idempotency_commits".to_owned(), window.to_owned()));
+        let given = [("name".to_owned(), name.to_string())].into_iter().chain(window);
+        let settings = Settings::new(name.clone(), memory.keys, given).unwrap();
+        let (store, admin) = (memory.opener.open(&settings).await, memory.opener.open_admin(&settings).await);
+        Side { name, store: store.unwrap(), admin: admin.unwrap() }
+    };
+    let migration = Migration::new(side("long", None).await, side("short", Some("64")).await).unwrap();
+    let plan = migration.plan(None).await.unwrap();
+    let names: Vec<_> = plan.weaker.iter().map(|weaker| weaker.name).collect();
+    assert_eq!(names, ["window"]);
+    let refused = plan.check(&[].into()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unsupported);
+    assert!(refused.to_string().contains("accept: window"), "{refused}");
+    plan.check(&["window".to_owned()].into()).unwrap();
+    // The other way it is no loss.
+    let migration = Migration::new(side("less", Some("64")).await, side("more", Some("65")).await).unwrap();
+    assert!(migration.plan(None).await.unwrap().weaker.is_empty());
+    // What is accepted is what it says: inside the window of the target one that is sent again is known, before it not.
+    let migration = Migration::new(side("all", None).await, side("last", Some("64")).await).unwrap();
+    for id in 1..=100 {
+        migration.source().store.append(append("a-1", id, 1)).await.unwrap();
+    }
+    migration.start().await.unwrap();
+    hand_over(migration.cutover(PATIENCE, None).await).await;
+    let target = &migration.target().store;
+    assert!(target.append(append("a-1", 37, 1)).await.unwrap().repeated);
+    assert!(!target.append(append("a-1", 36, 1)).await.unwrap().repeated);
+}
+
 async fn feed(store: &dyn EventStore, after: &Cursor) -> Vec<String> {
     let request = ReadFeed {
         from: FeedStart::After(after.clone()),
@@ -186,6 +220,80 @@ async fn a_move_is_given_up_and_begun_again() {
     assert!(new.store.append(append("a-1", 60, 1)).await.unwrap().repeated);
 }
 
+/// Closes the owner as a migrator does that is killed right after it: for a hand-over, or for a rehearsal.
+async fn close(owner: &Side, to: &Side) {
+    let expected = owner.admin.read_meta(deadline()).await.unwrap();
+    let closed = evstore_migrate::phase::fenced(&expected, &to.name);
+    owner.admin.swap_meta(evstore_api::SwapMeta { expected, new: closed, deadline: deadline() }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_move_is_given_up_in_each_phase_and_made_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let migration = memory_and_sqlite(folder.path()).await;
+    let (old, new) = (migration.source(), migration.target());
+    let phase = async || migration.status().await.unwrap().phase;
+    let refused = async || migration.abort().await.unwrap_err().kind();
+    fill(old).await;
+    assert_eq!((phase().await, refused().await), (Phase::NotBegun, ErrorKind::Conflict));
+    let mut id = 110;
+    let mut appended = async |owner: &Side| {
+        id += 1;
+        owner.store.append(append("a-1", id, 1)).await.unwrap();
+    };
+    // While it is copied, given up already, closed for a hand-over, and closed for a rehearsal.
+    let ways_there: [(Phase, Option<&Side>); 4] = [
+        (Phase::Copying(Way::Forth), None),
+        (Phase::GivenUp(Way::Forth), None),
+        (Phase::Fenced(Way::Forth), Some(new)),
+        (Phase::Rehearsing(Way::Forth), Some(old)),
+    ];
+    for (wanted, closed_for) in ways_there {
+        if wanted != Phase::GivenUp(Way::Forth) {
+            migration.start().await.unwrap();
+        }
+        if let Some(closed_for) = closed_for {
+            close(old, closed_for).await;
+        }
+        assert_eq!(phase().await, wanted);
+        assert_eq!(migration.abort().await.unwrap(), Phase::GivenUp(Way::Forth), "{wanted:?}");
+        appended(old).await;
+    }
+    migration.start().await.unwrap();
+    hand_over(migration.cutover(PATIENCE, None).await).await;
+    assert_eq!((phase().await, refused().await), (Phase::Moved(Way::Forth), ErrorKind::Conflict));
+    appended(new).await;
+    for closed_for in [old, new] {
+        // A rollback begins the copy back; what is closed for it, or for its rehearsal, is opened again.
+        let behind = migration.rollback(PATIENCE, None).await;
+        hand_over(behind).await;
+        migration.start().await.unwrap();
+        hand_over(migration.cutover(PATIENCE, None).await).await;
+        let runs = tokio::spawn({
+            let migration = migration.clone();
+            async move { migration.run(Pace::default(), None).await }
+        });
+        let begun = std::time::Instant::now();
+        while phase().await != Phase::Copying(Way::Back) {
+            assert!(begun.elapsed() < PATIENCE, "nothing is copied back");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        runs.abort();
+        assert_eq!(refused().await, ErrorKind::Conflict, "a way back that is copied takes nothing from anybody");
+        close(new, closed_for).await;
+        assert_eq!(migration.abort().await.unwrap(), Phase::GivenUp(Way::Back));
+        appended(new).await;
+    }
+    hand_over(migration.rollback(PATIENCE, None).await).await;
+    appended(old).await;
+    migration.start().await.unwrap();
+    hand_over(migration.cutover(PATIENCE, None).await).await;
+    migration.finish().await.unwrap();
+    assert_eq!((phase().await, refused().await), (Phase::Finished, ErrorKind::Conflict));
+    appended(new).await;
+    assert_eq!(migration.verify(None).await.unwrap().count(), 0);
+}
+
 /// As a migrator leaves it that is killed inside the pause, while the other store can't be reached.
 #[tokio::test]
 async fn a_closed_store_is_opened_again_without_the_other() {
@@ -194,11 +302,7 @@ async fn a_closed_store_is_opened_again_without_the_other() {
     let (old, new) = (migration.source(), migration.target());
     fill(old).await;
     migration.start().await.unwrap();
-    let fence = || async {
-        let expected = old.admin.read_meta(deadline()).await.unwrap();
-        let closed = evstore_migrate::phase::fenced(&expected, &new.name);
-        old.admin.swap_meta(evstore_api::SwapMeta { expected, new: closed, deadline: deadline() }).await.unwrap();
-    };
+    let fence = || close(old, new);
     fence().await;
     assert_eq!(old.store.append(append("a-1", 80, 1)).await.unwrap_err().kind(), ErrorKind::Fenced);
     // It goes on where it was left.

@@ -6,6 +6,7 @@
 
 pub mod feed_join;
 pub mod log_chain;
+pub mod log_sequencer;
 pub mod store_fence;
 pub mod stream_seal;
 

@@ -1,6 +1,6 @@
 //! Every rule of the protocol holds in every order of events, and every mistake that was sown is found.
 
-use evstore_models::{Row, Scopes, feed_join, log_chain, store_fence, stream_seal};
+use evstore_models::{Row, Scopes, feed_join, log_chain, log_sequencer, store_fence, stream_seal};
 
 #[expect(clippy::print_stdout, reason = "the rows say how far each model was searched")]
 fn as_expected(rows: Vec<Row>) {
@@ -27,4 +27,9 @@ fn the_feed_of_a_target_with_a_base() {
 #[test]
 fn a_log_whose_end_is_counter_and_fence() {
     as_expected(log_chain::run(Scopes::Quick));
+}
+
+#[test]
+fn a_log_that_is_written_behind_the_appends() {
+    as_expected(log_sequencer::run(Scopes::Quick));
 }

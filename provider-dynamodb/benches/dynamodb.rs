@@ -1,5 +1,6 @@
 //! The processor time that an append takes in this process, beside that of the bare call of the SDK that writes the same items: what
-//! the engine and the network take is left out of both. One caller, one event of 900 bytes, streams that the process knows.
+//! the engine and the network take is left out of both. One caller, one event of 900 bytes, streams that the process knows; with a feed
+//! behind the appends, which nobody makes meanwhile, and with one in their transaction.
 //!
 //! `cargo xtask bench dynamodb`. Figures mean nothing while the machine does something else.
 
@@ -35,8 +36,17 @@ fn payload(seed: u32) -> Vec<u8> {
 #[tokio::main]
 async fn main() {
     let url = std::env::var("EVSTORE_TEST_DYNAMODB_URL").expect("EVSTORE_TEST_DYNAMODB_URL names the endpoint");
+    for feed in ["sequencer", "transactional"] {
+        measure(&url, feed).await;
+    }
+}
+
+async fn measure(url: &str, feed: &'static str) {
+    println!("feed = {feed:?}");
     let given = [
-        ("endpoint", url.as_str()),
+        ("feed", feed),
+        ("sequencer", "apart"),
+        ("endpoint", url),
         ("region", "local"),
         ("access_key_id", "AKIDEVSTORETEST"),
         ("secret_access_key", "not-looked-at"),
@@ -44,11 +54,11 @@ async fn main() {
     let given = given.map(|(key, value)| (key.to_owned(), value.to_owned()));
     let provider = evstore_dynamodb::provider();
     let settings = Settings::new(StoreName::new("bench").unwrap(), provider.keys, given).unwrap();
-    let tag = format!("b{:x}", std::process::id());
+    let tag = format!("b{:x}{}", std::process::id(), &feed[..1]);
     let settings = provider.opener.make_scratch(&settings, &tag).await.unwrap();
     let store = provider.opener.open(&settings).await.unwrap();
     let table = settings.text("table").unwrap().to_owned();
-    let bare = bare_client(&url);
+    let bare = bare_client(url);
     println!("{:>5} {:>16} {:>16} {:>7}", "round", "store us/append", "bare us/call", "ratio");
     let mut number = 0;
     for round in 0..=ROUNDS {
@@ -64,7 +74,7 @@ async fn main() {
         let before = processor_time();
         for n in 0..CALLS {
             number += 1;
-            bare_call(&bare, &table, number, n).await;
+            bare_call(&bare, &table, feed, number, n).await;
         }
         let of_bare = processor_time() - before;
         let each = |time: Duration| time.as_secs_f64() * 1e6 / f64::from(CALLS);
@@ -88,8 +98,21 @@ fn bare_client(url: &str) -> Client {
     Client::from_conf(config)
 }
 
-/// A transaction of the same two items under the same kind of condition, of bytes that are there already.
-async fn bare_call(client: &Client, table: &str, number: u64, seed: u32) {
+/// The same item, or a transaction of the same two, under the same kind of condition, of bytes that are there already.
+async fn bare_call(client: &Client, table: &str, feed: &str, number: u64, seed: u32) {
+    const NAME: &str = "bare-2e9f0a6c5d1b4f7e8a90b1c2d3e4f5a6";
+    if feed == "sequencer" {
+        let put = client
+            .put_item()
+            .table_name(table)
+            .item("k", AttributeValue::S(NAME.to_owned()))
+            .item("n", AttributeValue::N(number.to_string()))
+            .item("e", AttributeValue::B(Blob::new(payload(seed))))
+            .condition_expression("attribute_not_exists(k)")
+            .return_consumed_capacity(ReturnConsumedCapacity::Total);
+        put.send().await.unwrap();
+        return;
+    }
     let put = |table: String, key: &str, value: Vec<u8>| {
         let put = Put::builder()
             .table_name(table)
@@ -100,7 +123,7 @@ async fn bare_call(client: &Client, table: &str, number: u64, seed: u32) {
             .build();
         TransactWriteItem::builder().put(put.unwrap()).build()
     };
-    let commit = put(table.to_owned(), "bare-2e9f0a6c5d1b4f7e8a90b1c2d3e4f5a6", payload(seed));
+    let commit = put(table.to_owned(), NAME, payload(seed));
     let entry = put(format!("{table}-log"), "bare", vec![7; 60]);
     client
         .transact_write_items()

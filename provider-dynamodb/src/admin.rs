@@ -1,15 +1,13 @@
 //! The handle that operators and migrations hold.
 
-use crate::capabilities::FENCE;
 use crate::store::Handle;
-use crate::{append, examine, read, replicate, schema};
+use crate::{append, examine, read, replicate, schema, seal};
 use async_trait::async_trait;
 use evstore_api::{
     AdvanceFeed, Capabilities, CommitsPage, Deadline, Delete, Deleted, FeedAdvanced, Finding, Meta, MetaSwapped,
     OpenStream, ReadCommits, Release, Released, Replicate, Replicated, Result, SchemaPlan, SealStream, StoreAdmin,
     StreamOpened, StreamSealed, SwapMeta, Truncate, Truncated, Usage,
 };
-use evstore_kit::refusal;
 
 /// The administrative side of a store on DynamoDB.
 #[derive(Debug)]
@@ -34,12 +32,14 @@ impl StoreAdmin for DynamoAdmin {
 
     async fn seal_stream(&self, request: SealStream) -> Result<StreamSealed> {
         let _open = self.0.client.enter(request.deadline).await?;
-        Err(refusal::unsupported("seal_stream", "fence", FENCE).of_commit(request.commit))
+        let sealed = seal::seal(&self.0.client, &request).await;
+        sealed.map_err(|error| error.of_commit(request.commit))
     }
 
     async fn open_stream(&self, request: OpenStream) -> Result<StreamOpened> {
         let _open = self.0.client.enter(request.deadline).await?;
-        Err(refusal::unsupported("open_stream", "fence", FENCE).of_commit(request.commit))
+        let opened = seal::open(&self.0.client, &request).await;
+        opened.map_err(|error| error.of_commit(request.commit))
     }
 
     async fn replicate(&self, request: Replicate) -> Result<Replicated> {
@@ -63,7 +63,12 @@ impl StoreAdmin for DynamoAdmin {
     }
 
     async fn advance_feed(&self, request: AdvanceFeed) -> Result<FeedAdvanced> {
-        Ok(FeedAdvanced { head: read::feed_head(&self.0.client, request.deadline).await? })
+        let client = &self.0.client;
+        if let Some(sequencer) = client.sequencer() {
+            let _open = client.enter(request.deadline).await?;
+            sequencer.advance(client, request.deadline).await?;
+        }
+        Ok(FeedAdvanced { head: read::feed_head(client, request.deadline).await? })
     }
 
     async fn plan_schema(&self, deadline: Deadline) -> Result<SchemaPlan> {

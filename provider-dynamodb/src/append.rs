@@ -29,7 +29,7 @@ pub async fn append(handle: &Handle, request: Append) -> Result<Appended> {
     let (commit, deadline) = (prepared.commit, prepared.deadline);
     let wanted = Wanted::append(&prepared);
     let work = Work { wanted, events: Events::new(prepared.encoded), before: None };
-    let done = handle.lane.write(work, deadline).await;
+    let done = handle.writer.write(work, deadline).await;
     done.map(|done| done.receipt).map_err(|error| error.of_commit(commit))
 }
 
@@ -39,7 +39,7 @@ pub async fn truncate(handle: &Handle, request: &Truncate) -> Result<Truncated> 
     let wanted = Wanted::truncation(request);
     let work = Work { wanted, events: Events::default(), before: Some(request.before) };
     let finish = async || {
-        let done = handle.lane.write(work, request.deadline).await?;
+        let done = handle.writer.write(work, request.deadline).await?;
         cut(&handle.client, &request.stream, &done, request.deadline).await?;
         Ok(done)
     };
@@ -54,7 +54,7 @@ pub async fn delete(handle: &Handle, request: &Delete) -> Result<Deleted> {
     let wanted = Wanted::deletion(request);
     let work = Work { wanted, events: Events::default(), before: None };
     let finish = async || {
-        let done = handle.lane.write(work, request.deadline).await?;
+        let done = handle.writer.write(work, request.deadline).await?;
         // Everything from the beginning on: what an earlier truncation left behind goes too.
         let all = Done { had_from: CommitNumber(1), ..done };
         cut(&handle.client, &request.stream, &all, request.deadline).await?;
@@ -158,5 +158,7 @@ pub async fn find_commit(client: &Client, request: &FindCommit) -> Result<Option
             (known.last.clone(), known.find(commit).cloned())
         }
     };
-    Ok(found.filter(|receipt| known::in_window(client, &last, receipt)).map(|receipt| Appended { usage, ..receipt }))
+    let Some(found) = found.filter(|receipt| known::in_window(client, &last, receipt)) else { return Ok(None) };
+    let found = known::positioned(client, stream, found, request.deadline, &mut usage).await?;
+    Ok(Some(Appended { usage, ..found }))
 }

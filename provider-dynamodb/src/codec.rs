@@ -5,6 +5,7 @@
 //! events are as format v1 encodes them, compressed by zstd where that is smaller, without the four bytes that every frame of zstd begins
 //! with. Removing them strips the commit.
 
+use crate::source::{Place, Progress};
 use bytes::Bytes;
 use evstore_api::number::NUMBER_MAX;
 use evstore_api::{
@@ -12,6 +13,7 @@ use evstore_api::{
     Extension, Namespace, Position, Record, RecordKey, RecordNumber, Result, Revision, Snapshot, StreamId, StreamName,
     Timestamp, Usage, format,
 };
+use std::collections::BTreeMap;
 
 /// First byte of everything here.
 const FORMAT: u8 = 1;
@@ -336,6 +338,59 @@ pub fn decode_refs(stored: &[u8]) -> Result<(Position, Position, Vec<Ref>)> {
         return Err(corrupt("the positions of the log do not agree"));
     }
     Ok((first, last, refs))
+}
+
+/// How far a sequencer has come, as it stands in the log: names of shards are alike and numbers long, so they are compressed.
+pub fn encode_progress(progress: &Progress) -> Vec<u8> {
+    let mut writer = Writer(Vec::new());
+    writer.number(progress.settled.0);
+    writer.time(progress.read_at);
+    writer.bytes(progress.source.as_bytes());
+    writer.number(progress.shards.len() as u64);
+    for (shard, place) in &progress.shards {
+        writer.bytes(shard.as_bytes());
+        match place {
+            // No number of a record is empty.
+            Place::Behind(sequence) => writer.bytes(sequence.as_bytes()),
+            Place::Ended => writer.bytes(b""),
+        }
+    }
+    let plain = writer.0;
+    let mut writer = Writer(vec![FORMAT]);
+    writer.number(plain.len() as u64);
+    // The compressor refuses nothing that fits into memory, and what it can't make smaller it keeps.
+    writer.0.extend(zstd::bulk::compress(&plain, COMPRESSION_LEVEL).unwrap_or_default());
+    writer.sealed()
+}
+
+/// Reads what [`encode_progress`] wrote.
+///
+/// # Errors
+/// `Corrupt`, or `Schema` where a newer release wrote it.
+pub fn decode_progress(stored: &[u8]) -> Result<Progress> {
+    let mut reader = Reader::sealed(stored)?;
+    reader.format()?;
+    let bytes = reader.number()?;
+    if bytes > PLAIN_BYTES_MAX {
+        return Err(corrupt("the progress of the sequencer is larger than any can be"));
+    }
+    let plain = zstd::bulk::decompress(reader.0, bytes as usize)
+        .map_err(|cause| corrupt("the progress of the sequencer is not decompressible").caused_by(cause))?;
+    let mut reader = Reader(&plain);
+    let settled = Position(reader.number()?);
+    let read_at = reader.time()?;
+    let source = reader.text()?.to_owned();
+    let mut shards = BTreeMap::new();
+    for _ in 0..reader.number()? {
+        let shard = reader.text()?.to_owned();
+        let place = match reader.text()? {
+            "" => Place::Ended,
+            sequence => Place::Behind(sequence.to_owned()),
+        };
+        shards.insert(shard, place);
+    }
+    reader.finish()?;
+    Ok(Progress { settled, read_at, source, shards })
 }
 
 /// A snapshot without its stream, which is its key.

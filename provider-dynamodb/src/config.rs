@@ -36,11 +36,26 @@ pub const KEYS: &[ConfigKey] = &[
     evstore_aws::SESSION_TOKEN,
     plain(
         "feed",
-        KeyKind::OneOf(&["transactional"]),
-        "transactional",
-        "How the feed comes about. `transactional`: an append takes its \
+        KeyKind::OneOf(&["sequencer", "transactional"]),
+        "sequencer",
+        "How the feed comes about. `sequencer`: an append touches its stream only, and a sequencer \
+         that reads the table's change stream gives the positions behind it. `transactional`: an append takes its \
          positions in its own transaction, in one order and at once, and all of a store's appends share one next position. Fixed when \
          the store is made.",
+    ),
+    plain(
+        "sequencer",
+        KeyKind::OneOf(&["inside", "apart"]),
+        "inside",
+        "With `feed = \"sequencer\"`, whether an application that has the store open also runs \
+         the sequencer: of all that do, one works at a time. With `apart` some process has to, `evstore sequencer run` say.",
+    ),
+    plain(
+        "sequencer_poll",
+        KeyKind::Duration,
+        "200ms",
+        "How often the sequencer looks for what was appended, and a fifth as often where nothing was for a while; the service takes \
+         five reads of a shard a second.",
     ),
     plain(
         "snapshots",
@@ -107,6 +122,38 @@ impl Snapshots {
     }
 }
 
+/// How the feed comes about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feed {
+    /// A sequencer orders the commits behind the appends.
+    Sequencer {
+        /// Whether handles of this store run it.
+        inside: bool,
+        /// How often it looks.
+        poll: Duration,
+    },
+    /// Appends take their positions in their own transaction.
+    Transactional,
+}
+
+impl Feed {
+    /// The word in the config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sequencer { .. } => "sequencer",
+            Self::Transactional => "transactional",
+        }
+    }
+
+    /// Whether appends write to their streams alone.
+    pub fn is_behind_appends(self) -> bool {
+        match self {
+            Self::Sequencer { .. } => true,
+            Self::Transactional => false,
+        }
+    }
+}
+
 /// How tables that are made are paid for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Billing {
@@ -130,6 +177,8 @@ pub struct Config {
     pub table: String,
     /// Where the service is, and whose requests they are.
     pub access: Access,
+    /// How the feed comes about.
+    pub feed: Feed,
     /// Where snapshots are kept.
     pub snapshots: Snapshots,
     /// Whether opening makes the tables.
@@ -168,6 +217,13 @@ impl Config {
             own: settings.store().clone(),
             table: table(settings)?,
             access: Access::new(settings)?,
+            feed: match settings.text("feed") {
+                Some("transactional") => Feed::Transactional,
+                _ => Feed::Sequencer {
+                    inside: settings.text("sequencer") != Some("apart"),
+                    poll: time("sequencer_poll")?,
+                },
+            },
             snapshots: match settings.text("snapshots") {
                 Some("interleaved") => Snapshots::Interleaved,
                 _ => Snapshots::Separate,
@@ -234,7 +290,8 @@ mod tests {
     #[test]
     fn what_is_not_there_yet_or_does_not_fit_is_refused() {
         let bad = [
-            ("feed", "sequencer"),
+            ("sequencer", "never"),
+            ("sequencer_poll", "0s"),
             ("feed", "sharded-index"),
             ("feed", "sqs-fifo"),
             ("idempotency_commits", "63"),

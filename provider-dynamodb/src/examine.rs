@@ -1,10 +1,17 @@
 //! What an operator should know of the tables: what they are paid by, and whether they can be restored.
 
+use crate::log;
 use crate::schema;
+use crate::sequencer::Sequencer;
 use crate::store::Client;
 use crate::tables::Table;
 use aws_sdk_dynamodb::types::{BillingMode, PointInTimeRecoveryStatus, TableDescription, TableStatus};
-use evstore_api::{Deadline, ErrorKind, Finding, Result};
+use evstore_api::{Deadline, ErrorKind, Finding, Result, Usage};
+use std::time::Duration;
+
+/// A commit that waits so long for its position says that nobody works; one that waits so long, that a day is soon over.
+const LATE_FROM: Duration = Duration::from_secs(60);
+const TOO_LATE_FROM: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// Looks at every table that is there.
 pub async fn examine(client: &Client, deadline: Deadline) -> Result<Vec<Finding>> {
@@ -28,7 +35,43 @@ pub async fn examine(client: &Client, deadline: Deadline) -> Result<Vec<Finding>
             Err(error) => return Err(error),
         }
     }
+    if let Some(sequencer) = client.sequencer() {
+        findings.extend(behind(client, sequencer, deadline).await?);
+    }
     Ok(findings)
+}
+
+/// How far the sequencer is behind. What it did not come to within a day is not in the change stream any more.
+async fn behind(client: &Client, sequencer: &Sequencer, deadline: Deadline) -> Result<Option<Finding>> {
+    const ABOUT: &str = "sequencer";
+    let mut usage = Usage::default();
+    let lag = async {
+        let tail = log::tail(client.link(), deadline, &mut usage).await?;
+        sequencer.lag(client, &tail, deadline, &mut usage).await
+    };
+    let lag = match lag.await {
+        Ok(lag) => lag,
+        // The schema's own check says so.
+        Err(error) if error.kind() == ErrorKind::Schema => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::Denied => {
+            return Ok(Some(Finding::warning(
+                ABOUT,
+                "how far it is behind can't be looked at with these credentials",
+                "allow dynamodb:DescribeStream, GetShardIterator and GetRecords on the table's change stream",
+            )));
+        }
+        Err(error) => return Err(error),
+    };
+    if lag.age < LATE_FROM {
+        return Ok(Some(Finding::fine(ABOUT, format!("{} commits wait for their positions", lag.commits))));
+    }
+    let found = format!("{} commits wait for their positions, the oldest for {:?}", lag.commits, lag.age);
+    let mending = "run a process that has the store open with sequencer = \"inside\", or `evstore sequencer run`; the change \
+                   stream keeps a day, and what is older is found only by looking at every stream";
+    Ok(Some(match lag.age < TOO_LATE_FROM {
+        true => Finding::warning(ABOUT, found, mending),
+        false => Finding::problem(ABOUT, found, mending),
+    }))
 }
 
 fn endpoint(client: &Client) -> Finding {

@@ -2,14 +2,14 @@
 //! whatever is written on its strength is written under the condition that the next slot is free, and whatever is refused on its
 //! strength is looked at again first.
 
-use crate::capabilities::FENCE;
 use crate::codec::{self, Frame, corrupt};
 use crate::link::{Order, Range};
 use crate::store::Client;
-use crate::tables::{FRAME, Item, NUMBER, Table, bytes_of, number, number_of, stream_key};
+use crate::tables::{FRAME, Item, NUMBER, POSITION, Table, bytes_of, number, number_of, numbered, stream_key};
+use evstore_api::capabilities::Fence;
 use evstore_api::{
-    Appended, CommitId, CommitKind, CommitNumber, Deadline, Epoch, Head, Meta, Result, Revision, StoreName, StreamId,
-    Timestamp, Usage,
+    Appended, CommitId, CommitKind, CommitNumber, Deadline, Epoch, Head, Meta, Position, Result, Revision, StoreName,
+    StreamId, Timestamp, Usage,
 };
 use evstore_kit::{decide, state};
 use std::collections::{HashMap, VecDeque};
@@ -40,6 +40,8 @@ pub struct Last {
     pub imported: Option<Epoch>,
     /// Id of its last commit.
     pub commit: CommitId,
+    /// Position of its last commit, as far as it was there when this was read.
+    pub position: Option<Position>,
 }
 
 impl Last {
@@ -54,6 +56,7 @@ impl Last {
             kind: CommitKind::Events,
             imported: None,
             commit: CommitId([0; 16]),
+            position: None,
         }
     }
 
@@ -68,6 +71,7 @@ impl Last {
             kind: frame.kind.clone(),
             imported: frame.imported,
             commit: frame.id,
+            position: frame.position,
         }
     }
 
@@ -76,8 +80,8 @@ impl Last {
         self.number.0 == 0
     }
 
-    /// The head, under this record of the store with this name.
-    pub fn head(&self, meta: &Meta, own: &StoreName) -> Head {
+    /// The head, under this record of the store with this name, which so closes for a move.
+    pub fn head(&self, meta: &Meta, own: &StoreName, fence: Fence) -> Head {
         if self.is_missing() {
             return Head::missing();
         }
@@ -87,7 +91,7 @@ impl Last {
             first_retained: self.retained,
             commit: Some(self.commit),
             recorded_at: Some(self.recorded_at),
-            state: state::of_stream(&self.kind, self.imported, meta, FENCE, own),
+            state: state::of_stream(&self.kind, self.imported, meta, fence, own),
         }
     }
 }
@@ -166,25 +170,28 @@ impl Memory {
 
 /// A map that forgets what was not looked at for longest, half at a time.
 #[derive(Debug)]
-struct Recent<K, V> {
+pub struct Recent<K, V> {
     young: HashMap<K, V>,
     old: HashMap<K, V>,
     max: usize,
 }
 
 impl<K: Eq + Hash, V> Recent<K, V> {
-    fn new(max: usize) -> Self {
+    /// Of so many at most.
+    pub fn new(max: usize) -> Self {
         Self { young: HashMap::new(), old: HashMap::new(), max }
     }
 
-    fn get(&mut self, key: &K) -> Option<&mut V> {
+    /// What is kept under a key.
+    pub fn get(&mut self, key: &K) -> Option<&mut V> {
         if let Some((key, value)) = self.old.remove_entry(key) {
             self.put(key, value);
         }
         self.young.get_mut(key)
     }
 
-    fn put(&mut self, key: K, value: V) {
+    /// Keeps something under a key.
+    pub fn put(&mut self, key: K, value: V) {
         if self.young.len() >= self.max / 2 {
             self.old = std::mem::take(&mut self.young);
         }
@@ -205,7 +212,10 @@ pub fn frame_of(stream: &StreamId, item: &Item) -> Result<Option<(CommitNumber, 
     let Some(stored) = bytes_of(item, FRAME) else { return Ok(None) };
     let number = number_of(item, NUMBER).ok_or_else(|| corrupt("a commit has no number").with("stream", stream))?;
     let number = CommitNumber(number);
-    codec::decode_frame(stream, number, &stored).map(|frame| Some((number, frame)))
+    let mut frame = codec::decode_frame(stream, number, &stored)?;
+    // A sequencer writes it beside the frame, behind the append.
+    frame.position = frame.position.or_else(|| number_of(item, POSITION).map(Position));
+    Ok(Some((number, frame)))
 }
 
 /// Commits of a stream, whichever way, without their events.
@@ -216,7 +226,7 @@ pub fn frames(stream: &StreamId, from: u64, order: Order) -> Range {
         from: Some(number(from)),
         to: None,
         order,
-        only: Some("n, f"),
+        only: Some("n, f, p"),
     }
 }
 
@@ -273,6 +283,33 @@ pub async fn refresh(client: &Client, stream: &StreamId, deadline: Deadline, usa
     }
     client.memory().learn(stream, known.clone());
     Ok(known)
+}
+
+/// A receipt with the position that a sequencer has given since; what is found is kept.
+///
+/// # Errors
+/// As reads have them.
+pub async fn positioned(
+    client: &Client,
+    stream: &StreamId,
+    receipt: Appended,
+    deadline: Deadline,
+    usage: &mut Usage,
+) -> Result<Appended> {
+    if receipt.position.is_some() {
+        return Ok(receipt);
+    }
+    let key = numbered(stream_key(stream), receipt.number.0);
+    let item = client.link().get(Table::Commits, key, deadline, usage).await?;
+    let found = item.map(|item| frame_of(stream, &item)).transpose()?.flatten();
+    let position = found.and_then(|(_, frame)| frame.position);
+    client.memory().look(stream, |known| {
+        let there = known.and_then(|known| known.receipts.iter_mut().find(|one| one.number == receipt.number));
+        if let Some(there) = there {
+            there.position = position;
+        }
+    });
+    Ok(Appended { position, ..receipt })
 }
 
 fn follows(stream: &StreamId, known: &Known, number: CommitNumber) -> Result<()> {

@@ -1,4 +1,4 @@
-//! The way of all appends of a handle: what waits is one transaction, that of its commits and of the next record of the log. Two
+//! The way of all appends of a handle, with `feed = "transactional"`: what waits is one transaction, that of its commits and of the next record of the log. Two
 //! transactions of one process would only meet at the log's end, so there is one at a time; between processes the end decides.
 //!
 //! Decisions are made by what is known of the streams, in the order in which callers came, each seeing what those before it in its
@@ -22,7 +22,7 @@ use evstore_api::{
     Usage,
 };
 use evstore_kit::decide::{self, Decision, Situation, Slot, Wanted};
-use evstore_kit::refusal;
+use evstore_kit::{group_commit, refusal};
 use futures::future::join_all;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -174,13 +174,13 @@ impl Place {
     }
 
     /// Whether another writer is to be let go first.
-    fn is_claimed(&mut self, tail: Tail, own: Owner) -> bool {
+    fn is_claimed(&mut self, tail: &Tail, own: Owner) -> bool {
         let claimed = tail.claim.is_some_and(|owner| owner != own);
-        let since = match self.claim {
-            Some((seen, since)) if seen == tail => since,
+        let since = match &self.claim {
+            Some((seen, since)) if seen == tail => *since,
             _ => Instant::now(),
         };
-        self.claim = claimed.then_some((tail, since));
+        self.claim = claimed.then_some((tail.clone(), since));
         claimed && since.elapsed() < CLAIM_PATIENCE
     }
 }
@@ -321,12 +321,12 @@ impl<'a> Batch<'a> {
         let (client, deadline) = (self.client, self.client.patience());
         for _ in 0..CLAIMS_MAX {
             let (tail, meta) = self.store(deadline).await?;
-            if self.place.is_claimed(tail, client.owner()) {
+            if self.place.is_claimed(&tail, client.owner()) {
                 return Ok(());
             }
-            let own = Tail { claim: Some(client.owner()), ..tail };
             let free = log::free(meta.token, client.owner(), tail.claim);
-            match client.link().put(Table::Log, log::barrier(own), free, deadline, &mut self.usage).await? {
+            let own = Tail { claim: Some(client.owner()), ..tail };
+            match client.link().put(Table::Log, log::barrier(&own), free, deadline, &mut self.usage).await? {
                 Written::Done => {
                     self.place.tail = Some(own);
                     self.holds_claim = true;
@@ -346,7 +346,7 @@ impl<'a> Batch<'a> {
         self.holds_claim = false;
         let Some(tail) = self.place.tail.take().filter(|tail| tail.claim == Some(self.client.owner())) else { return };
         let free = log::free(tail.token, self.client.owner(), None);
-        let barrier = log::barrier(Tail { claim: None, ..tail });
+        let barrier = log::barrier(&Tail { claim: None, ..tail });
         let deadline = self.client.patience();
         let _outwaited = self.client.link().put(Table::Log, barrier, free, deadline, &mut self.usage).await;
     }
@@ -358,18 +358,18 @@ impl<'a> Batch<'a> {
             return Ok(Outcome::Answered);
         }
         let (tail, meta) = self.store(deadline).await?;
-        if self.place.is_claimed(tail, self.client.owner()) {
+        if self.place.is_claimed(&tail, self.client.owner()) {
             self.place.tail = None;
             return Ok(Outcome::Contended);
         }
-        let decided = match self.decide(jobs, tail, &meta) {
+        let decided = match self.decide(jobs, &tail, &meta) {
             Ok(decided) => decided,
             Err(needs) => {
                 self.meet(jobs, needs, deadline).await;
                 return Ok(Outcome::Again);
             }
         };
-        let writes = self.writes(jobs, &decided, tail, &meta);
+        let writes = self.writes(jobs, &decided, &tail, &meta);
         if writes.is_empty() {
             self.answer(std::mem::take(jobs), decided);
             return Ok(Outcome::Answered);
@@ -388,7 +388,7 @@ impl<'a> Batch<'a> {
         let writes = writes.into_iter().map(|write| write.write).collect();
         match self.client.link().transact(writes, deadline, &mut self.usage).await {
             Ok(Transacted::Done) => {
-                self.place.tail = Some(Tail { end: decided.end, token: meta.token, claim: None });
+                self.place.tail = Some(Tail { end: decided.end, token: meta.token, claim: None, progress: None });
                 self.holds_claim = false;
                 self.learn(&decided);
                 self.client.ring();
@@ -441,11 +441,11 @@ impl<'a> Batch<'a> {
     /// The end of the log and the store's record, of one moment.
     async fn store(&mut self, deadline: Deadline) -> Result<(Tail, Arc<StoredMeta>)> {
         loop {
-            let tail = match self.place.tail {
+            let tail = match self.place.tail.take() {
                 Some(tail) => tail,
                 None => log::tail(self.client.link(), deadline, &mut self.usage).await?,
             };
-            self.place.tail = Some(tail);
+            self.place.tail = Some(tail.clone());
             let meta = match &self.place.meta {
                 Some(meta) if meta.token == tail.token => meta.clone(),
                 _ => {
@@ -463,7 +463,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Decides every job, or tells what has to be read first.
-    fn decide(&self, jobs: &[Job], tail: Tail, meta: &StoredMeta) -> Result<Decided, Vec<Need>> {
+    fn decide(&self, jobs: &[Job], tail: &Tail, meta: &StoredMeta) -> Result<Decided, Vec<Need>> {
         let mut decided = Decided { verdicts: Vec::with_capacity(jobs.len()), overlays: HashMap::new(), end: tail.end };
         let mut needs = Vec::new();
         for (at, job) in jobs.iter().enumerate() {
@@ -482,7 +482,7 @@ impl<'a> Batch<'a> {
         meta: &StoredMeta,
         decided: &mut Decided,
     ) -> Result<Verdicted, Vec<Need>> {
-        let Work { wanted, events, before } = &job.work;
+        let Work { wanted, before, .. } = &job.work;
         let stream = &wanted.stream;
         if !decided.overlays.contains_key(stream) {
             let Some(last) = self.client.memory().look(stream, |known| known.map(|known| known.last.clone())) else {
@@ -504,7 +504,7 @@ impl<'a> Batch<'a> {
                 ground = Ground::Stands;
             }
         }
-        let head = overlay.last.head(&meta.meta, self.client.own());
+        let head = self.client.head(&overlay.last, &meta.meta);
         let situation = Situation {
             meta: &meta.meta,
             own: self.client.own(),
@@ -524,29 +524,7 @@ impl<'a> Batch<'a> {
                 return if needs.is_empty() { Ok(Verdicted::Answered(Err(error), ground)) } else { Err(needs) };
             }
         };
-        let (retained, from) = match (&wanted.kind, before, job.cut) {
-            (CommitKind::Deleted, _, _) => (slot.first, slot.number.next()),
-            (_, Some(before), _) if *before > head.revision => (slot.first, slot.number.next()),
-            (_, Some(_), None) => return Err(vec![Need::Cut(at)]),
-            (_, Some(_), Some((retained, from))) if retained > overlay.last.retained => (retained, from),
-            _ => (overlay.last.retained, overlay.last.from),
-        };
-        let frame = Frame {
-            id: wanted.commit,
-            kind: wanted.kind.clone(),
-            first: slot.first,
-            count: wanted.events,
-            position: slot.position,
-            recorded_at: slot.recorded_at,
-            digest: wanted.digest,
-            imported: None,
-            group: None,
-            extensions: Vec::new(),
-            content: Content::Kept,
-            plain_bytes: events.plain_bytes,
-            retained,
-            from,
-        };
+        let frame = new_frame(&job.work, &slot, &overlay.last, job.cut).ok_or_else(|| vec![Need::Cut(at)])?;
         overlay.last = Last::of(slot.number, &frame);
         overlay.added.push((overlay.last.clone(), frame.receipt(slot.number)));
         decided.end = decided.end.plus(u64::from(wanted.events.max(1)));
@@ -594,18 +572,11 @@ impl<'a> Batch<'a> {
         let stream = &job.work.wanted.stream;
         let last = self.client.memory().look(stream, |known| known.map(|known| known.last.clone()));
         let (Some(last), Some(before)) = (last, job.work.before) else { return Ok(None) };
-        if before > last.revision {
-            return Ok(None);
-        }
-        // What lies before what is kept is not looked for: it keeps nothing new away.
-        if before <= last.retained {
-            return Ok(Some((last.retained, last.from)));
-        }
-        read::locate(self.client, stream, &last, before, deadline, &mut self.usage).await.map(Some)
+        find_cut(self.client, stream, &last, before, deadline, &mut self.usage).await
     }
 
     /// The transaction: the record of the log first.
-    fn writes(&self, jobs: &[Job], decided: &Decided, tail: Tail, meta: &StoredMeta) -> Vec<Placed> {
+    fn writes(&self, jobs: &[Job], decided: &Decided, tail: &Tail, meta: &StoredMeta) -> Vec<Placed> {
         let mut refs = Vec::new();
         let mut writes = Vec::new();
         for (job, verdict) in jobs.iter().zip(&decided.verdicts) {
@@ -622,7 +593,7 @@ impl<'a> Batch<'a> {
         if refs.is_empty() {
             return Vec::new();
         }
-        let entry = log::entry(tail.end.next(), decided.end, meta.token, &refs);
+        let entry = log::entry(tail.end.next(), decided.end, meta.token, None, &refs);
         let write = Write::put(Table::Log, entry, Some(log::free(meta.token, self.client.owner(), tail.claim)));
         writes.insert(0, Placed { stream: None, write });
         writes
@@ -636,7 +607,7 @@ impl<'a> Batch<'a> {
                 self.stale.insert(stream.clone());
             } else if at == 0 {
                 let tail = there.as_ref().map(log::tail_of).transpose()?;
-                if tail.is_none_or(|tail| tail.token != token) {
+                if tail.as_ref().is_none_or(|tail| tail.token != token) {
                     self.place.meta = None;
                 }
                 self.place.tail = tail;
@@ -664,8 +635,8 @@ impl<'a> Batch<'a> {
     }
 
     fn answer(&self, jobs: Vec<Job>, decided: Decided) {
-        let usage = share(self.usage, jobs.len());
-        for (job, verdict) in jobs.into_iter().zip(decided.verdicts) {
+        let shares = group_commit::shares(self.usage, jobs.len());
+        for ((job, verdict), usage) in jobs.into_iter().zip(decided.verdicts).zip(shares) {
             let overlay = decided.overlays.get(&job.work.wanted.stream).expect("every job's stream was looked at");
             let (receipt, had_from) = match verdict {
                 Verdicted::Write(slot, _) => (Ok(slot.receipt(&job.work.wanted, usage)), overlay.had_from),
@@ -682,8 +653,8 @@ impl<'a> Batch<'a> {
 
     /// Answers a batch whose transaction failed: what stands in the tables holds all the same.
     fn failed(&self, jobs: Vec<Job>, decided: Decided, error: &Error) {
-        let usage = share(self.usage, jobs.len());
-        for (job, verdict) in jobs.into_iter().zip(decided.verdicts) {
+        let shares = group_commit::shares(self.usage, jobs.len());
+        for ((job, verdict), usage) in jobs.into_iter().zip(decided.verdicts).zip(shares) {
             let overlay = decided.overlays.get(&job.work.wanted.stream).expect("every job's stream was looked at");
             let done = match verdict {
                 Verdicted::Answered(receipt, Ground::Stands) => receipt.map(|receipt| Done {
@@ -696,6 +667,56 @@ impl<'a> Batch<'a> {
             answer(job, done);
         }
     }
+}
+
+/// The frame of something that is to be written into a slot behind the last one; none where it has to be looked first where the commit
+/// stands that a truncation keeps.
+pub fn new_frame(work: &Work, slot: &Slot, last: &Last, cut: Option<(Revision, CommitNumber)>) -> Option<Frame> {
+    let (retained, from) = match (&work.wanted.kind, work.before, cut) {
+        (CommitKind::Deleted, _, _) => (slot.first, slot.number.next()),
+        (_, Some(before), _) if before > last.revision => (slot.first, slot.number.next()),
+        (_, Some(_), None) => return None,
+        (_, Some(_), Some((retained, from))) if retained > last.retained => (retained, from),
+        _ => (last.retained, last.from),
+    };
+    Some(Frame {
+        id: work.wanted.commit,
+        kind: work.wanted.kind.clone(),
+        first: slot.first,
+        count: work.wanted.events,
+        position: slot.position,
+        recorded_at: slot.recorded_at,
+        digest: work.wanted.digest,
+        imported: None,
+        group: None,
+        extensions: Vec::new(),
+        content: Content::Kept,
+        plain_bytes: work.events.plain_bytes,
+        retained,
+        from,
+    })
+}
+
+/// Where the commit stands that holds the first revision that a truncation keeps; none where nothing is kept.
+///
+/// # Errors
+/// As reads have them.
+pub async fn find_cut(
+    client: &Client,
+    stream: &StreamId,
+    last: &Last,
+    before: Revision,
+    deadline: Deadline,
+    usage: &mut Usage,
+) -> Result<Option<(Revision, CommitNumber)>> {
+    if before > last.revision {
+        return Ok(None);
+    }
+    // What lies before what is kept is not looked for: it keeps nothing new away.
+    if before <= last.retained {
+        return Ok(Some((last.retained, last.from)));
+    }
+    read::locate(client, stream, last, before, deadline, usage).await.map(Some)
 }
 
 enum Outcome {
@@ -771,16 +792,6 @@ fn fail(jobs: Vec<Job>, error: &Error) {
 fn answer(job: Job, answer: Result<Done>) {
     // Nobody may be left to hear it.
     let _nobody = job.answer.send(answer);
-}
-
-/// What each of several calls cost of what they cost together.
-fn share(usage: Usage, calls: usize) -> Usage {
-    let calls = calls.max(1);
-    Usage {
-        requests: usage.requests.div_ceil(calls as u32),
-        read_units: usage.read_units / calls as f64,
-        write_units: usage.write_units / calls as f64,
-    }
 }
 
 /// From half of a pause to all of it.

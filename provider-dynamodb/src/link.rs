@@ -1,6 +1,7 @@
 //! The way to the service: every request that is sent, with its bound, its cost counted, and its refusals sorted. Nothing is
 //! repeated here but what the service left over of a request.
 
+use crate::codec::corrupt;
 use crate::config::Config;
 use crate::error::{self, Purpose};
 use crate::tables::{BURNT, COUNT, Item, KEY, Table, Tables, number, text};
@@ -15,7 +16,7 @@ use aws_sdk_dynamodb::types::{
     ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use evstore_api::{Deadline, Error, ErrorKind, Result, Usage};
+use evstore_api::{Deadline, Error, ErrorKind, Position, Result, Usage};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -377,6 +378,59 @@ impl Link {
             Err(error) => return Err(error::failed(&error, Purpose::Write)),
         }
         Ok(())
+    }
+
+    /// Writes the position of a commit beside its frame.
+    ///
+    /// # Errors
+    /// As [`error::failed`] for a write; `Corrupt` where there is no such commit.
+    pub async fn position(&self, key: Item, position: Position, deadline: Deadline, usage: &mut Usage) -> Result<()> {
+        let request = self
+            .client
+            .update_item()
+            .table_name(self.table(Table::Commits))
+            .set_key(Some(key))
+            .update_expression("SET p = :p")
+            .condition_expression("attribute_exists(f) AND (attribute_not_exists(p) OR p = :p)")
+            .expression_attribute_values(":p", number(position.0))
+            .return_consumed_capacity(ReturnConsumedCapacity::Total);
+        let answer = bounded(request.send(), deadline, Purpose::Write).await?;
+        usage.requests += 1;
+        match answer {
+            Ok(output) => wrote(usage, output.consumed_capacity.as_slice()),
+            Err(SdkError::ServiceError(refusal))
+                if matches!(refusal.err(), UpdateItemError::ConditionalCheckFailedException(_)) =>
+            {
+                return Err(
+                    corrupt("a commit of the log is missing, or is said to stand elsewhere").with("position", position)
+                );
+            }
+            Err(error) => return Err(error::failed(&error, Purpose::Write)),
+        }
+        Ok(())
+    }
+
+    /// Gives the mark of the sequencer that works back, if it is its owner's.
+    ///
+    /// # Errors
+    /// As [`error::failed`] for a write.
+    pub async fn release(&self, key: Item, owner: AttributeValue, deadline: Deadline) -> Result<()> {
+        let request = self
+            .client
+            .delete_item()
+            .table_name(self.table(Table::Log))
+            .set_key(Some(key))
+            .condition_expression("o = :o")
+            .expression_attribute_values(":o", owner);
+        match bounded(request.send(), deadline, Purpose::Write).await? {
+            Ok(_) => Ok(()),
+            Err(SdkError::ServiceError(refusal))
+                if matches!(refusal.err(), DeleteItemError::ConditionalCheckFailedException(_)) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error::failed(&error, Purpose::Write)),
+        }
     }
 
     /// Removes a snapshot, unless it is the mark that none comes any more.

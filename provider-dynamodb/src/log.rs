@@ -13,14 +13,15 @@
 use crate::codec::{self, Ref, corrupt};
 use crate::link::{Condition, Link, Order, Part, Range};
 use crate::tables::{
-    BARRIER, Item, LAST, LOG, NUMBER, OWNER, STUBS, TOKEN, Table, VALUE, bytes, bytes_of, number, number_of, numbered,
-    with,
+    BARRIER, Item, LAST, LOG, NUMBER, OWNER, PROGRESS, STUBS, TOKEN, Table, VALUE, bytes, bytes_of, number, number_of,
+    numbered, with,
 };
 use aws_sdk_dynamodb::types::AttributeValue;
+use bytes::Bytes;
 use evstore_api::{Deadline, Error, ErrorKind, Position, Result, Usage};
 
 /// Where the chain ends, and which record of the store its last writer had read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tail {
     /// The last position that was given.
     pub end: Position,
@@ -28,6 +29,8 @@ pub struct Tail {
     pub token: u64,
     /// Who holds the next place for itself.
     pub claim: Option<Owner>,
+    /// How far the sequencer had read by then, where there is one: every record and barrier passes on what it found.
+    pub progress: Option<Bytes>,
 }
 
 /// Identity of a writer.
@@ -46,16 +49,24 @@ pub struct Entry {
 }
 
 /// A record as it is put.
-pub fn entry(first: Position, last: Position, token: u64, commits: &[Ref]) -> Item {
+pub fn entry(first: Position, last: Position, token: u64, progress: Option<&Bytes>, commits: &[Ref]) -> Item {
     let item = with(numbered(LOG, first.0), LAST, number(last.0));
     let item = with(item, TOKEN, number(token));
+    let item = with_progress(item, progress);
     with(item, VALUE, bytes(codec::encode_refs(first, last, commits)))
 }
 
+fn with_progress(item: Item, progress: Option<&Bytes>) -> Item {
+    match progress {
+        Some(progress) => with(item, PROGRESS, bytes(progress.to_vec())),
+        None => item,
+    }
+}
+
 /// The mark of a change of the store's record.
-pub fn barrier(tail: Tail) -> Item {
+pub fn barrier(tail: &Tail) -> Item {
     let item = with(numbered(LOG, tail.end.0 + 1), TOKEN, number(tail.token));
-    let item = with(item, BARRIER, AttributeValue::Bool(true));
+    let item = with_progress(with(item, BARRIER, AttributeValue::Bool(true)), tail.progress.as_ref());
     match tail.claim {
         Some(owner) => with(item, OWNER, bytes(owner.0)),
         None => item,
@@ -88,7 +99,8 @@ pub fn tail_of(item: &Item) -> Result<Tail> {
         false => number_of(item, LAST),
     };
     let claim = bytes_of(item, OWNER).and_then(|owner| owner.try_into().ok()).map(Owner);
-    Ok(Tail { end: Position(end.ok_or_else(wrong)?), token, claim })
+    let progress = bytes_of(item, PROGRESS).map(Bytes::from);
+    Ok(Tail { end: Position(end.ok_or_else(wrong)?), token, claim, progress })
 }
 
 /// Reads the end of the chain.
@@ -96,7 +108,7 @@ pub fn tail_of(item: &Item) -> Result<Tail> {
 /// # Errors
 /// `Schema` where there is none.
 pub async fn tail(link: &Link, deadline: Deadline, usage: &mut Usage) -> Result<Tail> {
-    let range = range(LOG, None, None, Order::Falling, Some("n, q, t, b, o"));
+    let range = range(LOG, None, None, Order::Falling, Some("n, q, t, b, o, u"));
     let part = link.query(&range, None, 1, deadline, usage).await?;
     match part.items.first() {
         Some(item) => tail_of(item),
@@ -192,12 +204,14 @@ mod tests {
     #[test]
     fn a_record_and_a_barrier_tell_where_the_chain_ends() {
         let one = Ref { stream: StreamId::new("s-1").unwrap(), number: CommitNumber(3), positions: 4 };
-        let item = entry(Position(7), Position(10), 2, &[one]);
-        assert_eq!(tail_of(&item).unwrap(), Tail { end: Position(10), token: 2, claim: None });
+        let progress = Some(Bytes::from_static(b"there"));
+        let item = entry(Position(7), Position(10), 2, progress.as_ref(), &[one]);
+        let wanted = Tail { end: Position(10), token: 2, claim: None, progress: progress.clone() };
+        assert_eq!(tail_of(&item).unwrap(), wanted);
         assert_eq!(entry_of(&item).unwrap().unwrap().last, Position(10));
         for claim in [None, Some(Owner([7; 16]))] {
-            let tail = Tail { end: Position(10), token: 3, claim };
-            let barrier = barrier(tail);
+            let tail = Tail { end: Position(10), token: 3, claim, progress: progress.clone() };
+            let barrier = barrier(&tail);
             assert_eq!(tail_of(&barrier).unwrap(), tail);
             assert!(entry_of(&barrier).unwrap().is_none());
         }

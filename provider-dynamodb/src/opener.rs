@@ -57,7 +57,7 @@ impl Opener for DynamoOpener {
             }
         }
         schema::check(&client, Deadline::within(OPEN_PATIENCE)).await?.meta.format.check_read()?;
-        Ok(Arc::new(DynamoStore(Handle::new(client))))
+        Ok(Arc::new(DynamoStore(Handle::new(client).with_sequencer())))
     }
 
     async fn open_admin(&self, settings: &Settings) -> Result<Arc<dyn StoreAdmin>> {

@@ -1,6 +1,7 @@
 //! Reading: heads, streams, the feed and its end, lists, slots. Every read is strongly consistent.
 
 use crate::codec::{self, Frame, Ref, corrupt};
+use crate::config::Feed;
 use crate::known::{Last, frame_of};
 use crate::link::{Order, Range};
 use crate::log::{self, Entry};
@@ -37,6 +38,9 @@ const HEADS_AT_ONCE: usize = 16;
 /// Reads of one page: each but the first met a truncation.
 const TRIES_MAX: u32 = 16;
 
+/// What is said of a feed that has everything.
+const NO_LAG: Lag = Lag { commits: 0, age: Duration::ZERO };
+
 /// Reads a stream's head.
 pub async fn head(client: &Client, request: &ReadHead) -> Result<Head> {
     let _open = client.enter(request.deadline).await?;
@@ -48,7 +52,7 @@ pub async fn head(client: &Client, request: &ReadHead) -> Result<Head> {
 /// What stands last in a stream: one item is read, of however long a stream.
 pub async fn last(client: &Client, stream: &StreamId, deadline: Deadline, usage: &mut Usage) -> Result<Last> {
     let mut walk = Walk::new(client, stream, 1, Order::Falling);
-    walk.range.only = Some("n, f");
+    walk.range.only = Some("n, f, p");
     while walk.ready.is_empty() && walk.more(1, deadline, usage).await? {}
     Ok(walk.ready.front().map_or_else(Last::missing, |first| Last::of(first.number, &first.frame)))
 }
@@ -56,7 +60,7 @@ pub async fn last(client: &Client, stream: &StreamId, deadline: Deadline, usage:
 /// A head as callers see it.
 pub async fn told(client: &Client, last: &Last, deadline: Deadline, usage: &mut Usage) -> Result<Head> {
     let meta = client.meta_for(last, deadline, usage).await?;
-    Ok(last.head(&meta.meta, client.own()))
+    Ok(client.head(last, &meta.meta))
 }
 
 /// A commit as it stands.
@@ -386,7 +390,7 @@ pub async fn read_feed(client: &Client, request: &ReadFeed) -> Result<FeedPage> 
     let mut page = Assembler::new(request, after);
     let wanted = request.limit.saturating_add(1).min(PART_ITEMS_MAX);
     let mut part = log::after(client.link(), after, None, wanted, deadline, &mut usage).await?;
-    let mut end = after;
+    let (mut end, mut caught_up) = (after, false);
     // A place inside a record: the rest of that comes first.
     let first = part.items.first().and_then(|item| number_of(item, NUMBER));
     if after.0 > 0
@@ -406,10 +410,26 @@ pub async fn read_feed(client: &Client, request: &ReadFeed) -> Result<FeedPage> 
                 return Ok(page.finish(meta.meta.incarnation(), end, usage));
             }
         }
-        let Some(start) = part.next else { break };
-        part = log::after(client.link(), after, Some(start), wanted, deadline, &mut usage).await?;
+        let start = part.next.take();
+        if start.is_none() && (caught_up || !catch_up(client, deadline).await) {
+            break;
+        }
+        caught_up |= start.is_none();
+        let from = if start.is_none() { end } else { after };
+        part = log::after(client.link(), from, start, wanted, deadline, &mut usage).await?;
     }
     Ok(page.finish(meta.meta.incarnation(), end, usage))
+}
+
+/// Lets the sequencer of this handle work if it is its turn, so that who appended and reads finds it. Whether it did.
+async fn catch_up(client: &Client, deadline: Deadline) -> bool {
+    let Some(sequencer) = client.sequencer() else { return false };
+    match client.config().feed {
+        Feed::Sequencer { inside: true, .. } => {}
+        Feed::Sequencer { inside: false, .. } | Feed::Transactional => return false,
+    }
+    // Where it fails, the feed is what it is: its background task says why.
+    sequencer.catch_up(client, deadline).await.unwrap_or(false)
 }
 
 /// Hands in what a record of the log holds behind a place, fetching its commits as they are needed.
@@ -440,7 +460,11 @@ async fn push(
         for (one, first) in some {
             let last = Position(first.0 + one.positions - 1);
             let item = if request.filter.covers_stream(&one.stream) {
-                let commit = found.remove(&(one.stream.clone(), one.number)).ok_or_else(|| missing(one))?;
+                let mut commit = found.remove(&(one.stream.clone(), one.number)).ok_or_else(|| missing(one))?;
+                // A sequencer writes it there once it stands in the log.
+                if client.config().feed.is_behind_appends() {
+                    commit.first_position = commit.first_position.or(Some(*first));
+                }
                 if commit.first_position != Some(*first) || commit.positions() != one.positions {
                     return Err(corrupt("a commit is not where the log has it").with("position", first));
                 }
@@ -489,6 +513,9 @@ pub async fn fetch(
 pub async fn wait_feed(client: &Client, request: &WaitFeed) -> Result<Waited> {
     // Heard from before the first look, so that nothing rings unheard between a look and a wait.
     let mut bell = client.listen();
+    if let Some(sequencer) = client.sequencer() {
+        sequencer.nudge();
+    }
     let mut known: Option<(u64, Position)> = None;
     loop {
         client.check_open()?;
@@ -512,18 +539,29 @@ pub async fn wait_feed(client: &Client, request: &WaitFeed) -> Result<Waited> {
     }
 }
 
-/// Reads the end of the feed, which is never behind the streams.
+/// Reads the end of the feed, and how far it is behind the streams where appends do not order it.
 pub async fn feed_head(client: &Client, deadline: Deadline) -> Result<FeedHead> {
     let _open = client.enter(deadline).await?;
     let mut usage = Usage::default();
     let meta = schema::read_meta(client, deadline, &mut usage).await?;
-    let tail = log::tail(client.link(), deadline, &mut usage).await?;
-    Ok(FeedHead {
-        cursor: Cursor::total(meta.meta.incarnation(), tail.end),
-        position: Some(tail.end),
-        lag: Lag { commits: 0, age: Duration::ZERO },
-        usage,
-    })
+    let mut tail = log::tail(client.link(), deadline, &mut usage).await?;
+    let mut lag = NO_LAG;
+    if let Some(sequencer) = client.sequencer() {
+        for _ in 0..TRIES_MAX {
+            lag = match sequencer.lag(client, &tail, deadline, &mut usage).await {
+                // Who may not read the change stream does not know.
+                Err(error) if error.kind() == ErrorKind::Denied => NO_LAG,
+                lag => lag?,
+            };
+            let now = log::tail(client.link(), deadline, &mut usage).await?;
+            // What was logged in between is not behind any more, and not before that end.
+            if lag.commits > 0 || now.end == tail.end {
+                break;
+            }
+            tail = now;
+        }
+    }
+    Ok(FeedHead { cursor: Cursor::total(meta.meta.incarnation(), tail.end), position: Some(tail.end), lag, usage })
 }
 
 /// Lists streams. Their names are read, and the last slot of each; no event is.

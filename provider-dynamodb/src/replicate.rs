@@ -3,7 +3,7 @@
 //! of the request, is answered as such, and a repeat goes on: every item that is there is recognised.
 
 use crate::append;
-use crate::codec::{Events, Frame, Ref};
+use crate::codec::{self, Events, Frame, Ref};
 use crate::config::Snapshots;
 use crate::known::{self, Known, Last};
 use crate::lane::{beside, commit_item, jittered};
@@ -13,8 +13,10 @@ use crate::read;
 use crate::record;
 use crate::schema::{self, StoredMeta};
 use crate::snapshot;
+use crate::source::Progress;
 use crate::store::Client;
 use crate::tables::{META, Table, named};
+use bytes::Bytes;
 use evstore_api::{
     Commit, CommitKind, CommitNumber, Content, Deadline, Error, ErrorKind, Head, Position, Record, RecordKey, Replica,
     Replicate, Replicated, Result, Revision, Snapshot, StreamId, Usage,
@@ -40,7 +42,16 @@ pub async fn replicate(client: &Client, request: Replicate) -> Result<Replicated
     let deadline = request.deadline;
     let mut usage = Usage::default();
     for _ in 0..TRIES_MAX {
+        let settled = match client.sequencer() {
+            // A copy goes behind what was appended here before, and passes on how far that was read.
+            Some(sequencer) => Some(sequencer.advance(client, deadline).await?),
+            None => None,
+        };
         let mut draft = Draft::load(client, &items, &request, &mut usage).await?;
+        if settled.is_some_and(|settled| settled != draft.began_at.end) {
+            usage = draft.usage;
+            continue;
+        }
         let decided = draft.add_all(&items).await;
         usage = draft.usage;
         let mut replicated = match decided {
@@ -188,6 +199,13 @@ struct StreamDraft {
     is_changed: bool,
 }
 
+impl StreamDraft {
+    /// Whether the last commit of the stream has no position yet, so that what follows it can't have one.
+    fn is_unlogged(&self) -> bool {
+        !self.last.is_missing() && self.last.position.is_none()
+    }
+}
+
 impl<'a> Draft<'a> {
     /// Reads what the items are decided by.
     async fn load(client: &'a Client, items: &[Item], request: &Replicate, usage: &mut Usage) -> Result<Self> {
@@ -212,14 +230,18 @@ impl<'a> Draft<'a> {
             client,
             deadline,
             usage: *usage,
-            began_at: tail,
             end: tail.end,
             streams: HashMap::new(),
             standing: HashMap::new(),
             removed: BTreeMap::new(),
             stubs: BTreeMap::new(),
             records: HashMap::new(),
-            chunks: Chunks::new(meta.token, client.owner()),
+            chunks: Chunks::new(
+                meta.token,
+                client.owner(),
+                tail.progress.as_deref().map(codec::decode_progress).transpose()?,
+            ),
+            began_at: tail,
             meta,
         };
         draft.load_streams(items, streams).await?;
@@ -313,8 +335,9 @@ impl<'a> Draft<'a> {
 
     async fn add_commit(&mut self, commit: &Commit, events: &Events) -> Result<Fate> {
         let claimed = self.claimed(commit).await?;
-        let (meta, own, end) = (self.meta.clone(), self.client.own(), self.end);
-        let head: Head = self.stream(&commit.stream).last.head(&meta.meta, own);
+        let (meta, client, end) = (self.meta.clone(), self.client, self.end);
+        let last = &self.stream(&commit.stream).last;
+        let head: Head = client.head(last, &meta.meta);
         let found = self.standing.get(&(commit.stream.clone(), commit.number)).filter(|_| commit.number <= head.number);
         let first = match copy::commit(commit, &head, found, end, claimed)? {
             CommitFate::Present => return Ok(Fate::Present),
@@ -329,6 +352,10 @@ impl<'a> Draft<'a> {
         let last = Position(first.0 + commit.positions() - 1);
         let mut writes = vec![Write::put(Table::Commits, item, Some(Condition::absent()))];
         writes.extend(beside(self.client, &commit.stream, commit.number, &commit.kind));
+        if self.client.sequencer().is_some() && self.stream(&commit.stream).is_unlogged() {
+            return Err(Error::new(ErrorKind::Conflict, "the stream was appended to while it is copied into")
+                .with("stream", &commit.stream));
+        }
         if first > self.end {
             self.chunks.add_commit(one, first, writes);
             self.end = last;
@@ -447,9 +474,9 @@ impl<'a> Draft<'a> {
     }
 
     fn add_snapshot(&mut self, item: &Snapshot) -> Result<Fate> {
-        let (meta, own) = (self.meta.clone(), self.client.own());
+        let (meta, client) = (self.meta.clone(), self.client);
         let draft = self.stream(&item.stream);
-        let head = draft.last.head(&meta.meta, own);
+        let head = client.head(&draft.last, &meta.meta);
         let fate = copy::snapshot(item, draft.snapshot.as_ref(), &head)?;
         if fate == Fate::Write {
             draft.snapshot = Some(item.clone());
@@ -498,6 +525,8 @@ async fn place(client: &Client, deadline: Deadline, usage: &mut Usage) -> Result
 struct Chunks {
     token: u64,
     own: Owner,
+    /// What the end of the log said of the sequencer, which each record passes on.
+    progress: Option<Progress>,
     done: Vec<Vec<Write>>,
     writes: Vec<Write>,
     places: HashSet<(Table, String)>,
@@ -517,10 +546,11 @@ struct Run {
 }
 
 impl Chunks {
-    fn new(token: u64, own: Owner) -> Self {
+    fn new(token: u64, own: Owner, progress: Option<Progress>) -> Self {
         Self {
             token,
             own,
+            progress,
             done: Vec::new(),
             writes: Vec::new(),
             places: HashSet::new(),
@@ -575,11 +605,17 @@ impl Chunks {
         self.close_run();
         let write = Write::put(
             Table::Log,
-            log::entry(first, last, self.token, &[]),
+            log::entry(first, last, self.token, self.progress_at(last).as_ref(), &[]),
             Some(log::free(self.token, self.own, None)),
         );
         self.add(vec![write]);
         self.is_fenced = true;
+    }
+
+    /// What a record says of the sequencer: copied commits have their positions with them, so that they are settled.
+    fn progress_at(&self, last: Position) -> Option<Bytes> {
+        let progress = self.progress.as_ref()?;
+        Some(codec::encode_progress(&Progress { settled: last, ..progress.clone() }).into())
     }
 
     fn has_commits_within(&self, first: Position, last: Position) -> bool {
@@ -588,7 +624,8 @@ impl Chunks {
 
     fn close_run(&mut self) {
         if let Some(run) = self.run.take() {
-            let entry = log::entry(run.first, run.last, self.token, &run.commits);
+            let progress = self.progress_at(run.last);
+            let entry = log::entry(run.first, run.last, self.token, progress.as_ref(), &run.commits);
             self.put(vec![Write::put(Table::Log, entry, Some(log::free(self.token, self.own, None)))]);
             self.is_fenced = true;
         }

@@ -1,7 +1,7 @@
 //! The tables and the store's record: planning them, making them, verifying them, changing the record.
 
 use crate::codec::corrupt;
-use crate::config::Billing;
+use crate::config::{Billing, Feed};
 use crate::error::{self, Purpose};
 use crate::lane::jittered;
 use crate::link::{Condition, Transacted, Verdict, Write, sleep};
@@ -14,7 +14,7 @@ use aws_sdk_dynamodb::operation::create_table::CreateTableError;
 use aws_sdk_dynamodb::operation::describe_table::DescribeTableError;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ProvisionedThroughput, ScalarAttributeType,
-    TableDescription, TableStatus, TimeToLiveStatus,
+    StreamSpecification, StreamViewType, TableDescription, TableStatus, TimeToLiveStatus,
 };
 use evstore_api::{
     Deadline, Error, ErrorKind, Meta, MetaSwapped, Position, Result, SchemaChange, SchemaPlan, SwapMeta, Usage, format,
@@ -62,20 +62,20 @@ fn missing() -> Error {
 pub async fn swap_meta(client: &Client, request: SwapMeta) -> Result<MetaSwapped> {
     let deadline = request.deadline;
     let mut usage = Usage::default();
-    let mut known: Option<(Arc<StoredMeta>, Position)> = None;
+    let mut known: Option<(Arc<StoredMeta>, Tail)> = None;
     loop {
-        let (found, end) = match known.take() {
+        let (found, tail) = match known.take() {
             Some(known) => known,
             None => {
                 let found = read_meta(client, deadline, &mut usage).await?;
                 if let Some(swapped) = decide::swap_meta(&found.meta, &request)? {
                     return Ok(swapped);
                 }
-                (found, log::tail(client.link(), deadline, &mut usage).await?.end)
+                (found, log::tail(client.link(), deadline, &mut usage).await?)
             }
         };
         let token = found.token + 1;
-        let barrier = log::barrier(Tail { end, token, claim: None });
+        let barrier = log::barrier(&Tail { token, claim: None, ..tail });
         let writes = vec![
             Write::put(Table::Log, barrier, Some(log::free_for_barrier())),
             Write::put(Table::Names, record(client, &request.new, token), Some(Condition::counted(found.token))),
@@ -90,7 +90,7 @@ pub async fn swap_meta(client: &Client, request: SwapMeta) -> Result<MetaSwapped
             // append's. That the record is still as it was is part of the condition.
             Transacted::Refused(verdicts) => {
                 if let [Verdict::Refused(Some(there)), Verdict::Fine] = &verdicts[..] {
-                    known = Some((found, log::tail_of(there)?.end));
+                    known = Some((found, log::tail_of(there)?));
                 }
             }
         }
@@ -105,7 +105,8 @@ fn record(client: &Client, meta: &Meta, token: u64) -> crate::tables::Item {
 
 /// What has to be the same in every process that opens the store.
 fn layout(client: &Client) -> String {
-    format!("{LAYOUT_VERSION} transactional {}", client.config().snapshots.name())
+    let config = client.config();
+    format!("{LAYOUT_VERSION} {} {}", config.feed.name(), config.snapshots.name())
 }
 
 /// What [`apply`] would do.
@@ -154,7 +155,11 @@ pub async fn apply(client: &Client, deadline: Deadline) -> Result<SchemaPlan> {
     let mut usage = Usage::default();
     let token = 1;
     let writes = vec![
-        Write::put(Table::Log, log::barrier(Tail { end: Position(0), token, claim: None }), Some(Condition::absent())),
+        Write::put(
+            Table::Log,
+            log::barrier(&Tail { end: Position(0), token, claim: None, progress: None }),
+            Some(Condition::absent()),
+        ),
         Write::put(Table::Names, record(client, &Meta::new(client.now()), token), Some(Condition::absent())),
     ];
     loop {
@@ -234,10 +239,22 @@ fn check_table(client: &Client, table: Table, found: &TableDescription) -> Resul
     if wrong_type {
         return refused("a key of a table is of another type than the store's");
     }
+    if has_stream(client, table) {
+        let stream = found.stream_specification();
+        let shown = stream.filter(|one| one.stream_enabled()).and_then(|one| one.stream_view_type());
+        if !matches!(shown, Some(StreamViewType::NewImage | StreamViewType::NewAndOldImages)) {
+            return refused("a table has no change stream with new images, which feed = \"sequencer\" reads");
+        }
+    }
     if !found.replicas().is_empty() {
         return refused("a table has replicas in other regions, where the last writer wins and appends would be lost");
     }
     Ok(())
+}
+
+/// Whether the sequencer reads the changes of a table.
+fn has_stream(client: &Client, table: Table) -> bool {
+    table == Table::Commits && matches!(client.config().feed, Feed::Sequencer { .. })
 }
 
 /// Refuses a table whose items may expire: no commit does.
@@ -274,6 +291,11 @@ pub async fn create(client: &Client, table: Table, deadline: Deadline) -> Result
         .key_schema(key(sort, KeyType::Range).expect(complete))
         .attribute_definitions(define(KEY).expect(complete))
         .attribute_definitions(define(sort).expect(complete));
+    let stream = StreamSpecification::builder().stream_enabled(true).stream_view_type(StreamViewType::NewImage);
+    let request = match has_stream(client, table) {
+        true => request.stream_specification(stream.build().expect("it is said whether there is one")),
+        false => request,
+    };
     let request = match client.config().billing {
         Billing::OnDemand => request.billing_mode(BillingMode::PayPerRequest),
         Billing::Provisioned { read, write } => {
@@ -350,6 +372,9 @@ fn template(client: &Client, table: Table) -> Value {
             properties["BillingMode"] = json!("PROVISIONED");
             properties["ProvisionedThroughput"] = json!({ "ReadCapacityUnits": read, "WriteCapacityUnits": write });
         }
+    }
+    if has_stream(client, table) {
+        properties["StreamSpecification"] = json!({ "StreamViewType": "NEW_IMAGE" });
     }
     let name = match table {
         Table::Commits => "EvstoreCommits",

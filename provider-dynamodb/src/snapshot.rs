@@ -198,7 +198,7 @@ async fn check(
 ) -> Result<Last> {
     let last = read::last(client, stream, deadline, usage).await?;
     let meta = schema::read_meta(client, deadline, usage).await?;
-    let head = last.head(&meta.meta, client.own());
+    let head = client.head(&last, &meta.meta);
     let own = client.own();
     let situation = Situation { meta: &meta.meta, own, head: &head, last_position: None, now: client.now() };
     decide(&situation).map_err(|error| error.with("stream", stream))?;

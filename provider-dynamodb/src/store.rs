@@ -1,24 +1,28 @@
 //! The handle that applications hold, and what it shares with the administrative one.
 
-use crate::config::Config;
+use crate::config::{Config, Feed};
 use crate::known::{Last, Memory};
-use crate::lane::Lane;
+use crate::lane::{Done, Lane, Work};
 use crate::link::Link;
 use crate::log::Owner;
 use crate::schema::{self, StoredMeta};
+use crate::sequencer::{self, Sequencer};
+use crate::slots::Slots;
+use crate::source::{Source, TableChanges};
 use crate::{append, capabilities, read, record, snapshot};
 use async_trait::async_trait;
 use evstore_api::capabilities::Limits;
 use evstore_api::{
     Append, Appended, Capabilities, Clock, CommitId, Deadline, DeleteSnapshot, EventStore, FeedHead, FeedPage,
-    FindCommit, Head, ListRecords, ListStreams, PutRecord, PutSnapshot, ReadFeed, ReadHead, ReadRecord, ReadSnapshot,
-    ReadStream, Record, RecordPut, RecordsPage, Result, Snapshot, SnapshotPut, StoreName, StreamPage, StreamsPage,
-    Timestamp, Usage, WaitFeed, Waited,
+    FindCommit, Head, ListRecords, ListStreams, Meta, PutRecord, PutSnapshot, ReadFeed, ReadHead, ReadRecord,
+    ReadSnapshot, ReadStream, Record, RecordPut, RecordsPage, Result, Snapshot, SnapshotPut, StoreName, StreamPage,
+    StreamsPage, Timestamp, Usage, WaitFeed, Waited,
 };
 use evstore_kit::refusal;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{RwLock as Gate, RwLockReadGuard, watch};
+use tokio::task::JoinHandle;
 
 /// One handle's way to a store.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub struct Client {
     /// The store's record as it was read last. What it decides is decided by the table.
     meta: RwLock<Option<Arc<StoredMeta>>>,
     bell: watch::Sender<()>,
+    /// With a feed that comes about behind the appends.
+    sequencer: Option<Sequencer>,
     closed: AtomicBool,
     /// Held by every call, and by closing, which so waits for those that began.
     gate: Gate<()>,
@@ -44,7 +50,15 @@ impl Client {
     /// # Errors
     /// `Invalid` for settings that do not go together.
     pub async fn new(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
+        let sequencer = match config.feed {
+            Feed::Sequencer { .. } => {
+                let source: Arc<dyn Source> = Arc::new(TableChanges::new(&config).await?);
+                Some(Sequencer::new(&source))
+            }
+            Feed::Transactional => None,
+        };
         Ok(Self {
+            sequencer,
             capabilities: capabilities::of(&config),
             link: Link::new(&config).await?,
             clock,
@@ -93,6 +107,11 @@ impl Client {
         &self.memory
     }
 
+    /// The sequencer, where there is one.
+    pub fn sequencer(&self) -> Option<&Sequencer> {
+        self.sequencer.as_ref()
+    }
+
     /// What this handle's claims are known by.
     pub fn owner(&self) -> Owner {
         self.owner
@@ -133,11 +152,20 @@ impl Client {
     /// # Errors
     /// As reads have them.
     pub async fn meta_for(&self, last: &Last, deadline: Deadline, usage: &mut Usage) -> Result<Arc<StoredMeta>> {
-        let known = self.meta.read().unwrap_or_else(PoisonError::into_inner).clone();
-        match known {
+        match self.known_meta() {
             Some(known) if last.imported.is_none() => Ok(known),
             _ => schema::read_meta(self, deadline, usage).await,
         }
+    }
+
+    /// The record as it was read last.
+    pub fn known_meta(&self) -> Option<Arc<StoredMeta>> {
+        self.meta.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The head of a stream that ends so, under this record of the store.
+    pub fn head(&self, last: &Last, meta: &Meta) -> Head {
+        last.head(meta, self.own(), self.config.feed.fence())
     }
 
     /// Keeps the record as it was read.
@@ -155,6 +183,14 @@ impl Client {
         self.bell.send_replace(());
     }
 
+    /// Tells those who wait, and the sequencer, that something was appended.
+    pub fn appended(&self) {
+        self.ring();
+        if let Some(sequencer) = &self.sequencer {
+            sequencer.nudge();
+        }
+    }
+
     /// Refuses calls from now on, and waits for those that began.
     pub async fn close(&self) {
         self.closed.store(true, Ordering::Release);
@@ -169,21 +205,67 @@ pub struct Handle {
     /// The way to the store.
     pub client: Arc<Client>,
     /// The way of its writes.
-    pub lane: Lane,
+    pub writer: Writer,
+    /// Tells the background task that the handle is closed, or gone.
+    closed: watch::Sender<bool>,
+    /// That task, where the sequencer runs in this handle.
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The way of a handle's writes.
+#[derive(Debug)]
+pub enum Writer {
+    /// All of them one after the other, each with its place in the log.
+    Lane(Lane),
+    /// Each into its stream.
+    Slots(Slots),
+}
+
+impl Writer {
+    /// Writes something.
+    ///
+    /// # Errors
+    /// As the way that it takes.
+    pub async fn write(&self, work: Work, deadline: Deadline) -> Result<Done> {
+        match self {
+            Self::Lane(lane) => lane.write(work, deadline).await,
+            Self::Slots(slots) => slots.write(work, deadline).await,
+        }
+    }
 }
 
 impl Handle {
-    /// Starts the lane of a client.
+    /// Begins to write for a client.
     pub fn new(client: Client) -> Self {
         let client = Arc::new(client);
-        let lane = Lane::start(client.clone());
-        Self { client, lane }
+        let writer = match client.config().feed.is_behind_appends() {
+            true => Writer::Slots(Slots::new(client.clone())),
+            false => Writer::Lane(Lane::start(client.clone())),
+        };
+        Self { client, writer, closed: watch::channel(false).0, task: Mutex::default() }
+    }
+
+    /// Runs the sequencer beside, where it is to run in handles of applications.
+    pub fn with_sequencer(mut self) -> Self {
+        if let Feed::Sequencer { inside: true, .. } = self.client.config().feed {
+            let task = tokio::spawn(sequencer::run(self.client.clone(), self.closed.subscribe()));
+            self.task = Mutex::new(Some(task));
+        }
+        self
     }
 
     /// Answers what was taken, and lets go.
     pub async fn close(&self) {
+        self.closed.send_replace(true);
         self.client.close().await;
-        self.lane.close();
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            // So that the next one need not outwait its mark; where that can't be given back, it has to.
+            let _given_up = tokio::time::timeout_at(self.client.patience().0.into(), task).await;
+        }
+        if let Writer::Lane(lane) = &self.writer {
+            lane.close();
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! - `TABLE`: the commits, by stream (`k`) and commit number (`n`); the snapshot of a stream stands at number 0, or with
 //!   `snapshots = "interleaved"` half a number behind its commit.
 //! - `TABLE-log`: the feed. Under `log` each record by its first position; under `stubs` the stripped commits that were copied into
-//!   ranges without content.
+//!   ranges without content; under `lease` which sequencer works.
 //! - `TABLE-names`: the store's record, the list of streams, and the small records.
 
 use crate::codec::corrupt;
@@ -37,6 +37,10 @@ pub const TOKEN: &str = "t";
 pub const BARRIER: &str = "b";
 /// Who holds the next place of the log for itself.
 pub const OWNER: &str = "o";
+/// The first position of a commit, where a sequencer gives it: written once it stands in the log.
+pub const POSITION: &str = "p";
+/// How far the sequencer had read when it wrote a record of the log.
+pub const PROGRESS: &str = "u";
 /// Marks the place of a snapshot that no snapshot comes to any more.
 pub const BURNT: &str = "x";
 /// The layout of a store, beside its record.
@@ -46,6 +50,8 @@ pub const LAYOUT: &str = "l";
 pub const LOG: &str = "log";
 /// Partition of the stubs that lie in ranges without content.
 pub const STUBS: &str = "stubs";
+/// Partition of the mark of the sequencer that works.
+pub const LEASE: &str = "lease";
 /// Partition of the list of streams.
 pub const STREAMS: &str = "streams";
 /// Partition and name of the store's record.
@@ -105,6 +111,18 @@ impl Tables {
 /// Key of a stream's commits: its name alone where it is in no namespace, which is shortest.
 pub fn stream_key(stream: &StreamId) -> String {
     if stream.namespace.as_str().is_empty() { stream.name.as_str().to_owned() } else { listed_name(stream) }
+}
+
+/// The stream that a key of commits is of.
+///
+/// # Errors
+/// `Corrupt` for anything else.
+pub fn stream_of_key(key: &str) -> Result<StreamId> {
+    if key.contains(SEPARATOR) {
+        return listed_stream(key);
+    }
+    let name = StreamName::new(key).map_err(|_| corrupt("the key of a commit is no stream's"))?;
+    Ok(StreamId { namespace: Namespace::none(), name })
 }
 
 /// A stream in the list of all of them.
@@ -204,6 +222,9 @@ mod tests {
             assert_eq!(listed_stream(name).unwrap(), *stream);
         }
         let mut keys: Vec<_> = streams.iter().map(stream_key).collect();
+        for (stream, key) in streams.iter().zip(&keys) {
+            assert_eq!(stream_of_key(key).unwrap(), *stream);
+        }
         keys.sort();
         keys.dedup();
         assert_eq!(keys.len(), streams.len());

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 mod engine;
+mod sequencer;
 
 use engine::{
     Fate, Proxy, Scratch, append, append_one, ask, deadline, event, is_there, noise, refusal, settings, stream,
@@ -16,8 +17,9 @@ use evstore_api::{
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// A name of 40 bytes, as the bars have it.
 const NAME: &str = "order-2e9f0a6c5d1b4f7e8a90b1c2d3e4f5a6b7";
@@ -488,15 +490,9 @@ async fn a_late_snapshot_of_a_deleted_stream_is_not_kept() {
         };
         let read = || store.read_snapshot(ReadSnapshot { stream: stream("a-1"), deadline: deadline() });
         // Its head was read; then the stream is deleted; then it is put.
-        let late = Arc::new(AtomicBool::new(false));
-        let seen = late.clone();
+        let (late, may_be_put) = watch::channel(false);
         proxy.decide(move |message| match message.operation().as_str() {
-            "PutItem" => {
-                while !seen.load(Ordering::Acquire) {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Fate::Pass
-            }
+            "PutItem" => Fate::PassOnce(may_be_put.clone()),
             _ => Fate::Pass,
         });
         let put = store.put_snapshot(PutSnapshot { snapshot, deadline: deadline() });
@@ -505,7 +501,7 @@ async fn a_late_snapshot_of_a_deleted_stream_is_not_kept() {
             let (expected, commit) = (Expected::Any, CommitId::generate());
             let delete = evstore_api::Delete { stream: stream("a-1"), expected, commit, deadline: deadline() };
             admin.delete(delete).await.unwrap();
-            late.store(true, Ordering::Release);
+            late.send_replace(true);
         };
         let (put, ()) = tokio::join!(put, delete);
         if snapshots == "separate" {

@@ -2,7 +2,7 @@
 //! draining are decided here; what a job does and how it is answered is the provider's.
 
 use crate::refusal;
-use evstore_api::{Deadline, Error, ErrorKind, Result};
+use evstore_api::{Deadline, Error, ErrorKind, Result, Usage};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -20,6 +20,18 @@ pub trait Job: Send {
 
     /// Answers it without having begun: nothing of it was written.
     fn refuse(self, error: Error);
+}
+
+/// What each of several calls cost of what they cost together. Requests are whole: the first calls take one more each, so that the sum
+/// is what was sent.
+pub fn shares(usage: Usage, calls: usize) -> impl Iterator<Item = Usage> {
+    let calls = calls.max(1);
+    let (each, more) = (usage.requests / calls as u32, usage.requests as usize % calls);
+    (0..calls).map(move |call| Usage {
+        requests: each + u32::from(call < more),
+        read_units: usage.read_units / calls as f64,
+        write_units: usage.write_units / calls as f64,
+    })
 }
 
 /// How much may wait and how much one batch takes.
@@ -441,6 +453,15 @@ mod tests {
         assert_eq!(fixture.take(), Some(vec![1]));
         fixture.queue.close();
         assert!(fixture.queue.wait_for_jobs(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn shares_together_are_what_was_sent() {
+        let usage = Usage { requests: 7, read_units: 0.0, write_units: 8.0 };
+        let shares: Vec<Usage> = shares(usage, 4).collect();
+        assert_eq!(shares.iter().map(|share| share.requests).collect::<Vec<_>>(), [2, 2, 2, 1]);
+        assert!(shares.iter().all(|share| share.write_units == 2.0));
+        assert_eq!(super::shares(usage, 0).count(), 1);
     }
 
     #[test]

@@ -207,12 +207,7 @@ impl Bench {
     /// Callers that insert one row a transaction.
     async fn floor(&self, store: &Store, callers: u64, events: usize) -> f64 {
         let schema = store.settings.text("schema").unwrap();
-        let insert: Arc<str> = format!(
-            "INSERT INTO {schema}.commits (stream, number, revision, recorded_at, xid, ordering, count, id, digest, events)
-             VALUES ($1, $2, $2, $3, pg_current_xact_id()::text::bigint, nextval('{schema}.order_of_commits'), 1, $4::text::uuid,
-             $4::text::uuid, $5)"
-        )
-        .into();
+        let insert: Arc<str> = evstore_postgres::floor::insert(schema).into();
         let end = Instant::now() + Duration::from_secs_f64(self.options.seconds);
         let begin = Instant::now();
         let tasks: Vec<_> = (0..callers)
@@ -226,7 +221,9 @@ impl Bench {
                         sqlx::query(&insert)
                             .bind(stream as i64)
                             .bind(number as i64)
+                            .bind((number - 1) as i64 * events as i64 + 1)
                             .bind(commits as i64)
+                            .bind(events as i64)
                             .bind(id(commits * callers + caller).to_string())
                             .bind(&encoded[..])
                             .execute(&pool)

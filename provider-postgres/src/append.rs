@@ -9,7 +9,7 @@ use evstore_api::{
     Appended, CommitNumber, Deadline, Error, ErrorKind, Expected, FindCommit, Result, Revision, Timestamp,
 };
 use evstore_kit::decide::{self, Decision, Situation, Wanted};
-use evstore_kit::group_commit::{Job as _, keep_begun};
+use evstore_kit::group_commit::{self, Job as _, keep_begun};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{PgConnection, Postgres, Row};
@@ -214,23 +214,25 @@ impl Batch {
 
     fn answer(self, client: &Client, rows: &[PgRow]) {
         let places = self.places(rows);
-        for (job, row) in self.jobs.into_iter().zip(places) {
+        let shares = group_commit::shares(ONE_REQUEST, self.jobs.len());
+        for ((job, row), usage) in self.jobs.into_iter().zip(places).zip(shares) {
             let unanswered = || error::corrupt("the server did not answer an append");
             let verdict = row.ok_or_else(|| unanswered().into()).and_then(|row| verdict(client, self.now, &job, row));
             let verdict = verdict.map_err(|stop| Error::from(stop).of_commit(job.wanted.commit));
-            job.answer(verdict);
+            job.answer(verdict.map(|receipt| Appended { usage, ..receipt }));
         }
     }
 
     /// Tells those that were written, and keeps the others. A digest says stream, id and content, and each stream is there once.
     fn answer_written(&mut self, written: &[([u8; 16], [i64; 3])]) {
+        let mut shares = group_commit::shares(ONE_REQUEST, written.len());
         let written: HashMap<_, _> = written.iter().copied().collect();
         for job in std::mem::take(&mut self.jobs) {
             match written.get(&job.wanted.digest.0) {
                 Some([number, first, at]) => {
                     let first = Revision(first.unsigned_abs());
                     let receipt = receipt(&job, number.unsigned_abs(), first, Timestamp(*at));
-                    job.answer(Ok(receipt));
+                    job.answer(Ok(Appended { usage: shares.next().unwrap_or_default(), ..receipt }));
                 }
                 None => self.jobs.push(job),
             }

@@ -12,6 +12,7 @@ mod codec;
 mod config;
 mod error;
 mod examine;
+pub mod floor;
 mod lanes;
 mod names;
 mod opener;

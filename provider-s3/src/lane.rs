@@ -11,7 +11,7 @@ use crate::log::{self, Outcome};
 use crate::store::Client;
 use bytes::Bytes;
 use evstore_api::{Deadline, Error, ErrorKind, Result, Usage};
-use evstore_kit::refusal;
+use evstore_kit::{group_commit, refusal};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -428,8 +428,8 @@ impl Group<'_> {
     }
 
     fn answer(&mut self) {
-        let usage = share(self.usage, self.jobs.len());
-        std::mem::take(&mut self.jobs).into_iter().for_each(|job| job.answer(usage));
+        let shares = group_commit::shares(self.usage, self.jobs.len());
+        std::mem::take(&mut self.jobs).into_iter().zip(shares).for_each(|(job, usage)| job.answer(usage));
     }
 
     fn fail(self, failed: &Error) {
@@ -450,9 +450,4 @@ async fn stand_back(client: &Client, lost: u32, deadline: Deadline, usage: &mut 
     let pause = (LOST_PAUSE * 2_u32.saturating_pow(lost - 1)).min(LOST_PAUSE_MAX);
     tokio::time::sleep(log::jittered(pause).min(deadline.remaining())).await;
     log::catch_up(client, deadline, usage).await
-}
-
-/// What each of several calls cost of what they cost together.
-fn share(usage: Usage, calls: usize) -> Usage {
-    Usage { requests: usage.requests.div_ceil(calls.max(1) as u32), ..usage }
 }

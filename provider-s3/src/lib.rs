@@ -18,6 +18,7 @@ mod config;
 mod draft;
 mod error;
 mod examine;
+pub mod floor;
 mod lane;
 mod log;
 mod opener;

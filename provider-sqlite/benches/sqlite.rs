@@ -7,8 +7,10 @@
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on stops")]
 
+use bytes::Bytes;
 use evstore_api::*;
-use rusqlite::{Connection, OptionalExtension, params};
+use evstore_kit::floor::Put;
+use evstore_sqlite::floor;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -152,65 +154,26 @@ fn id(number: u64) -> CommitId {
 /// Transactions of `batch` commits each, on our tables, in this thread.
 fn floor(runtime: &tokio::runtime::Runtime, path: &Path, batch: usize, seconds: f64) -> f64 {
     runtime.block_on(async { open(path).await.close().await.unwrap() });
-    let connection = Connection::open(path).unwrap();
-    for (name, value) in [("synchronous", "FULL"), ("wal_autocheckpoint", "4000"), ("cache_size", "-16384")] {
-        connection.pragma_update(None, name, value).unwrap();
-    }
-    connection.set_prepared_statement_cache_capacity(64);
-    let encoded = {
+    let connection = floor::connect(path).unwrap();
+    let encoded: Bytes = {
         let commit = NewCommit { id: id(1), events: Events::new(vec![event()]).unwrap() };
-        format::encode_events(id(1), &commit.recorded().unwrap())
+        format::encode_events(id(1), &commit.recorded().unwrap()).into()
     };
-    let mut revisions = vec![0_i64; STREAMS as usize];
+    let mut slots = vec![0_u64; STREAMS as usize];
     let (begin, mut commits) = (Instant::now(), 0_u64);
     while begin.elapsed().as_secs_f64() < seconds {
-        let run = |statement: &str| connection.prepare_cached(statement).unwrap().execute([]).map(drop).unwrap();
-        run("BEGIN IMMEDIATE");
-        let select = "SELECT meta, position FROM store WHERE id = 1";
-        let mut position: i64 = connection.prepare_cached(select).unwrap().query_row([], |row| row.get(1)).unwrap();
-        for _ in 0..batch {
-            commits += 1;
-            let stream = (commits % STREAMS) as usize;
-            position += 1;
-            floor_append(&connection, position, stream, revisions[stream], &id(commits).0, &encoded);
-            revisions[stream] += 1;
-        }
-        let update = "UPDATE store SET position = ?1 WHERE id = 1";
-        connection.prepare_cached(update).unwrap().execute([position]).unwrap();
-        run("COMMIT");
+        let puts: Vec<Put> = (0..batch)
+            .map(|_| {
+                commits += 1;
+                let stream = commits % STREAMS;
+                let slot = &mut slots[stream as usize];
+                *slot += 1;
+                Put { stream, slot: *slot, count: 1, id: id(commits), events: encoded.clone() }
+            })
+            .collect();
+        floor::transaction(&connection, &puts).unwrap();
     }
     commits as f64 / begin.elapsed().as_secs_f64()
-}
-
-fn floor_append(connection: &Connection, position: i64, stream: usize, expected: i64, id: &[u8; 16], events: &[u8]) {
-    let prepare = |statement: &str| connection.prepare_cached(statement).unwrap();
-    let name = format!("order-{stream}");
-    let select =
-        "SELECT key, revision, number, first_retained, recorded_at, last_id, last_marker, last_imported FROM streams
-        WHERE namespace = ?1 AND name = ?2";
-    let found =
-        prepare(select).query_row(["", &name], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?))).optional().unwrap();
-    let key: i64 = match found {
-        Some((key, revision)) => {
-            let select = "SELECT number, revision, count, position, recorded_at, digest FROM commits WHERE stream = ?1 AND id = ?2";
-            assert!(!prepare(select).exists(params![key, id]).unwrap());
-            assert_eq!(revision, expected);
-            let update =
-                "UPDATE streams SET revision = ?1, number = ?1, first_retained = 1, recorded_at = ?2, last_id = ?3,
-                last_marker = NULL, last_imported = NULL WHERE key = ?4";
-            prepare(update).execute(params![revision + 1, position, id, key]).unwrap();
-            key
-        }
-        None => {
-            let insert = "INSERT INTO streams (revision, number, first_retained, recorded_at, last_id, checksum, namespace, name, category)
-                VALUES (1, 1, 1, ?1, ?2, 4294967295, '', ?3, 'order')";
-            prepare(insert).insert(params![position, id, name]).unwrap()
-        }
-    };
-    let insert =
-        "INSERT INTO commits (position, stream, number, revision, count, recorded_at, id, digest, events_checksum,
-        checksum, events) VALUES (?1, ?2, ?3, ?3, 1, ?1, ?4, ?4, 4294967295, 4294967295, ?5)";
-    prepare(insert).execute(params![position, key, expected + 1, id, events]).unwrap();
 }
 
 /// Concurrent callers, each with streams of its own, each waiting for every answer.

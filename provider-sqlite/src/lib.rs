@@ -12,6 +12,7 @@ mod codec;
 mod config;
 mod error;
 mod examine;
+pub mod floor;
 mod opener;
 mod place;
 mod read;

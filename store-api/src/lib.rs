@@ -63,7 +63,8 @@ pub const CONTRACT: u32 = 1;
 /// What one call cost the engine, counted from its answers and never from constants. Zero where the engine does not say.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Usage {
-    /// Round trips to the engine. Calls that shared a group commit each report their share of it, rounded up to one.
+    /// Round trips to the engine. Calls that shared them report whole ones, so that all their receipts together say how many were sent:
+    /// some then say none.
     pub requests: u32,
     /// Read units as the engine reports them (DynamoDB), else zero.
     pub read_units: f64,

@@ -7,6 +7,7 @@ use evstore_api::{
     ConfigKey, Error, ErrorKind, EventStore, KeyDefault, KeyKind, Provider, Result, Secrecy, Settings, StoreAdmin,
     StoreName,
 };
+use evstore_kit::floor::Floor;
 use std::sync::Arc;
 
 /// Providers of this project that a build may lack; each is built in by the feature of its name.
@@ -28,6 +29,7 @@ const AUTO_CREATE: &str = "auto_create";
 #[derive(Clone, Debug)]
 pub struct Registry {
     providers: Vec<Provider>,
+    floors: Vec<(&'static str, Arc<dyn Floor>)>,
 }
 
 /// A store of the config, checked: who opens it, and with what.
@@ -56,7 +58,7 @@ impl Registry {
     /// Without a provider.
     #[must_use]
     pub fn empty() -> Self {
-        Self { providers: Vec::new() }
+        Self { providers: Vec::new(), floors: Vec::new() }
     }
 
     /// The providers that this build has.
@@ -66,15 +68,17 @@ impl Registry {
         #[cfg(feature = "memory")]
         let registry = registry.with(evstore_memory::provider());
         #[cfg(feature = "sqlite")]
-        let registry = registry.with(evstore_sqlite::provider());
+        let registry = registry.with(evstore_sqlite::provider()).with_floor("sqlite", evstore_sqlite::floor::floor());
         #[cfg(feature = "postgres")]
-        let registry = registry.with(evstore_postgres::provider());
+        let registry =
+            registry.with(evstore_postgres::provider()).with_floor("postgres", evstore_postgres::floor::floor());
         #[cfg(feature = "redis")]
-        let registry = registry.with(evstore_redis::provider());
+        let registry = registry.with(evstore_redis::provider()).with_floor("redis", evstore_redis::floor::floor());
         #[cfg(feature = "dynamodb")]
-        let registry = registry.with(evstore_dynamodb::provider());
+        let registry =
+            registry.with(evstore_dynamodb::provider()).with_floor("dynamodb", evstore_dynamodb::floor::floor());
         #[cfg(feature = "s3")]
-        let registry = registry.with(evstore_s3::provider());
+        let registry = registry.with(evstore_s3::provider()).with_floor("s3", evstore_s3::floor::floor());
         #[cfg(feature = "tiered")]
         let registry = registry.with(evstore_tiered::provider([]));
         registry
@@ -99,6 +103,20 @@ impl Registry {
 
     #[cfg(not(feature = "tiered"))]
     fn tell_tiered(&mut self) {}
+
+    /// With the bare client of a provider's engine, which comparisons show its stores as a ratio to.
+    #[must_use]
+    pub fn with_floor(mut self, provider: &'static str, floor: Arc<dyn Floor>) -> Self {
+        self.floors.retain(|(known, _)| *known != provider);
+        self.floors.push((provider, floor));
+        self
+    }
+
+    /// The bare client of a provider's engine; none where nobody gave one.
+    #[must_use]
+    pub fn floor(&self, provider: &str) -> Option<Arc<dyn Floor>> {
+        self.floors.iter().find(|(known, _)| *known == provider).map(|(_, floor)| floor.clone())
+    }
 
     /// The providers, in the order in which they were added.
     pub fn providers(&self) -> impl Iterator<Item = &Provider> {

@@ -5,12 +5,17 @@
 
 mod stores;
 
-use evstore::api::{EventStore, Opener, Provider, Settings, StoreAdmin, Waited};
+use evstore::api::{
+    EventStore, Opener, Provider, PutRecord, ReadRecord, RecordExpected, RecordKey, RecordKind, Settings, StoreAdmin,
+    Waited,
+};
 use evstore::{
     Append, CommitId, Config, Deadline, Delivery, Direction, ErrorKind, EventType, Events, Expected, NewCommit,
     NewEvent, ReadStream, Registry, Start, Store, StoreName, StreamId, StreamStart,
 };
-use evstore_migrate::{Migration, Settled, Side};
+use evstore_kit::presence::{self, Reached};
+use evstore_migrate::nodes::{self, Lack, Present};
+use evstore_migrate::{Migration, Settled, Side, Way};
 use std::sync::Arc;
 use std::time::Duration;
 use stores::{Fault, Faulty};
@@ -292,4 +297,90 @@ async fn a_node_that_may_only_read_follows_there_and_back() {
     writer.events().append(append(6, PATIENCE)).await.unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(revision(&reader, "a-0").await, 3);
+}
+
+/// Waits until what nodes say of themselves in a store is as wanted.
+async fn present(side: &Side, what: &str, is: impl Fn(&[Present]) -> bool) -> Vec<Present> {
+    let begun = std::time::Instant::now();
+    loop {
+        let found = nodes::of([&*side.store]).await.unwrap();
+        if is(&found) {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what}: {found:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_tells_of_itself_where_its_calls_go_and_leaves_when_it_is_closed() {
+    let registry = Registry::builtin();
+    let migration = migration(&registry).await;
+    let told = node(&registry, BOTH, "old").await;
+    let untold = node(&registry, OLD_ONLY, "old").await;
+    let found = present(migration.source(), "both are there", |found| found.len() == 2).await;
+    let of = |stores: usize| found.iter().find(|one| one.node.stores.len() == stores).unwrap();
+    let history = migration.target().store.feed_head(Deadline::within(PATIENCE)).await.unwrap().cursor.incarnation();
+    assert_eq!(of(2).node.reached, [(name("new"), Reached::Writes(history.to_string()))].into());
+    assert_eq!((&of(1).node.opened, of(1).node.reached.len()), (&name("old"), 0));
+    assert!(found.iter().all(|one| one.is_live() && one.node.name.ends_with(&format!("-{}", std::process::id()))));
+    assert_ne!(found[0].node.id, found[1].node.id);
+    let lacks = migration.lacks(Way::Forth, Some(3)).await.unwrap();
+    let left_behind = Lack::Untold { node: of(1).node.name.clone(), store: name("new") };
+    assert_eq!(lacks, [Lack::TooFew { expected: 3, live: 2 }, left_behind]);
+    untold.close().await.unwrap();
+    present(migration.source(), "one has left", |found| found.len() == 1).await;
+    assert_eq!(migration.lacks(Way::Forth, Some(1)).await.unwrap(), []);
+    // Its record follows its calls, and is not in both stores.
+    migration.start().await.unwrap();
+    done(migration.cutover(PATIENCE, None).await).await;
+    told.events().append(append(0, PATIENCE)).await.unwrap();
+    let found = present(migration.target(), "it has followed", |found| found.len() == 1).await;
+    assert_eq!((&found[0].node.opened, &found[0].node.follows), (&name("old"), &name("new")));
+    present(migration.source(), "it has left", <[Present]>::is_empty).await;
+    assert_eq!(migration.lacks(Way::Back, Some(1)).await.unwrap(), [], "it can go back");
+    told.close().await.unwrap();
+    assert_eq!(migration.nodes().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_node_with_another_store_under_the_name_is_found_before_the_cutover() {
+    let registry = Registry::builtin();
+    let migration = migration(&registry).await;
+    let mistyped = BOTH.replace("name = \"new\"", "name = \"nwe\"");
+    let _node = node(&registry, &mistyped, "old").await;
+    let found = present(migration.source(), "it is there", |found| found.len() == 1).await;
+    let another = [Lack::Another { node: found[0].node.name.clone(), store: name("new") }];
+    assert_eq!(migration.lacks(Way::Forth, None).await.unwrap(), another);
+    migration.start().await.unwrap();
+    assert_eq!(migration.lacks(Way::Forth, None).await.unwrap(), another);
+}
+
+#[tokio::test]
+async fn a_record_of_a_node_that_left_is_taken_by_the_next() {
+    let registry = Registry::builtin();
+    let migration = migration(&registry).await;
+    let source = migration.source();
+    for _ in 0..3 {
+        let node = node(&registry, BOTH, "old").await;
+        present(source, "it is there", |found| found.len() == 1).await;
+        node.close().await.unwrap();
+    }
+    let key = |place| RecordKey { kind: RecordKind::Presence, name: presence::record(place).unwrap() };
+    let read = |place| ReadRecord { key: key(place), deadline: Deadline::within(PATIENCE) };
+    let first = source.store.read_record(read(1)).await.unwrap().unwrap();
+    assert!(first.value.is_none() && first.number.0 >= 6, "{first:?}");
+    assert_eq!(source.store.read_record(read(2)).await.unwrap(), None);
+    // What stands in a record of this name and is not understood is nobody, and stays.
+    let put = PutRecord {
+        key: key(1),
+        expected: RecordExpected::Any,
+        value: Some("not a node".into()),
+        deadline: Deadline::within(PATIENCE),
+    };
+    source.store.put_record(put).await.unwrap();
+    let node = node(&registry, BOTH, "old").await;
+    present(source, "it is there", |found| found.len() == 1).await;
+    assert_eq!(source.store.read_record(read(1)).await.unwrap().unwrap().value, Some("not a node".into()));
+    node.close().await.unwrap();
 }

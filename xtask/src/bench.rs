@@ -1,9 +1,24 @@
-//! `cargo xtask bench`: each store beside its engine's own floor, on an engine that is started for it.
+//! `cargo xtask bench`: each store beside its engine's own floor, on an engine that is started for it; or all of them beside each other.
 
 use crate::engines::{dynamodb, postgres, redis};
-use crate::run::{cargo, run};
+use crate::run::{cargo, evstore_release, root, run};
+use crate::setup::{Setup, Shown};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use std::process::Command;
+
+/// What is compared: every engine, the ways in which one keeps what it acknowledges, and DynamoDB's designs beside each other.
+const COMPARED: [(&str, Setup); 9] = [
+    ("memory", Setup::Memory),
+    ("sqlite", Setup::Sqlite),
+    ("postgres", Setup::Postgres(postgres::Release::Newest)),
+    ("valkey", Setup::Redis(redis::Release::Newest, redis::Setup::Always, "")),
+    ("everysec", Setup::Redis(redis::Release::Newest, redis::Setup::EverySecond, "")),
+    ("dynamodb", Setup::DynamoDb("")),
+    ("transactional", Setup::DynamoDb("feed=transactional")),
+    ("interleaved", Setup::DynamoDb("snapshots=interleaved")),
+    ("s3", Setup::S3),
+];
 
 /// Measures stores beside their engines' floors. Leave the machine alone meanwhile.
 #[derive(Args)]
@@ -25,6 +40,9 @@ enum Provider {
     Moves,
     /// How fast the incident log is archived, out of a file into a folder, and what it takes there.
     Archive,
+    /// Every store beside the others, by `evstore compare`, in under fifteen minutes: the report goes to a new folder below
+    /// evstore-compare. Arguments are passed on: `-- --only append`, say.
+    Compare,
 }
 
 impl Bench {
@@ -48,6 +66,14 @@ impl Bench {
             }
             Provider::Archive => {
                 run("the archive", cargo(&["bench", "-p", "evstore-tiered", "--"]).args(self.arguments))
+            }
+            Provider::Compare => {
+                let evstore = evstore_release()?;
+                let shown = Shown::start(&COMPARED)?;
+                let mut command = Command::new(evstore);
+                shown.tell(&mut command);
+                command.current_dir(root()).arg("-c").arg(shown.folder().join("evstore.toml")).arg("compare");
+                run("every store", command.args(self.arguments))
             }
             Provider::Redis => {
                 let server = redis::Redis::start(redis::Release::Newest, redis::Setup::Always)?;

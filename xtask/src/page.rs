@@ -2,7 +2,7 @@
 //! dark enough to be read, on a desk and on a telephone, by day and by night.
 
 use crate::engines::chromium::{Chromium, Scheme};
-use crate::run::{evstore, run};
+use crate::run::{evstore, run, target};
 use crate::setup::{Setup, Shown};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -16,7 +16,10 @@ const CONTRAST_MIN: f64 = 4.5;
 /// Looks at the report from within: in frames of two widths.
 const LOOK: &str = include_str!("look.html");
 
-/// Measures, opens the report, and looks at it.
+/// Height of the pictures that are kept: the answers, the guarantees and the first plots.
+const PICTURE_HEIGHT: u32 = 4_000;
+
+/// Measures, opens the report, looks at it, and keeps pictures of it below the target folder, for people to look at.
 ///
 /// # Errors
 /// When something about the page is wrong, naming it.
@@ -38,7 +41,13 @@ pub fn check() -> Result<()> {
     run("let the browser read the report", Command::new("chmod").args(["-R", "a+rX"]).arg(shown.folder()))?;
     let browser = Chromium::fetched()?;
     browser.open(&folder.join("report.html"), Scheme::Light, &[])?;
+    let pictures = target().join("report");
+    std::fs::create_dir_all(&pictures)?;
     for scheme in [Scheme::Light, Scheme::Dark] {
+        for width in [1280, 390] {
+            let picture = browser.picture(&folder.join("report.html"), scheme, (width, PICTURE_HEIGHT))?;
+            std::fs::write(pictures.join(format!("{width}-{scheme:?}.png").to_lowercase()), picture)?;
+        }
         let seen = browser.open(&folder.join("look.html"), scheme, &["--window-size=1300,1000"])?;
         let seen = seen.split_once("<pre id=\"seen\">").and_then(|(_, rest)| rest.split_once("</pre>"));
         let seen: Value = serde_json::from_str(seen.context("the page was not looked at")?.0)?;

@@ -6,6 +6,7 @@ use crate::run::{EVERYTHING, cargo, evstore, evstore_release, root, run, target}
 use crate::setup::{PREPARED, Setup, Shown};
 use anyhow::{Result, ensure};
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// When a step is run.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,8 +23,17 @@ pub struct Step {
     pub name: &'static str,
     /// When it is run.
     pub lane: Lane,
-    /// Does it, given the seed of the run.
-    pub run: fn(seed: u64) -> Result<()>,
+    /// Does it.
+    pub run: fn(Run) -> Result<()>,
+}
+
+/// What a run of steps was given.
+#[derive(Clone, Copy)]
+pub struct Run {
+    /// The seed of every random choice.
+    pub seed: u64,
+    /// When nothing more is to be begun.
+    pub until: Option<SystemTime>,
 }
 
 /// Rounds of a race in the catalog, in hundredths of the usual: on every change, on a set-up that is not a provider's default.
@@ -46,16 +56,20 @@ pub const STEPS: &[Step] = &[
         run: |_| tests(),
     },
     Step { name: "examples in the documentation", lane: Lane::Always, run: |_| doc_tests() },
-    Step { name: "the catalog from the command line", lane: Lane::Always, run: |seed| catalog(EMBEDDED, seed, USUAL) },
-    Step { name: "other set-ups, with fewer rounds", lane: Lane::Always, run: |seed| catalog(OTHERS, seed, FEWER) },
+    Step {
+        name: "the catalog from the command line",
+        lane: Lane::Always,
+        run: |run| catalog(EMBEDDED, run.seed, USUAL),
+    },
+    Step { name: "other set-ups, with fewer rounds", lane: Lane::Always, run: |run| catalog(OTHERS, run.seed, FEWER) },
     Step { name: "the report of a comparison, in a browser", lane: Lane::Always, run: |_| page::check() },
     Step { name: "a third party's provider, from outside", lane: Lane::Always, run: |_| own_provider() },
     Step {
         name: "the catalog with ten times the rounds",
         lane: Lane::All,
-        run: |seed| catalog(EMBEDDED, seed, TENFOLD),
+        run: |run| catalog(EMBEDDED, run.seed, TENFOLD),
     },
-    Step { name: "every set-up", lane: Lane::All, run: |seed| catalog(EVERY, seed, USUAL) },
+    Step { name: "every set-up", lane: Lane::All, run: |run| catalog(EVERY, run.seed, USUAL) },
     Step {
         name: "an archive behind Postgres, Redis and DynamoDB, busy all the time",
         lane: Lane::All,
@@ -64,6 +78,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "accidents on Postgres 15", lane: Lane::All, run: |_| older_postgres() },
     Step { name: "accidents on Redis 7", lane: Lane::All, run: |_| older_redis() },
     Step { name: "kill -9 of an appending process, 100 times", lane: Lane::All, run: kill },
+    Step { name: "DynamoDB's sequencers, killed 50 times under load", lane: Lane::All, run: |_| sequencers() },
     Step { name: "the models of a move, in their largest scopes", lane: Lane::All, run: |_| models() },
     Step {
         name: "a system under load, moved between every pair of stores by a migrator that is killed 20 times",
@@ -83,6 +98,7 @@ const OTHERS: &[Setup] = &[
     Setup::Redis(redis::Release::Distribution, redis::Setup::Sentinel, ""),
     Setup::Redis(redis::Release::Newest, redis::Setup::Partitions, ""),
     Setup::DynamoDb("snapshots=interleaved"),
+    Setup::DynamoDb("feed=transactional"),
 ];
 
 /// Those that need no engine.
@@ -107,6 +123,8 @@ const EVERY: &[Setup] = &[
     Setup::Redis(redis::Release::Distribution, redis::Setup::Partitions, ""),
     Setup::DynamoDb(""),
     Setup::DynamoDb("snapshots=interleaved"),
+    Setup::DynamoDb("feed=transactional"),
+    Setup::DynamoDb("feed=transactional;snapshots=interleaved"),
     Setup::S3,
 ];
 
@@ -170,7 +188,8 @@ fn archives() -> Result<()> {
 }
 
 fn doc_tests() -> Result<()> {
-    run("examples in the documentation", &mut cargo(&["test", "--workspace", "--doc", "--quiet"]))
+    let arguments = ["test", "--workspace", "--doc", "--quiet", "--features", EVERYTHING];
+    run("examples in the documentation", &mut cargo(&arguments))
 }
 
 /// Set-ups held to the catalog by the command that a user types. What was not run is listed by it.
@@ -197,19 +216,43 @@ fn own_provider() -> Result<()> {
     run("a third party's provider", &mut command)
 }
 
-fn kill(seed: u64) -> Result<()> {
+fn kill(given: Run) -> Result<()> {
     let arguments =
         ["run", "--release", "-p", "evstore-sqlite", "--example", "kill9", "--", "--rounds", "100", "--seed"];
-    run("kill -9", cargo(&arguments).arg(seed.to_string()))
+    run("kill -9", cargo(&arguments).arg(given.seed.to_string()))
 }
 
-/// Every ordered pair of stores, one after the other: each is a load of its own.
-fn moves(seed: u64) -> Result<()> {
-    let arguments = ["test", "-p", "evstore-cli", "--features", "engine-tests", "--test", "mover", "--"];
-    let mut command = cargo(&arguments);
+/// Every ordered pair of stores, one after the other: each is a load of its own. Those that are done are noted, so that a run with the
+/// same seed goes on where one was stopped; with a budget the pairs that were not begun are listed as failed.
+fn moves(given: Run) -> Result<()> {
+    let mut command = cargo(&["test", "--workspace", "--features", EVERYTHING, "--test", "mover", "--"]);
     command.args(["moved", "--include-ignored", "--test-threads", "1"]);
-    command.env("EVSTORE_TEST_KILLS", KILLS).env("EVSTORE_TEST_SEED", seed.to_string());
+    command.env("EVSTORE_TEST_KILLS", KILLS).env("EVSTORE_TEST_SEED", given.seed.to_string());
+    let done = target().join("xtask");
+    std::fs::create_dir_all(&done)?;
+    command.env("EVSTORE_TEST_DONE", done.join(format!("moved-{}", given.seed)));
+    if let Some(until) = given.until {
+        command.env("EVSTORE_TEST_UNTIL", until.duration_since(UNIX_EPOCH)?.as_secs().to_string());
+    }
     on_engines(postgres::Release::Newest, redis::Release::Newest, &mut command)
+}
+
+fn sequencers() -> Result<()> {
+    let arguments = [
+        "test",
+        "-p",
+        "evstore-dynamodb",
+        "--features",
+        "engine-tests",
+        "--test",
+        "accidents",
+        "--",
+        "sequencers_that_die",
+    ];
+    let engine = dynamodb::DynamoDb::start()?;
+    let mut command = cargo(&arguments);
+    command.envs(engine.environment()).env("EVSTORE_TEST_SEQUENCER_KILLS", "50");
+    run("sequencers that are killed", &mut command)
 }
 
 fn models() -> Result<()> {

@@ -57,12 +57,14 @@ pub const FULL: &str = "evstore-cli/full";
 /// The same, and the tests that need an engine.
 pub const EVERYTHING: &str = "evstore-cli/full,evstore-cli/engine-tests,evstore-postgres/engine-tests,evstore-redis/engine-tests,evstore-dynamodb/engine-tests,evstore-s3/engine-tests,evstore-tiered/engine-tests";
 
-/// The `evstore` command, built with every feature that this release has.
+/// The `evstore` command, built with every feature that this release has, in one build with the tests: for itself alone it would have
+/// other features of what it depends on, and all of that would be compiled twice.
 ///
 /// # Errors
 /// When it does not build.
 pub fn evstore() -> Result<PathBuf> {
-    run("build the command", &mut cargo(&["build", "--quiet", "--package", "evstore-cli", "--features", FULL]))?;
+    let build = ["build", "--quiet", "--workspace", "--bins", "--tests", "--features", EVERYTHING];
+    run("build the command, and the tests", &mut cargo(&build))?;
     Ok(target().join("debug").join(format!("evstore{}", std::env::consts::EXE_SUFFIX)))
 }
 

@@ -44,7 +44,9 @@ impl Setup {
                 let name = format!("redis-{release:?}-{setup:?}-{}", more.replace('=', "-"));
                 name.trim_end_matches('-').to_lowercase()
             }
-            Self::DynamoDb(more) => format!("dynamodb-{}", more.replace('=', "-")).trim_end_matches('-').to_owned(),
+            Self::DynamoDb(more) => {
+                format!("dynamodb-{}", more.replace(['=', ';'], "-")).trim_end_matches('-').to_owned()
+            }
             Self::S3 => "s3".into(),
         }
     }

@@ -1,12 +1,12 @@
 //! `cargo xtask test`: the steps of the plan, with a seed, a time budget, and a memory of what is done.
 
-use crate::plan::{Lane, STEPS, Step};
+use crate::plan::{Lane, Run, STEPS, Step};
 use crate::run::target;
 use anyhow::{Result, bail};
 use clap::Args;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Builds and runs the tests.
 #[derive(Args)]
@@ -17,7 +17,7 @@ pub struct Test {
     /// Only the steps that have this in their name, long ones too.
     #[arg(long, value_name = "TEXT", conflicts_with = "all")]
     only: Option<String>,
-    /// Minutes after which no further step is begun. What was not run is listed, and the command fails.
+    /// Minutes after which no further step is begun, and no further pair of stores moved. What was not run is listed, and the command fails.
     #[arg(long, value_name = "MINUTES")]
     budget: Option<u64>,
     /// Seed of every random choice; drawn and printed when not given.
@@ -31,10 +31,12 @@ impl Test {
     /// # Errors
     /// When a step fails or is not run.
     pub fn run(self) -> Result<()> {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+        let now = SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
         let seed = self.seed.unwrap_or(now.as_secs());
         println!("seed {seed}");
         let started = Instant::now();
+        let budget = self.budget.map(|minutes| Duration::from_secs(minutes * 60));
+        let run = Run { seed, until: budget.map(|budget| SystemTime::now() + budget) };
         let mut done = Done::of(self.all, seed)?;
         let mut failed = Vec::new();
         let wanted = |step: &&Step| match &self.only {
@@ -49,10 +51,10 @@ impl Test {
         for step in steps {
             if done.has(step.name) {
                 println!("\n== {}: done before, with the same seed", step.name);
-            } else if self.budget.is_some_and(|minutes| started.elapsed() >= Duration::from_secs(minutes * 60)) {
+            } else if budget.is_some_and(|budget| started.elapsed() >= budget) {
                 failed.push(format!("not run, the budget is spent: {}", step.name));
             } else {
-                match (step.run)(seed) {
+                match (step.run)(run) {
                     Ok(()) => done.add(step.name)?,
                     Err(error) => failed.push(format!("{error:#}")),
                 }

@@ -12,11 +12,13 @@ use evstore_compare::against::{self, Changes, Verdict};
 use evstore_compare::contender::{Contender, Part};
 use evstore_compare::figures::{grouped, rate, share, time};
 use evstore_compare::log::Log;
+use evstore_compare::losses::{self, Loss};
 use evstore_compare::prices::Prices;
 use evstore_compare::report::{Circumstances, Conformance, Machine, Report, Row};
 use evstore_compare::run::{Results, Run};
 use evstore_compare::workload::Plan;
 use evstore_compare::{html, noop};
+use evstore_conformance::target::WorkerCommand;
 use evstore_conformance::{Runner, Verdict as Found};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
@@ -27,6 +29,8 @@ use std::time::Instant;
 
 /// The log that workloads name `permits`; its citation is beside it, in `data/README.md`.
 const PERMITS: &[u8] = include_bytes!("../../data/permits.jsonl.gz");
+/// The hidden command of a process that is to be killed.
+const WORKER: &str = "compare-worker";
 /// The providers that are measured where there is no config: they need nothing.
 const EMBEDDED: [&str; 2] = ["memory", "sqlite"];
 /// Largest file that is read whole, unpacked.
@@ -70,6 +74,12 @@ pub struct Args {
     /// Hold each store to the catalog too, and put the verdicts in the report: all checks, or those whose names begin so.
     #[arg(long, value_name = "PREFIX", num_args = 0..=1, default_missing_value = "")]
     conformance: Option<String>,
+    /// Leave out the bare clients of the engines, which each store is also shown as a ratio to.
+    #[arg(long)]
+    no_floor: bool,
+    /// Leave out killing a process that appends, which tells what of its acknowledged commits is gone.
+    #[arg(long)]
+    no_kill: bool,
     /// Repeat the payloads and choices of an earlier run.
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
@@ -99,6 +109,9 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
     let began_at = SystemClock.now();
     let folder = Folder::choose(args.out.as_deref(), &began_at, session)?;
     let targets = contenders.clone();
+    if !args.no_floor {
+        contenders = with_floors(contenders, session);
+    }
     contenders.push(noop::contender());
     let seed = args.seed.unwrap_or_else(conformance::fresh_seed);
     let ending = Ending {
@@ -109,6 +122,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
         seed,
         prices,
         conformance: Arc::default(),
+        losses: Arc::default(),
         before,
         folder,
     };
@@ -118,6 +132,14 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
     let kept = ending.clone();
     session.when_interrupted(Box::new(move |output| kept.tell(output).map(drop)));
     measure(Run { plan, contenders, logs, seed }, &ending.results, session).await?;
+    if !args.no_kill {
+        for target in &targets {
+            session.output().note(&format!("a process that appends to {} is killed", target.name));
+            let loss = losses::killed(target, &worker()?, seed).await;
+            let loss = loss.map_err(|error| error.with("store", &target.name))?;
+            ending.losses.lock().unwrap_or_else(PoisonError::into_inner).push(loss);
+        }
+    }
     if let Some(prefix) = &args.conformance {
         for target in targets {
             let verdicts = hold(&target, prefix, seed, session).await?;
@@ -220,6 +242,29 @@ fn contenders(named: &[StoreName], session: &mut Session) -> Result<Vec<Contende
         contenders.push(contender(&provider, settings, session));
     }
     Ok(contenders)
+}
+
+/// Each store with the bare client of its engine behind it, where there is one.
+fn with_floors(contenders: Vec<Contender>, session: &Session) -> Vec<Contender> {
+    let beside = |store: Contender| {
+        let floor = session.registry().floor(store.provider.name).map(|floor| noop::floor(&store, floor));
+        std::iter::once(store).chain(floor)
+    };
+    contenders.into_iter().flat_map(beside).collect()
+}
+
+/// The command whose process appends until it is killed.
+fn worker() -> Result<WorkerCommand> {
+    let program = std::env::current_exe().map_err(|cause| Failure::io("this program is not found", cause))?;
+    Ok(WorkerCommand { program, arguments: vec![WORKER.into()] })
+}
+
+/// What a process does that is to be killed.
+///
+/// # Errors
+/// As the store's.
+pub async fn work(session: &Session) -> Result {
+    Ok(losses::append_until_killed(&session.providers()).await?)
 }
 
 /// The stores that need no server, in a place of their own.
@@ -330,6 +375,7 @@ struct Ending {
     seed: u64,
     prices: Prices,
     conformance: Arc<Mutex<BTreeMap<String, Conformance>>>,
+    losses: Arc<Mutex<Vec<Loss>>>,
     before: Option<Report>,
     folder: Folder,
 }
@@ -349,6 +395,7 @@ impl Ending {
             seed: self.seed,
             prices: self.prices.clone(),
             conformance: self.verdicts().clone(),
+            losses: self.losses.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         };
         let report = Report::new(self.results.found(), circumstances, crate::commands::providers::promises);
         let changes = self.before.as_ref().map(|before| against::changes(before, &report));
@@ -382,6 +429,7 @@ fn print(report: &Report, changes: Option<&Changes>, output: &mut crate::output:
         "store",
         "a second",
         "lowest to highest",
+        "of its floor",
         "half within",
         "99 % within",
         "longest",
@@ -400,7 +448,7 @@ fn print(report: &Report, changes: Option<&Changes>, output: &mut crate::output:
 }
 
 fn cells(row: &Row) -> Vec<Cell> {
-    let tone = if row.harness { Tone::Faint } else { Tone::Plain };
+    let tone = if row.is_of_store() { Tone::Plain } else { Tone::Faint };
     let mut cells: Vec<Cell> =
         [row.workload.clone(), row.callers.to_string(), row.store.clone()].map(|text| Cell::toned(text, tone)).into();
     if row.is_measured() {
@@ -408,6 +456,7 @@ fn cells(row: &Row) -> Vec<Cell> {
         let figures = [
             rate(row.per_second.median),
             spread,
+            row.of_floor.map_or_else(|| "-".into(), |ratio| format!("{:.2}", ratio.median)),
             time(row.latency.p50_us),
             time(row.latency.p99_us),
             time(row.latency.max_us),
@@ -415,7 +464,7 @@ fn cells(row: &Row) -> Vec<Cell> {
         cells.extend(figures.map(|text| Cell::toned(text, tone)));
     } else {
         cells.push(Cell::toned("not measured", Tone::Warning));
-        cells.extend(std::iter::repeat_n(Cell::from("-"), 4));
+        cells.extend(std::iter::repeat_n(Cell::from("-"), 5));
     }
     cells.push(beside(row));
     cells
@@ -508,7 +557,7 @@ fn judge(report: &Report) -> Result {
             hint: "`evstore conformance --only concurrency.` shows the calls that break a promise".into(),
         });
     }
-    match report.rows.iter().find(|row| row.failed.is_some()) {
+    match report.store_rows().find(|row| row.failed.is_some()) {
         Some(row) => Err(Failure::io(
             format!("{} could not be measured", row.id()),
             std::io::Error::other(row.failed.clone().unwrap_or_default()),

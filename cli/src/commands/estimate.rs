@@ -5,9 +5,10 @@ use crate::failure::{Failure, Result};
 use crate::output::{Cell, Format};
 use crate::session::Session;
 use evstore_api::StoreName;
-use evstore_compare::estimate::{Bill, bills, crossing};
+use evstore_compare::estimate::{Bill, Payer, bills, crossing};
 use evstore_compare::figures::{bytes, dollars, grouped, rate, share};
 use evstore_compare::observed::Observed;
+use evstore_compare::run::told;
 use evstore_compare::workload::Plan;
 use serde_json::json;
 use std::path::PathBuf;
@@ -50,10 +51,11 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
         let json = serde_json::to_value(&prices).unwrap_or_default();
         return session.output().text(&json, evstore_compare::prices::LIST);
     }
-    let mut providers = Vec::new();
+    let mut payers = Vec::new();
     for store in &args.stores {
         session.select(Some(store.clone()));
-        providers.push(session.configured()?.provider.name.to_owned());
+        let configured = session.configured()?;
+        payers.push(Payer { provider: configured.provider.name.to_owned(), settings: told(&configured.settings) });
     }
     session.select(None);
     let plan = match &args.workload {
@@ -67,8 +69,9 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
     if let Some(loads) = args.loads {
         observed.loads_a_month = loads as f64;
     }
-    let bills = bills(&observed, &prices, &providers);
+    let bills = bills(&observed, &prices, &payers);
     if bills.is_empty() {
+        let providers: Vec<&str> = payers.iter().map(|payer| payer.provider.as_str()).collect();
         let message = format!("the price file has no offer for {}", providers.join(", "));
         return Err(Failure::usage(
             message,

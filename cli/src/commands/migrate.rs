@@ -1,5 +1,6 @@
 //! `evstore migrate`: moves a running system to another store. Each verb is a call of the library; what it says is here.
 
+use crate::commands::nodes::check as check_nodes;
 use crate::failure::{Failure, Result};
 use crate::output::{Cell, Tone};
 use crate::progress::{Progress, Unit};
@@ -7,6 +8,7 @@ use crate::session::Session;
 use crate::view;
 use evstore_api::provider::parse_duration;
 use evstore_api::{Error, ErrorKind, Meta, Position, StoreName};
+use evstore_migrate::nodes::Lack;
 use evstore_migrate::plan::NAMES;
 use evstore_migrate::{
     Accepted, Compared, Cutover, Difference, Doing, Migration, News, Observer, Pace, Phase, Plan, Rate, Settled, Side,
@@ -75,7 +77,7 @@ enum Command {
     /// Read both stores and compare them, position by position.
     Verify,
     /// Close the owner for a moment as a cutover does, measure how long it takes, and open it again. Nothing moves.
-    Rehearse(HandOver),
+    Rehearse(Closing),
     /// Stop copying for a while. A run that goes on waits.
     Pause,
     /// Go on copying.
@@ -122,6 +124,18 @@ struct Accept {
 
 #[derive(clap::Args, Debug)]
 struct HandOver {
+    #[command(flatten)]
+    closing: Closing,
+    /// A node that may be left behind, by the name that `evstore nodes` gives it. May be given several times.
+    #[arg(long = "accept-node", value_name = "NAME")]
+    accepted: Vec<String>,
+    /// How many nodes have to be there; else `expect_nodes` under [migrate] in the config, else they are not counted. 0 does not count.
+    #[arg(long, value_name = "NODES")]
+    expect_nodes: Option<u64>,
+}
+
+#[derive(clap::Args, Debug)]
+struct Closing {
     /// How long the copy may take to come near the source, such as 30s or 5m. Nothing is closed before.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
     timeout: Duration,
@@ -169,7 +183,8 @@ async fn make(args: Args, session: &mut Session) -> Result {
         Command::Plan(accept) => {
             let plan = planned(&migration, session).await?;
             let accepted: Accepted = accept.accepted.into_iter().collect();
-            print_plan(&plan, &accepted, session)?;
+            let seen = Nodes::of(&migration, session).await?;
+            print_plan(&plan, Some(&seen), &accepted, session)?;
             Ok(plan.check(&accepted)?)
         }
         Command::Start { accept, dry_run } => start(&migration, accept, dry_run, session).await,
@@ -302,7 +317,7 @@ async fn start(migration: &Migration, accept: Accept, dry_run: bool, session: &m
         hint: "nothing was changed: `evstore migrate plan` lists what is lost; --accept NAME accepts it".into(),
     })?;
     if dry_run {
-        return print_plan(&plan, &accepted, session);
+        return print_plan(&plan, None, &accepted, session);
     }
     migration.start().await?;
     session.written(None);
@@ -357,7 +372,7 @@ struct Seen {
     rate: Rate,
 }
 
-async fn rehearse(migration: &Migration, args: &HandOver, session: &mut Session) -> Result {
+async fn rehearse(migration: &Migration, args: &Closing, session: &mut Session) -> Result {
     if checked(migration, Verb::Rehearse, args.dry_run, session).await? {
         return Ok(());
     }
@@ -403,15 +418,21 @@ async fn hand_over(migration: &Migration, way: Way, args: &HandOver, session: &m
         Way::Forth => (Verb::Cutover, migration.source(), migration.target()),
         Way::Back => (Verb::Rollback, migration.target(), migration.source()),
     };
-    if checked(migration, verb, args.dry_run, session).await? {
-        return Ok(());
+    let phase = migration.check(verb).await?;
+    let expected = args.expect_nodes.or(session.config()?.migrate().expect_nodes()).filter(|expected| *expected > 0);
+    // One that has closed a store already is to be finished, whoever is there.
+    if !matches!(phase, Phase::Fenced(_) | Phase::Decided(_)) {
+        check_nodes(&migration.lacks(way, expected).await?, &args.accepted)?;
+    }
+    if args.closing.dry_run {
+        return print_status(&migration.status().await?, None, migration, session);
     }
     session.confirm(&format!("Hand all streams of {} over to {}?", from.name, to.name))?;
     let settled = {
         let observer = observer(session);
         match way {
-            Way::Forth => migration.cutover(args.timeout, Some(&observer)).await,
-            Way::Back => migration.rollback(args.timeout, Some(&observer)).await,
+            Way::Forth => migration.cutover(args.closing.timeout, Some(&observer)).await,
+            Way::Back => migration.rollback(args.closing.timeout, Some(&observer)).await,
         }
     };
     let settled = settled.map_err(cut_off)?;
@@ -622,8 +643,26 @@ fn print_cutover(cutover: &Cutover, outcome: Outcome, migration: &Migration, ses
     session.output().facts(&Value::Object(json), &facts)
 }
 
-fn print_plan(plan: &Plan, accepted: &Accepted, session: &mut Session) -> Result {
-    let facts = view::object([
+/// Who is there now, and what they lack for a cutover.
+struct Nodes {
+    live: usize,
+    lacks: Vec<Lack>,
+}
+
+impl Nodes {
+    async fn of(migration: &Migration, session: &mut Session) -> Result<Self> {
+        let expected = session.config()?.migrate().expect_nodes();
+        let live = migration.nodes().await?.iter().filter(|present| present.is_live()).count();
+        Ok(Self { live, lacks: migration.lacks(Way::Forth, expected).await? })
+    }
+}
+
+fn print_plan(plan: &Plan, nodes: Option<&Nodes>, accepted: &Accepted, session: &mut Session) -> Result {
+    if let Some(Nodes { live, lacks }) = nodes {
+        session.output().note(&format!("{live} nodes tell of themselves"));
+        lacks.iter().for_each(|lack| session.output().note(&format!("not ready for a cutover: {lack}")));
+    }
+    let mut facts = view::object([
         ("events", plan.events.into()),
         ("commits", plan.commits.into()),
         ("bytes", plan.bytes.into()),
@@ -635,6 +674,10 @@ fn print_plan(plan: &Plan, accepted: &Accepted, session: &mut Session) -> Result
         ("too_large_left_out", plan.too_large_more.into()),
         ("ready", plan.check(accepted).is_ok().into()),
     ]);
+    if let Some(Nodes { live, lacks }) = nodes {
+        let lacks: Vec<_> = lacks.iter().map(ToString::to_string).collect();
+        facts.insert("nodes".into(), json!({ "live": live, "not_ready": lacks }));
+    }
     session.output().note(&format!(
         "{} events in {} commits, {} bytes, {} snapshots, {} checkpoints",
         plan.events, plan.commits, plan.bytes, plan.snapshots, plan.checkpoints

@@ -17,10 +17,12 @@ pub mod import;
 pub mod init;
 pub mod man;
 pub mod migrate;
+pub mod nodes;
 pub mod profile;
 pub mod providers;
 pub mod read;
 pub mod schema;
+pub mod sequencer;
 pub mod snapshot;
 pub mod stream;
 pub mod tour;
@@ -47,10 +49,12 @@ pub async fn run(command: Command, session: &mut Session) -> Result {
         Command::Checkpoint(args) => checkpoint::run(args, session).await,
         Command::Export(args) => export::run(args, session).await,
         Command::Import(args) => import::run(args, session).await,
+        Command::Sequencer(args) => sequencer::run(args, session).await,
         Command::Verify(args) => verify::run(args, session).await,
         Command::Migrate(args) => migrate::run(args, session).await,
         #[cfg(feature = "tiered")]
         Command::Archive(args) => archive::run(args, session).await,
+        Command::Nodes(args) => nodes::run(args, session).await,
         Command::Conformance(args) => conformance::run(args, session).await,
         Command::Compare(args) => compare::run(args, session).await,
         Command::Profile(args) => profile::run(args, session).await,
@@ -59,5 +63,6 @@ pub async fn run(command: Command, session: &mut Session) -> Result {
         Command::Man(args) => man::run(&args, session),
         Command::Generate(args) => generate::run(&args, session).await,
         Command::ConformanceWorker => conformance::work(session).await,
+        Command::CompareWorker => compare::work(session).await,
     }
 }

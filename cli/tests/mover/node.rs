@@ -3,12 +3,13 @@
 
 use crate::proxy::MARK;
 use evstore::api::{
-    Commit, ContentType, PutRecord, PutSnapshot, ReadHead, ReadRecord, ReadSnapshot, RecordExpected, Snapshot,
-    SnapshotPut,
+    Commit, CommitNumber, ContentType, PutRecord, PutSnapshot, ReadHead, ReadRecord, ReadSnapshot, RecordExpected,
+    Snapshot, SnapshotPut,
 };
 use evstore::{
     Append, Appended, Checkpoint, CommitId, Config, Deadline, Delivery, Direction, Error, ErrorKind, EventType, Events,
-    Expected, NewCommit, NewEvent, ReadStream, Registry, Sources, Start, Store, StreamId, StreamStart, Timestamp,
+    Expected, NewCommit, NewEvent, Position, ReadStream, Registry, Sources, Start, Store, StreamId, StreamStart,
+    Timestamp,
 };
 use evstore_conformance::history::lines::{Line, write_line};
 use evstore_conformance::history::record as seen;
@@ -19,16 +20,25 @@ use std::time::Duration;
 
 /// Streams that all writers share.
 const STREAMS: u64 = 6;
+/// The stream that is appended to all the time.
+pub const HOT: &str = "hot-1";
 /// Longest time of one call: an append rides through a hand-over within it.
 pub const CALL_MAX: Duration = Duration::from_secs(25);
 /// What a node is told.
 pub const ROLE: &str = "MOVER_ROLE";
+/// The variable that says among how many of a stream's last commits one is recognised that is sent again; always without it.
+pub const WINDOW: &str = "MOVER_WINDOW";
+/// Commits that others may append to a stream while one is sent again.
+const WINDOW_MARGIN: u64 = 500;
 /// Commits that a writer remembers, to send them again later.
 const REMEMBERED: usize = 50;
 /// Callers that fill a store at the same time.
 const FILLERS: u64 = 50;
 /// How long a consumer that sees nothing waits before it looks whether all is over.
-const QUIET: Duration = Duration::from_secs(3);
+const QUIET: Duration = Duration::from_millis(100);
+/// The file that tells nodes that all is over, and the one that tells consumers that nobody appends any more.
+pub const STOP: &str = "stop";
+pub const DRAIN: &str = "drain";
 
 /// What a node does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +51,8 @@ pub enum Role {
     Fill(u64),
     /// Appends so many commits to the streams that writers share.
     Burst(u64),
+    /// Appends to one stream, so many times a second whatever that takes, until it is told to stop.
+    Hot(u64),
     /// Appends to streams that nobody has made yet, whose names other nodes of this kind try at the same time.
     Create,
     /// Appends, saves snapshots and loads them.
@@ -58,6 +70,7 @@ impl Role {
             Self::Recall => ("recall", 0),
             Self::Fill(count) => ("fill", count),
             Self::Burst(count) => ("burst", count),
+            Self::Hot(rate) => ("hot", rate),
             Self::Create => ("create", 0),
             Self::Snapshot => ("snapshot", 0),
             Self::Consume(run) => ("consume", run.into()),
@@ -78,6 +91,7 @@ impl Role {
             Self::Recall,
             Self::Fill(number),
             Self::Burst(number),
+            Self::Hot(number),
             Self::Create,
             Self::Snapshot,
             Self::Consume(run),
@@ -93,9 +107,8 @@ pub fn now() -> seen::Moment {
     seen::Moment(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
-/// What a process does that a test started; nothing, and false, where it was started by somebody else.
-pub fn work_if_told() -> bool {
-    let Ok(told) = std::env::var(ROLE) else { return false };
+/// Does what a process is told that a test started.
+pub fn work(told: &str) {
     let parts: Vec<&str> = told.splitn(5, ' ').collect();
     let [word, number, client, seed, config] = parts.as_slice() else { panic!("{told}") };
     let [number, client, seed] = [number, client, seed].map(|text| text.parse::<u64>().unwrap());
@@ -103,16 +116,18 @@ pub fn work_if_told() -> bool {
     let config = PathBuf::from(config);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let stop = config.with_file_name("stop");
+        let stop = config.with_file_name(STOP);
         let sources = Sources::new(config.parent().unwrap(), evstore::Environment::default()).with_file(&config);
         let config = Config::load(&sources).unwrap();
         let store = Registry::builtin().open(&config, config.default_store().unwrap()).await.unwrap();
-        let mut node = Node { store, client, seed: Seed(seed), stop, operation: 0 };
+        let window = std::env::var(WINDOW).ok().map(|window| window.parse().unwrap());
+        let mut node = Node { store, client, seed: Seed(seed), stop, operation: 0, window };
         match role {
             Role::Write => node.write().await,
             Role::Recall => node.recall().await,
             Role::Fill(count) => node.fill(count, |number| format!("filled-{number}")).await,
             Role::Burst(count) => node.fill(count, |number| format!("race-{}", number % STREAMS)).await,
+            Role::Hot(rate) => node.hot(rate).await,
             Role::Create => node.create().await,
             Role::Snapshot => node.snapshot().await,
             Role::Consume(run) => node.consume(run).await,
@@ -120,7 +135,6 @@ pub fn work_if_told() -> bool {
         }
         node.store.close().await.unwrap();
     });
-    true
 }
 
 /// A process, while it works.
@@ -132,6 +146,8 @@ struct Node {
     stop: PathBuf,
     /// The number of its next call.
     operation: u64,
+    /// Among how many of a stream's last commits one is recognised that is sent again.
+    window: Option<u64>,
 }
 
 fn line(line: &Line) {
@@ -192,7 +208,7 @@ fn receipt(receipt: &Appended) -> seen::Receipt {
     }
 }
 
-/// Appends, and tells of it; gives an error that is no conflict.
+/// Appends, and tells of it; gives the commit's number unless there was a conflict, and an error that is none.
 async fn append(
     store: &Store,
     client: u64,
@@ -201,7 +217,7 @@ async fn append(
     name: &str,
     expected: Expected,
     commit: &NewCommit,
-) -> Result<(), Error> {
+) -> Result<Option<CommitNumber>, Error> {
     let record = |outcome| {
         let events = commit.clone().recorded().unwrap().iter().map(event).collect();
         let expected = match expected {
@@ -213,15 +229,15 @@ async fn append(
     };
     let call = Call::begin(client, operation, attempt, name, record(seen::AppendOutcome::Ambiguous));
     let request = Append { stream: stream(name), expected, commit: commit.clone(), deadline: deadline() };
-    let outcome = match store.events().append(request).await {
-        Ok(appended) => seen::AppendOutcome::Ok(receipt(&appended)),
+    let (outcome, number) = match store.events().append(request).await {
+        Ok(appended) => (seen::AppendOutcome::Ok(receipt(&appended)), Some(appended.number)),
         Err(error) => match error.head() {
-            Some(head) => seen::AppendOutcome::Conflict { actual: head.revision.0 },
+            Some(head) => (seen::AppendOutcome::Conflict { actual: head.revision.0 }, None),
             None => return Err(error),
         },
     };
     call.end(record(outcome));
-    Ok(())
+    Ok(number)
 }
 
 impl Node {
@@ -230,28 +246,40 @@ impl Node {
     }
 
     /// Appends: nothing but a conflict may come in between.
-    async fn append(&mut self, name: &str, expected: Expected, commit: &NewCommit) {
+    async fn append(&mut self, name: &str, expected: Expected, commit: &NewCommit) -> Option<CommitNumber> {
         self.operation += 1;
-        if let Err(error) = append(&self.store, self.client, self.operation, 0, name, expected, commit).await {
-            panic!("an append failed: {error}");
+        match append(&self.store, self.client, self.operation, 0, name, expected, commit).await {
+            Ok(number) => number,
+            Err(error) => panic!("an append failed: {error}"),
         }
     }
 
+    /// Whether a commit can be sent again although others append meanwhile.
+    async fn is_recognised(&self, name: &str, number: Option<CommitNumber>) -> bool {
+        let Some(window) = self.window else { return true };
+        let request = ReadHead { stream: stream(name), deadline: deadline() };
+        let head = self.store.events().head(request).await.unwrap().number.0;
+        number.is_none_or(|number| head.saturating_sub(number.0) + WINDOW_MARGIN < window)
+    }
+
     async fn write(&mut self) {
-        let mut sent: Vec<(u64, String, Expected, NewCommit)> = Vec::new();
+        let mut sent: Vec<(u64, Option<CommitNumber>, String, Expected, NewCommit)> = Vec::new();
         while !self.is_over() {
             let name = format!("race-{}", self.seed.below(STREAMS));
             match self.seed.below(100) {
                 0..60 => {
                     let expected = if self.seed.chance(33) { Expected::Any } else { self.expected(&name).await };
                     let commit = commit(&mut self.seed);
-                    self.append(&name, expected, &commit).await;
+                    let number = self.append(&name, expected, &commit).await;
                     let place = if sent.len() < REMEMBERED { sent.len() } else { self.seed.below(50) as usize };
                     sent.truncate(REMEMBERED);
-                    sent.insert(place, (self.operation, name, expected, commit));
+                    sent.insert(place, (self.operation, number, name, expected, commit));
                 }
                 60..70 if !sent.is_empty() => {
-                    let (operation, name, expected, commit) = self.seed.pick(&sent).clone();
+                    let (operation, number, name, expected, commit) = self.seed.pick(&sent).clone();
+                    if !self.is_recognised(&name, number).await {
+                        continue;
+                    }
                     // The number of the attempt is that of the call: no other one has it.
                     self.operation += 1;
                     let attempt = u32::try_from(self.operation).unwrap();
@@ -278,6 +306,28 @@ impl Node {
                 for (operation, name) in names.into_iter().enumerate() {
                     let (client, commit) = (client * 1_000 + caller + 1_000, commit(&mut seed));
                     append(store, client, operation as u64, 0, &name, Expected::Any, &commit).await.unwrap();
+                }
+            }
+        });
+        futures::future::join_all(callers).await;
+    }
+
+    /// Open loop: an append begins when it is due, and not when the one before is answered. Callers are clients of their own.
+    async fn hot(&mut self, rate: u64) {
+        let (client, seed) = (self.client, &mut self.seed);
+        let every = Duration::from_secs(FILLERS) / u32::try_from(rate).unwrap();
+        let callers = (0..FILLERS).map(|caller| {
+            let (store, stop, mut seed) = (&self.store, &self.stop, seed.fork());
+            async move {
+                let first = tokio::time::Instant::now() + every * u32::try_from(caller).unwrap() / FILLERS as u32;
+                let mut due = tokio::time::interval_at(first, every);
+                for operation in 0.. {
+                    due.tick().await;
+                    if stop.exists() {
+                        return;
+                    }
+                    let (client, commit) = (client * 1_000 + caller + 1_000, commit(&mut seed));
+                    append(store, client, operation, 0, HOT, Expected::Any, &commit).await.unwrap();
                 }
             }
         });
@@ -403,6 +453,7 @@ impl Node {
         let incarnation = events.feed_head(deadline()).await.unwrap().cursor.incarnation().to_string();
         let after = cursor.as_ref().and_then(|cursor| cursor.position()).unwrap_or_default().0;
         line(&Line::RunStarted { subscriber, run, incarnation, after, at: now() });
+        let mut reached = cursor.as_ref().and_then(|cursor| cursor.position()).or(Some(Position(0)));
         let start = cursor.map_or(Start::First, Start::After);
         let mut feed = self.store.subscribe(start).open().await.unwrap();
         loop {
@@ -412,6 +463,7 @@ impl Node {
                     for entry in batch.commits().iter().flat_map(|commit| entries(commit)) {
                         line(&Line::Delivered { subscriber, run, at: now(), entry });
                     }
+                    reached = batch.cursor().position();
                     let value = Some(Checkpoint::at(batch.cursor().clone()).to_value().unwrap());
                     let (key, expected) = (key.clone(), RecordExpected::Any);
                     match events.put_record(PutRecord { key, expected, value, deadline: deadline() }).await {
@@ -420,7 +472,12 @@ impl Node {
                         put => drop(put.unwrap()),
                     }
                 }
-                Err(_) if self.is_over() => return line(&Line::RunDrained { subscriber, run }),
+                Err(_) if self.stop.with_file_name(DRAIN).exists() => {
+                    let end = events.feed_head(deadline()).await.unwrap().position;
+                    if end <= reached {
+                        return line(&Line::RunDrained { subscriber, run });
+                    }
+                }
                 Err(_) => {}
             }
         }

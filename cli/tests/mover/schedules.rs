@@ -1,10 +1,11 @@
 //! One thing goes wrong at one moment of a move, while nodes work. Each schedule shows that its moment was hit; the history checker judges
 //! the rest. [`SCHEDULES`] says which are run here, [`ELSEWHERE`] where the others are, and a test that none of the 27 is forgotten.
 
-use crate::node::{Role, now};
+use crate::node::{HOT, ROLE, Role, now};
+use crate::process::{self, Process, patience};
 use crate::proxy::Way as Line;
 use crate::stores::{Kind, Place};
-use crate::system::{NEW, OLD, Process, System, UNTOLD, itself};
+use crate::system::{NEW, OLD, System, UNTOLD, itself};
 use evstore::api::ReadSnapshot;
 use evstore::{Deadline, StreamId};
 use evstore_conformance::history::record::{
@@ -97,6 +98,12 @@ const SCHEDULES: &[Schedule] = &[
         run: streams_are_made,
     },
     Schedule {
+        numbers: &[14],
+        name: "a_hot_stream_is_appended_to_throughout",
+        stores: Stores::Files,
+        run: stream_is_hot,
+    },
+    Schedule {
         numbers: &[15],
         name: "consumers_restart_across_the_move",
         stores: Stores::Files,
@@ -125,8 +132,7 @@ const ELSEWHERE: &[(u8, &str)] = &[
     (1, "migrate/tests/cut_off.rs: before and after every call; and `moved::*` here, at random"),
     (2, "migrate/tests/there_and_back.rs: a_run_copies_both_ways_until_the_move_is_over; cut_off.rs"),
     (3, "migrate/tests/cut_off.rs: a_migrator_that_wakes_up_late_changes_nothing"),
-    (14, "`moved::*` here: all writers share six streams"),
-    (18, "migrate/tests/cut_off.rs and there_and_back.rs: a_move_is_given_up_and_begun_again"),
+    (18, "migrate/tests/there_and_back.rs: a_move_is_given_up_in_each_phase_and_made_all_the_same"),
     (19, "`moved::*` here: 10,000 appends before the rollback"),
     (22, "migrate/tests/cut_off.rs: a_copy_that_is_not_the_source_is_not_handed_over_to"),
     (23, "cli/tests/migrate.rs: a_target_that_holds_less_is_refused_or_accepted_by_name"),
@@ -150,7 +156,59 @@ pub fn trials() -> impl Iterator<Item = Trial> {
         assert_eq!(all, (1..=27).collect());
         Ok(())
     });
-    schedules.chain([none_is_forgotten])
+    let none_is_left = Trial::test("schedule::an_aborted_test_leaves_no_process_behind", || {
+        aborted_test_leaves_nothing();
+        Ok(())
+    })
+    .with_ignored_flag(!cfg!(target_os = "linux"));
+    schedules.chain([none_is_forgotten, none_is_left])
+}
+
+/// What a process is told that is to begin a test and be aborted.
+pub const ABORTED: &str = "begin-and-be-aborted";
+
+/// Begins a test, says which processes it started, and waits to be killed.
+pub fn begin_and_be_aborted() {
+    let target = if cfg!(feature = "engine-tests") { Kind::Postgres } else { Kind::Sqlite };
+    let mut system = System::new(Kind::Sqlite, target);
+    let nodes = [system.node(Role::Write, OLD), system.node(Role::Consume(0), OLD)];
+    system.start();
+    let copies = system.copies();
+    system.let_work(10);
+    let mut processes = nodes.map(|node| system.process(node).id()).to_vec();
+    processes.push(copies.id());
+    processes.extend(system.servers());
+    println!("started {}", processes.iter().map(u32::to_string).collect::<Vec<_>>().join(" "));
+    std::thread::sleep(patience());
+}
+
+fn aborted_test_leaves_nothing() {
+    let printed = tempfile::NamedTempFile::new().unwrap();
+    let mut command = process::command(std::env::current_exe().unwrap());
+    command.env(ROLE, ABORTED).stdin(Stdio::null()).stdout(printed.reopen().unwrap());
+    let aborted = Process::start(&mut command, "a test that is aborted");
+    let began = Instant::now();
+    let started: Vec<u32> = loop {
+        let said = std::fs::read_to_string(printed.path()).unwrap();
+        if let Some(line) = said.lines().find_map(|line| line.strip_prefix("started ")) {
+            break line.split(' ').map(|number| number.parse().unwrap()).collect();
+        }
+        assert!(began.elapsed() < patience(), "it starts no processes: {said}");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    // One that is dead and that nobody has waited for yet does nothing any more.
+    let runs = |process: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("State:") && !line.contains('Z'))
+    };
+    assert!(started.len() >= 3 && started.iter().all(runs), "{started:?}");
+    drop(aborted);
+    let killed_at = Instant::now();
+    while started.iter().any(runs) {
+        let left: Vec<_> = started.iter().filter(|process| runs(process)).collect();
+        assert!(killed_at.elapsed() < Duration::from_secs(30), "they go on without their test: {left:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 const TAKEN_OVER: [&str; 2] = ["moved", "copying_back"];
@@ -170,9 +228,23 @@ fn begun(a: Kind, b: Kind) -> System {
     system
 }
 
+/// Hands over, and gives where the source ends.
 fn cutover(system: &System) -> u64 {
-    let cutover: serde_json::Value = serde_json::from_str(&system.ok("migrate cutover -y -o json")).unwrap();
-    cutover["end"].as_u64().unwrap()
+    cutover_leaving(system, "")
+}
+
+/// The same, whoever is left behind for it.
+fn cutover_leaving(system: &System, accepts: &str) -> u64 {
+    let mut done = None;
+    // One that could not reach the target a moment ago tells so for ten seconds.
+    system.until("every node would follow", || {
+        let output = system.run(&format!("migrate cutover -y -o json{accepts}"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(matches!(output.status.code(), Some(0 | 8)), "{said}");
+        done = output.status.success().then(|| serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap());
+        done.is_some()
+    });
+    done.unwrap()["end"].as_u64().unwrap()
 }
 
 /// Repeats a verb until it has come so far, as an operator does.
@@ -199,13 +271,9 @@ fn node_is_stopped() {
     system.let_work(100);
     let seen = system.end("b");
     let of_it = |one: &&Operation| one.client == stopped;
-    let is_later = |append: &Append| match append.outcome {
-        AppendOutcome::Ok(receipt) => receipt.position > Some(end),
-        _ => false,
-    };
     let went_on = seen.history.operations.iter().filter(of_it).any(|one| {
         let after = matches!(one.returned_at, Returned::At(at) if at > goes_on_at);
-        after && matches!(&one.call, Call::Append(append) if is_later(append))
+        after && matches!(&one.call, Call::Append(append) if is_after(append, end))
     });
     assert!(went_on, "the stopped node did not go on in the store that took over");
     seen.judge();
@@ -215,11 +283,26 @@ fn node_was_not_told() {
     let mut system = begun(Kind::Sqlite, Kind::Sqlite);
     let untold = system.node(Role::UntilRefused, UNTOLD);
     system.let_work(50);
-    let end = cutover(&system);
+    // The two writers, the two consumers, and one that has not got the target.
+    let mut name = None;
+    system.until("all nodes tell of themselves", || {
+        let nodes: serde_json::Value = serde_json::from_str(&system.ok("nodes -o json")).unwrap();
+        let nodes = nodes["nodes"].as_array().unwrap().clone();
+        let untold = nodes.iter().find(|node| node["stores"] == serde_json::json!(["a"]));
+        name = untold.map(|node| node["name"].as_str().unwrap().to_owned());
+        nodes.iter().filter(|node| node["live"] == true).count() == 6
+    });
+    let name = name.unwrap();
+    assert!(name.ends_with(&format!("-{}", system.process(untold).id())), "{name}");
+    let refused = system.run("migrate cutover -y");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(8), "{said}");
+    assert!(said.contains(&format!("node {name} has no [stores.b] in its config")), "{said}");
+    assert_eq!(system.phase(), "copying", "nothing was closed");
+    let end = cutover_leaving(&system, &format!(" --accept-node {name}"));
     let told = system.wait_for(untold);
     assert!(told.contains("refused: Moved") && told.contains("[stores.b]"), "{told}");
-    let a = system.status()["source"]["position"].clone();
-    assert_eq!(a, end, "it wrote to the store that was left");
+    assert_eq!(system.look().source.1.0, end, "it wrote to the store that was left");
     // What it was refused is in neither store: that it is known as such has to be told to the checker.
     let mut seen = system.end("b");
     seen.history.operations.iter_mut().filter(|one| one.returned_at == Returned::Never).for_each(|one| {
@@ -275,8 +358,7 @@ fn appends_are_held(a: Kind, b: Kind) {
     system.a.nodes().set(Line::Open);
     system.until("what was held arrives", || system.a.nodes().released() == system.a.nodes().held());
     system.let_work(50);
-    let a = system.status()["source"]["position"].clone();
-    assert_eq!(a, end, "an append that came late was taken");
+    assert_eq!(system.look().source.1.0, end, "an append that came late was taken");
     println!("{} appends were held past the fence", system.a.nodes().held());
     system.end("b").judge();
 }
@@ -335,7 +417,7 @@ fn target_throttles() {
     }
     let refused = system.b.redis().run("INFO errorstats");
     assert!(refused.contains("errorstat_OOM"), "{refused}");
-    assert!(system.status()["lag"].as_u64().unwrap() > 0);
+    assert!(system.look().lag() > 0);
     system.b.redis().run("CONFIG SET maxmemory 0");
     copied(&system);
     cutover(&system);
@@ -360,22 +442,66 @@ fn disk_is_full() {
         limited
     };
     let (said, errors) = (system.path("limited.txt"), std::fs::File::create(system.path("limited.txt")).unwrap());
-    let mut runs = limited("migrate run").stderr(errors).spawn().unwrap();
+    let mut runs = Process::start(limited("migrate run").stderr(errors), "a migrator whose disk is full");
     let was_told = || std::fs::read_to_string(&said).unwrap().contains("waiting: ");
     system.until("the migrator meets the end of the disk", was_told);
     system.let_work(50);
-    assert!(runs.try_wait().unwrap().is_none(), "it waits for space");
+    assert!(runs.runs(), "it waits for space");
     assert_eq!(system.phase(), "copying");
-    assert!(!limited("migrate cutover -y").status().unwrap().success(), "it was handed over");
+    assert!(!process::output(&mut limited("migrate cutover -y")).status.success(), "it was handed over");
     assert_eq!(system.phase(), "copying");
-    runs.kill().unwrap();
-    runs.wait().unwrap();
+    drop(runs);
     let copies = system.copies();
     copied(&system);
     cutover(&system);
     drop(copies);
     system.let_work(50);
     system.end("b").judge();
+}
+
+fn stream_is_hot() {
+    const RATE: u64 = 100;
+    let mut system = System::new(Kind::Sqlite, Kind::Sqlite);
+    let began = now();
+    // One with the old config and one with the new one, from before the move until after it.
+    system.node(Role::Hot(RATE / 2), OLD);
+    system.let_work(50);
+    system.start();
+    system.node(Role::Hot(RATE / 2), NEW);
+    let copies = system.copies();
+    system.let_work(200);
+    copied(&system);
+    let closes_at = now();
+    let end = cutover(&system);
+    let opened_at = now();
+    system.let_work(200);
+    until_done(&mut system, "migrate rollback -y", &["moved_back"]);
+    system.let_work(200);
+    drop(copies);
+    let ended = now();
+    let seen = system.end("a");
+    let waited_for_the_cutover = seen.history.operations.iter().any(|one| {
+        let answered = matches!(one.returned_at, Returned::At(at) if at > closes_at);
+        one.stream == HOT
+            && one.invoked_at < opened_at
+            && answered
+            && matches!(&one.call, Call::Append(append) if is_after(append, end))
+    });
+    assert!(waited_for_the_cutover, "no append was under way across the fence");
+    let made = seen.history.final_streams.iter().find(|one| one.stream == HOT).unwrap().commits.len();
+    let seconds = (ended.0 - began.0) as f64 / 1e9;
+    println!("{made} appends to one stream in {seconds:.1} s");
+    // It is offered at this rate; a machine that is busy otherwise may not take all of it.
+    assert!(made as f64 > seconds * RATE as f64 / 4.0, "{made} appends in {seconds:.1} s are not a hot stream");
+    seen.judge();
+}
+
+/// Whether an append was made in the store that took over.
+fn is_after(append: &Append, end: u64) -> bool {
+    match append.outcome {
+        AppendOutcome::Ok(receipt) => receipt.position > Some(end),
+        _ => false,
+    }
 }
 
 fn streams_are_made() {
@@ -548,10 +674,10 @@ fn byte_is_damaged() {
     system.start();
     let copies = system.copies();
     // It was compared before it is damaged.
-    system.until("all is compared", || system.status()["compared"] == 2);
+    system.until("all is compared", || system.look().compared.0 == 2);
     drop(copies);
     // The last one that closes the file brings all of it into its one place.
-    system.status();
+    system.ok("migrate status");
     let file = system.path("b.db");
     let mut bytes = std::fs::read(&file).unwrap();
     let text = b"to-be-damaged";
@@ -563,7 +689,7 @@ fn byte_is_damaged() {
     let refused = system.run("migrate cutover -y");
     assert!(!refused.status.success(), "it was handed over to a damaged copy");
     println!("{}", String::from_utf8_lossy(&refused.stderr));
-    assert!(["copying", "given_up"].contains(&system.phase().as_str()), "{}", system.phase());
+    assert!(["copying", "given_up"].contains(&system.phase()), "{}", system.phase());
     system.ok("append order-1 --type x --data \"the-third\"");
     let writer = system.node(Role::Write, OLD);
     system.let_work(10);
@@ -576,13 +702,10 @@ fn transaction_stays_open() {
         let cluster = system.a.postgres();
         (cluster.url(), std::path::PathBuf::from(std::env::var("EVSTORE_TEST_POSTGRES_BIN").unwrap()).join("psql"))
     };
-    let mut psql = Command::new(program)
-        .args(["-X", "-q", "-d", &url])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut stdin = psql.stdin.take().unwrap();
+    let mut psql = process::command(program);
+    let psql = psql.args(["-X", "-q", "-d", &url]).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut psql = Process::start(psql, "psql, told to end");
+    let mut stdin = psql.stdin();
     stdin
         .write_all(
             b"BEGIN; SELECT pg_current_xact_id(); CREATE TEMPORARY TABLE held (n int); INSERT INTO held VALUES (1);\n",
@@ -605,7 +728,7 @@ fn transaction_stays_open() {
     drop(copies);
     system.let_work(50);
     drop(stdin);
-    psql.wait().unwrap();
+    psql.wait();
     system.end("a").judge();
 }
 
@@ -619,12 +742,12 @@ fn failover_loses() {
     system.ok("append order-1 --type x --data {}");
     system.start();
     let copies = system.copies();
-    system.until("all of it is copied", || system.status()["target"]["position"] == 2);
+    system.until("all of it is copied", || system.look().target.1.0 == 2);
     system.a.postgres().kill();
     standby.start();
     standby.promote();
     system.a.lead_to(standby.port());
-    let mut copies: Process = copies;
+    let mut copies = copies;
     let ended = copies.wait();
     assert!(!ended.success());
     assert!(system.said_by_copies().contains("history"), "{}", system.said_by_copies());

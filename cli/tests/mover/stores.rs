@@ -1,11 +1,11 @@
 //! The stores that systems are moved between: a file, or a server of the test's own that can be killed and started again, with a way
 //! to it for nodes and one for the migrator.
 
+use crate::process::{self, Process};
 use crate::proxy::Proxy;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -17,6 +17,8 @@ use cluster::Cluster;
 
 /// Longest time until a server answers.
 const READY_MAX: Duration = Duration::from_secs(60);
+/// Among how many of a stream's last commits a DynamoDB store of a test recognises one that is sent again: the most there can be.
+const WINDOW: u64 = 1_000;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What a test must be told, by `cargo xtask test`.
@@ -110,7 +112,12 @@ impl Place {
             Kind::Sqlite => Engine::File,
             Kind::Postgres => Engine::Postgres(Cluster::new()),
             Kind::Redis => Engine::Redis(Redis::new()),
-            Kind::DynamoDb => Engine::shared("EVSTORE_TEST_DYNAMODB_URL", kind, "region = \"local\"\ntable", name),
+            Kind::DynamoDb => Engine::shared(
+                "EVSTORE_TEST_DYNAMODB_URL",
+                kind,
+                &format!("region = \"local\"\nfeed = \"transactional\"\nidempotency_commits = {WINDOW}\ntable"),
+                name,
+            ),
             Kind::S3 => {
                 let keys = "region = \"us-east-1\"\nbucket = \"evstore-test\"\nprefix";
                 Engine::shared("EVSTORE_TEST_S3_URL", kind, keys, name)
@@ -122,12 +129,29 @@ impl Place {
         place
     }
 
+    /// The process of its server, where it has one of its own.
+    pub fn process(&self) -> Option<u32> {
+        match &self.engine {
+            Engine::File | Engine::Shared { .. } => None,
+            Engine::Postgres(cluster) => cluster.process(),
+            Engine::Redis(server) => server.process.as_ref().map(Process::id),
+        }
+    }
+
     fn port(&self) -> Option<u16> {
         match &self.engine {
             Engine::File => None,
             Engine::Postgres(cluster) => Some(cluster.port()),
             Engine::Redis(server) => Some(server.port),
             Engine::Shared { port, .. } => Some(*port),
+        }
+    }
+
+    /// Among how many of a stream's last commits it recognises one that is sent again; none where it always does.
+    pub fn window(&self) -> Option<u64> {
+        match &self.engine {
+            Engine::Shared { keys, .. } if keys.contains("\"dynamodb\"") => Some(WINDOW),
+            Engine::File | Engine::Postgres(_) | Engine::Redis(_) | Engine::Shared { .. } => None,
         }
     }
 
@@ -209,8 +233,9 @@ impl Place {
 /// A server that syncs what it acknowledges.
 pub struct Redis {
     port: u16,
+    process: Option<Process>,
+    // Last, so that nothing runs any more when it is removed.
     folder: TempDir,
-    process: Option<Child>,
 }
 
 impl Redis {
@@ -222,10 +247,11 @@ impl Redis {
     }
 
     fn start(&mut self) {
-        let mut command = Command::new(PathBuf::from(told("EVSTORE_TEST_REDIS_SERVER")));
+        let mut command = process::command(told("EVSTORE_TEST_REDIS_SERVER"));
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
         command.args(["--appendonly", "yes", "--appendfsync", "always", "--dir"]).arg(self.folder.path());
-        self.process = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        self.process = Some(Process::start(&mut command, "a Redis server"));
         let started = Instant::now();
         // It answers before it has read what it holds.
         while !self.try_run("PING").is_some_and(|answer| answer.starts_with("+PONG")) {
@@ -235,10 +261,7 @@ impl Redis {
     }
 
     fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().unwrap();
-            process.wait().unwrap();
-        }
+        self.process = None;
     }
 
     fn try_run(&self, command: &str) -> Option<String> {
@@ -254,11 +277,5 @@ impl Redis {
     /// Runs a command, which is a line of words.
     pub fn run(&self, command: &str) -> String {
         self.try_run(command).unwrap()
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.kill();
     }
 }

@@ -1,7 +1,8 @@
 //! A system of two stores, its nodes, and the command that moves it.
 
 use crate::judge::{self, Seen};
-use crate::node::{ROLE, Role, now};
+use crate::node::{DRAIN, ROLE, Role, STOP, WINDOW, now};
+use crate::process::{self, Process, is_full, patience};
 use crate::stores::{Kind, Place};
 use async_trait::async_trait;
 use evstore::api::{
@@ -11,20 +12,27 @@ use evstore::api::{
 };
 use evstore::{Config, Registry, Sources, StoreName};
 use evstore_conformance::seed::Seed;
-use evstore_migrate::{Migration, Phase, Side, Way, phase};
+use evstore_migrate::{Migration, Phase, Side, Status, Way, phase};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Longest that anything may take that has to happen.
-pub const PATIENCE: Duration = Duration::from_secs(180);
 /// What a store may promise less of than another.
-const ACCEPTED: [&str; 8] =
-    ["durability", "failover", "real_time", "event_ids", "processes", "event_bytes", "commit_bytes", "snapshot_bytes"];
+const ACCEPTED: [&str; 9] = [
+    "window",
+    "durability",
+    "failover",
+    "real_time",
+    "event_ids",
+    "processes",
+    "event_bytes",
+    "commit_bytes",
+    "snapshot_bytes",
+];
 /// Nodes with the old config, with the new one, and one that was told of no target.
 pub const OLD: &str = "old.toml";
 pub const NEW: &str = "new.toml";
@@ -32,45 +40,26 @@ pub const UNTOLD: &str = "untold.toml";
 /// The migrator's.
 const OPERATOR: &str = "operator.toml";
 
-/// A process that was started.
-pub struct Process {
-    child: Child,
+/// A node.
+pub struct Node {
+    process: Process,
     /// What it prints.
     seen: PathBuf,
     /// Its number.
-    pub client: u64,
-}
-
-impl Process {
-    /// Stops it without ending it, or lets it go on.
-    pub fn signal(&self, signal: &str) {
-        assert!(Command::new("kill").arg(signal).arg(self.child.id().to_string()).status().unwrap().success());
-    }
-
-    /// Waits for it to end by itself.
-    pub fn wait(&mut self) -> ExitStatus {
-        self.child.wait().unwrap()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended; there is nothing more to do about it.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    client: u64,
+    role: Role,
 }
 
 /// Two stores, `a` and `b`, and the processes that use them.
 pub struct System {
-    nodes: Vec<Process>,
+    nodes: Vec<Node>,
     pub a: Place,
     pub b: Place,
     pub seed: Seed,
     processes: u64,
     ended: Vec<PathBuf>,
     /// How often the migrator was killed in each phase.
-    killed: BTreeMap<String, u32>,
+    killed: BTreeMap<&'static str, u32>,
     /// What processes are told that are started from now on, the migrator too.
     pub environment: Vec<(&'static str, String)>,
     // Last, so that nothing runs any more when it is removed.
@@ -84,10 +73,14 @@ impl System {
         let seed = Seed(seed.unwrap_or_else(|| u64::from(std::process::id()) ^ now().0));
         println!("{} to {}, EVSTORE_TEST_SEED={}", a.name(), b.name(), seed.0);
         let (a, b) = (Place::new("a", a), Place::new("b", b));
-        let (nodes, ended, killed, environment) = Default::default();
+        let (nodes, ended, killed) = Default::default();
         let folder = tempfile::tempdir().unwrap();
+        let environment = [&a, &b].iter().filter_map(|place| place.window()).min();
+        let environment = environment.map(|window| (WINDOW, window.to_string())).into_iter().collect();
         let system = Self { nodes, a, b, seed, processes: 0, ended, killed, environment, folder };
         system.write_configs();
+        // Made before any node looks for them, as an operator does.
+        ["a", "b"].iter().for_each(|store| drop(system.ok(&format!("-s {store} schema apply -y"))));
         system
     }
 
@@ -119,27 +112,36 @@ impl System {
 
     /// Starts a node that was there before.
     pub fn node_again(&mut self, client: u64, role: Role, config: &str) {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        let mut command = process::command(std::env::current_exe().unwrap());
         command.envs(self.environment.iter().cloned());
         let seen = self.path(&format!("node-{}.jsonl", self.processes));
         self.processes += 1;
         command.env(ROLE, role.told(&self.path(config), client, self.seed.next_u64()));
         let file = |path: PathBuf| std::fs::File::create(path).unwrap();
         let (out, errors) = (file(seen.clone()), file(seen.with_extension("txt")));
-        let child = command.stdin(Stdio::null()).stdout(out).stderr(errors).spawn().unwrap();
-        self.nodes.push(Process { child, seen, client });
+        let process = Process::start(command.stdin(Stdio::null()).stdout(out).stderr(errors), format!("node {client}"));
+        self.nodes.push(Node { process, seen, client, role });
     }
 
     /// A node that runs.
     pub fn process(&self, client: u64) -> &Process {
+        &self.with_number(client).process
+    }
+
+    fn with_number(&self, client: u64) -> &Node {
         self.nodes.iter().find(|node| node.client == client).unwrap()
+    }
+
+    /// The processes of its servers.
+    pub fn servers(&self) -> impl Iterator<Item = u32> {
+        [&self.a, &self.b].into_iter().filter_map(Place::process)
     }
 
     /// Waits for a node to end by itself; gives what it said of itself.
     pub fn wait_for(&mut self, client: u64) -> String {
         let at = self.nodes.iter().position(|node| node.client == client).unwrap();
         let mut node = self.nodes.remove(at);
-        let ended = node.child.wait().unwrap();
+        let ended = node.process.wait();
         let said = std::fs::read_to_string(node.seen.with_extension("txt")).unwrap();
         assert!(ended.success(), "node {client}: {said}");
         self.ended.push(node.seen.clone());
@@ -160,14 +162,18 @@ impl System {
 
     /// The migrator's command.
     pub fn command(&self, arguments: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_evstore"));
-        command.args(["-c", OPERATOR]).args(arguments.split(' ')).current_dir(self.folder.path()).stdin(Stdio::null());
+        self.command_with(OPERATOR, arguments)
+    }
+
+    fn command_with(&self, config: &str, arguments: &str) -> Command {
+        let mut command = process::command(env!("CARGO_BIN_EXE_evstore"));
+        command.args(["-c", config]).args(arguments.split(' ')).current_dir(self.folder.path()).stdin(Stdio::null());
         command.env_clear().env("HOME", self.folder.path()).envs(self.environment.iter().cloned());
         command
     }
 
     pub fn run(&self, arguments: &str) -> Output {
-        self.command(arguments).output().unwrap()
+        process::output(&mut self.command(arguments))
     }
 
     pub fn ok(&self, arguments: &str) -> String {
@@ -175,6 +181,19 @@ impl System {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{arguments}: {stderr}");
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Imports a log, as patiently as nodes append.
+    pub fn import(&self, log: &str) {
+        self.until("the log is imported", || {
+            let output = process::output(&mut self.command_with(OLD, &format!("import {log} -q")));
+            // It says itself that it may be repeated, where a server did not answer in time.
+            if !output.status.success() {
+                let said = String::from_utf8_lossy(&output.stderr);
+                println!("the import is repeated: {}", said.lines().next().unwrap_or_default());
+            }
+            output.status.success()
+        });
     }
 
     /// The error that a command ends with.
@@ -195,8 +214,7 @@ impl System {
     pub fn copies(&self) -> Process {
         let seen = self.path("run.txt");
         let errors = std::fs::File::options().create(true).append(true).open(&seen).unwrap();
-        let child = self.command("migrate run").stdout(Stdio::null()).stderr(errors).spawn().unwrap();
-        Process { child, seen, client: u64::MAX }
+        Process::start(self.command("migrate run").stdout(Stdio::null()).stderr(errors), "a migrator that copies")
     }
 
     /// What the copying migrators said.
@@ -204,19 +222,50 @@ impl System {
         std::fs::read_to_string(self.path("run.txt")).unwrap_or_default()
     }
 
-    pub fn status(&self) -> Value {
-        serde_json::from_str(&self.ok("migrate status -o json")).unwrap()
+    /// Where the move stands. The command looks twice for it, a second apart.
+    pub fn look(&self) -> Status {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let began = Instant::now();
+        loop {
+            let looked = runtime.block_on(async {
+                let sides = [self.side("a").await?, self.side("b").await?];
+                let [source, target] = sides.clone();
+                let status = Migration::new(source, target)?.status().await;
+                for side in sides {
+                    side.store.close().await?;
+                    side.admin.close().await?;
+                }
+                status
+            });
+            match looked {
+                Ok(status) => return status,
+                // A server that was killed or cut off a moment ago.
+                Err(error) => assert!(began.elapsed() < patience(), "where the move stands is not known: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
-    pub fn phase(&self) -> String {
-        self.status()["phase"].as_str().unwrap().to_owned()
+    /// A store as the migrator opens it.
+    async fn side(&self, name: &str) -> Result<Side> {
+        let config = self.path(OPERATOR);
+        let sources = Sources::new(self.folder.path(), evstore::Environment::default()).with_file(&config);
+        let name = StoreName::new(name)?;
+        let configured = Registry::builtin().settings(&Config::load(&sources)?, &name)?;
+        let store = configured.provider.opener.open(&configured.settings).await?;
+        Ok(Side { name, store, admin: configured.open_admin().await? })
+    }
+
+    /// The phase, by its name.
+    pub fn phase(&self) -> &'static str {
+        self.look().phase.name()
     }
 
     /// Waits until something holds.
     pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let began = Instant::now();
         while !holds() {
-            assert!(began.elapsed() < PATIENCE, "it does not come to this: {what}");
+            assert!(began.elapsed() < patience(), "it does not come to this: {what}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -224,7 +273,7 @@ impl System {
     /// Whether a node was answered by a store.
     pub fn has_told(&self, client: u64) -> bool {
         // The first line says that it is about to ask.
-        std::fs::read(&self.process(client).seen).unwrap().iter().filter(|byte| **byte == b'\n').count() > 1
+        std::fs::read(&self.with_number(client).seen).unwrap().iter().filter(|byte| **byte == b'\n').count() > 1
     }
 
     /// How many calls the nodes have told of so far.
@@ -248,20 +297,8 @@ impl System {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let config = self.path(OPERATOR);
-            let sources = Sources::new(self.folder.path(), evstore::Environment::default()).with_file(&config);
-            let config = Config::load(&sources).unwrap();
-            let (from, to) = (StoreName::new(from).unwrap(), StoreName::new(to).unwrap());
-            let registry = Registry::builtin();
-            let side = |name: StoreName| {
-                let configured = registry.settings(&config, &name).unwrap();
-                async move {
-                    let store = configured.provider.opener.open(&configured.settings).await.unwrap();
-                    Side { name, store, admin: configured.open_admin().await.unwrap() }
-                }
-            };
-            let deadline = || Deadline::within(PATIENCE);
-            let (from, to) = (side(from).await, side(to).await);
+            let deadline = || Deadline::within(patience());
+            let (from, to) = (self.side(from).await.unwrap(), self.side(to).await.unwrap());
             if let Phase::Fenced(_) = wanted {
                 let owner = from.admin.read_meta(deadline()).await.unwrap();
                 let new = phase::fenced(&owner, &to.name);
@@ -279,13 +316,14 @@ impl System {
             };
             let hands_over = async {
                 match way {
-                    Way::Forth => migration.cutover(PATIENCE, None).await,
-                    Way::Back => migration.rollback(PATIENCE, None).await,
+                    Way::Forth => migration.cutover(patience(), None).await,
+                    Way::Back => migration.rollback(patience(), None).await,
                 }
             };
             tokio::select! {
                 settled = hands_over => panic!("{settled:?}"),
                 () = is_decided => {}
+                () = tokio::time::sleep(patience()) => panic!("a hand-over is not decided"),
             }
         });
         assert_eq!(self.phase(), wanted.name());
@@ -294,9 +332,8 @@ impl System {
     /// Lets a migrator run and kills it so many times.
     pub fn run_killed(&mut self, kills: u32) {
         for _ in 0..kills {
-            let mut run = self.copies();
+            let run = self.copies();
             std::thread::sleep(Duration::from_millis(30 + self.seed.below(400)));
-            run.child.kill().unwrap();
             drop(run);
             *self.killed.entry(self.phase()).or_default() += 1;
         }
@@ -305,29 +342,29 @@ impl System {
     /// Starts a verb of the migrator again and again and kills it, until the move is in one of these phases. Once it was killed
     /// `kills` times it is left alone. In between the way to either store is cut for a moment, where there is one.
     pub fn killed_until(&mut self, arguments: &str, kills: u32, phases: &[&str]) {
+        // A hand-over reads every stream's snapshot first: some kills come before that is done, some after.
+        let after: &[u64] = if is_full() { &[300, 1_500, 6_000] } else { &[150, 800] };
         let began = Instant::now();
         for round in 0.. {
-            assert!(began.elapsed() < PATIENCE, "{arguments} does not come to an end; it is {}", self.phase());
+            assert!(began.elapsed() < patience(), "{arguments} does not come to an end; it is {}", self.phase());
             let errors = std::fs::File::create(self.path("verb.txt")).unwrap();
-            let mut child = self.command(arguments).stdout(Stdio::null()).stderr(errors).spawn().unwrap();
+            let mut verb = Process::start(self.command(arguments).stdout(Stdio::null()).stderr(errors), arguments);
             if round < kills {
-                // A hand-over reads every stream's snapshot first: some kills come before that is done, some after.
-                let longest = *self.seed.pick(&[300, 1_500, 6_000]);
+                let longest = *self.seed.pick(after);
                 std::thread::sleep(Duration::from_millis(20 + self.seed.below(longest)));
                 if self.seed.chance(50) {
                     self.cut_for_a_moment();
                 }
-                child.kill().unwrap();
-                child.wait().unwrap();
+                drop(verb);
                 let phase = self.phase();
-                *self.killed.entry(phase.clone()).or_default() += 1;
-                if phases.contains(&phase.as_str()) {
+                *self.killed.entry(phase).or_default() += 1;
+                if phases.contains(&phase) {
                     return;
                 }
             } else {
-                let end = child.wait().unwrap();
+                let end = verb.wait();
                 let phase = self.phase();
-                if phases.contains(&phase.as_str()) {
+                if phases.contains(&phase) {
                     return;
                 }
                 let said = std::fs::read_to_string(self.path("verb.txt")).unwrap();
@@ -348,7 +385,13 @@ impl System {
 
     /// Stops the nodes and reads what they saw, and what a store holds.
     pub fn end(&mut self, owner: &str) -> Seen {
-        self.write("stop", "");
+        self.write(STOP, "");
+        let consumes = |node: &Node| matches!(node.role, Role::Consume(_));
+        for client in self.nodes.iter().filter(|node| !consumes(node)).map(|node| node.client).collect::<Vec<_>>() {
+            self.wait_for(client);
+        }
+        // Nobody appends any more: the end of the feed is that of what consumers have to see.
+        self.write(DRAIN, "");
         for client in self.nodes.iter().map(|node| node.client).collect::<Vec<_>>() {
             self.wait_for(client);
         }
@@ -366,8 +409,8 @@ impl System {
     /// Both stores hold the same, byte for byte. Nobody may write any more, and a migrator has to copy.
     pub fn check_same(&self) {
         self.until("all is copied", || {
-            let status = self.status();
-            status["lag"] == 0 && status["source"]["position"] == status["target"]["position"]
+            let status = self.look();
+            status.source.1 == status.target.1
         });
         let export = |store: &str| self.ok(&format!("-s {store} export"));
         assert_eq!(blake3::hash(export("a").as_bytes()), blake3::hash(export("b").as_bytes()), "the stores differ");

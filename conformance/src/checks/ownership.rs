@@ -34,6 +34,12 @@ pub(crate) static CHECKS: &[Check] = &[
         illegal_steps_are_refused
     ),
     check!(
+        "ownership.a-filled-store-takes-over-histories",
+        "a store that is filled from another takes over its histories, as often as they grow, and forgets none; an open one takes none",
+        [205, 209],
+        a_filled_store_takes_over_histories
+    ),
+    check!(
         "ownership.one-of-many-changes-wins",
         "of several changes of the same record exactly one is made, and the others are told which",
         [205, 209],
@@ -162,6 +168,55 @@ async fn illegal_steps_are_refused(context: Context) -> Result<Outcome, Broken> 
     }
     ensure!(first.epoch < open.epoch, "the epoch did not grow");
     append_to(&context, &*fresh.store, &context.stream(), 1).await?;
+    Ok(Outcome::Held)
+}
+
+async fn a_filled_store_takes_over_histories(context: Context) -> Result<Outcome, Broken> {
+    let fresh = context.fresh().await?;
+    let own = fresh.admin.read_meta(context.deadline()).await?.incarnation();
+    let (theirs, later) = (Incarnation([7; 16]), Incarnation([8; 16]));
+    let ended = |incarnation| Lineage { incarnation, ended_at: Some(Position(0)) };
+    let present = |incarnation| Lineage { incarnation, ended_at: None };
+    let open = fresh.enter(&context, StoreState::Open).await?;
+    let from = |lineage: Vec<Lineage>| {
+        let state = StoreState::Importing { from: Some(elsewhere()) };
+        Meta { epoch: Epoch(open.epoch.0 + 1), state, lineage, ..open.clone() }
+    };
+    let filled = from(vec![ended(own), present(theirs)]);
+    ensure_eq!(swap(&context, &fresh, &open, &filled).await?, MetaSwapped::Done, "the histories of another store");
+    // A history that the other store began since stands between those that are known, or behind them.
+    let grown = from(vec![ended(own), ended(theirs), present(later)]);
+    ensure_eq!(swap(&context, &fresh, &filled, &grown).await?, MetaSwapped::Done, "a history that began since");
+    ensure_eq!(fresh.admin.read_meta(context.deadline()).await?, grown, "the record of a store that is filled");
+    let head = fresh.store.feed_head(context.deadline()).await?;
+    ensure_eq!(head.cursor.incarnation(), later, "the history of the feed");
+    let opened = Meta { state: StoreState::Open, ..grown.clone() };
+    let steps = [
+        ("histories without its own", from(vec![ended(theirs), present(later)])),
+        ("histories without one of the other store's", from(vec![ended(own), present(later)])),
+        ("one history twice", from(vec![ended(own), ended(theirs), ended(own), present(later)])),
+        ("no present history", from(vec![ended(own), ended(theirs), ended(later)])),
+        ("two present histories", from(vec![ended(own), present(theirs), present(later)])),
+        (
+            "an open store with histories in another order",
+            Meta { lineage: vec![ended(theirs), ended(own), present(later)], ..opened.clone() },
+        ),
+    ];
+    for (what, wrong) in steps {
+        ensure_kind!(swap(&context, &fresh, &grown, &wrong).await, Invalid, "a change to {what}");
+        ensure_eq!(fresh.admin.read_meta(context.deadline()).await?, grown, "the record after a change to {what}");
+    }
+    ensure_eq!(swap(&context, &fresh, &grown, &opened).await?, MetaSwapped::Done, "its opening");
+    let rewritten = next(&opened, |meta| {
+        meta.lineage = vec![ended(own), ended(theirs), ended(later), present(Incarnation([9; 16]))]
+    });
+    let reordered = next(&opened, |meta| meta.lineage = vec![ended(theirs), ended(own), present(later)]);
+    ensure_kind!(swap(&context, &fresh, &opened, &reordered).await, Invalid, "other histories in an open store");
+    ensure_eq!(
+        swap(&context, &fresh, &opened, &rewritten).await?,
+        MetaSwapped::Done,
+        "one more history in an open store"
+    );
     Ok(Outcome::Held)
 }
 

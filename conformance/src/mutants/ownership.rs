@@ -4,9 +4,9 @@ use super::Mutant;
 use super::defect::{Defect, find, lock, mutant};
 use async_trait::async_trait;
 use evstore_api::{
-    Append, Appended, CommitId, CommitNumber, ContentDigest, Deadline, Epoch, Error, ErrorKind, EventStore, Meta,
-    MetaSwapped, OpenStream, PutRecord, ReadRecord, Record, RecordKind, RecordNumber, RecordPut, Result, Revision,
-    SealStream, StoreAdmin, StoreState, StreamOpened, StreamSealed, SwapMeta, Timestamp, Usage,
+    Append, Appended, CommitId, CommitNumber, ContentDigest, Deadline, Epoch, Error, ErrorKind, EventStore, Lineage,
+    Meta, MetaSwapped, OpenStream, PutRecord, ReadRecord, Record, RecordKind, RecordNumber, RecordPut, Result,
+    Revision, SealStream, StoreAdmin, StoreState, StreamOpened, StreamSealed, SwapMeta, Timestamp, Usage,
 };
 use std::sync::Mutex;
 use std::time::Duration;
@@ -26,6 +26,16 @@ pub(super) static MUTANTS: &[Mutant] = &[
         "ownership.takes-every-step",
         "a step that no protocol makes is answered as done",
         &["ownership.illegal-steps-are-refused"],
+    ),
+    mutant::<KeepsHistories>(
+        "ownership.keeps-its-histories",
+        "a store that is filled does not take over the histories of the one that it is filled from",
+        &["ownership.a-filled-store-takes-over-histories"],
+    ),
+    mutant::<LosesHistories>(
+        "ownership.takes-histories-in-silence",
+        "a change of histories is answered as done, and they stay as they are",
+        &["ownership.a-filled-store-takes-over-histories"],
     ),
     mutant::<LooksThenSwaps>(
         "ownership.looks-then-swaps",
@@ -109,6 +119,34 @@ impl Defect for AnyStep {
             Err(error) if error.kind() == ErrorKind::Invalid => Ok(MetaSwapped::Done),
             other => other,
         }
+    }
+}
+
+#[derive(Debug, Default)]
+struct KeepsHistories;
+
+#[async_trait]
+impl Defect for KeepsHistories {
+    async fn swap_meta(&self, admin: &dyn StoreAdmin, request: SwapMeta) -> Result<MetaSwapped> {
+        let has_one = |one: &Lineage| request.new.lineage.iter().any(|other| other.incarnation == one.incarnation);
+        let (old, new) = (&request.expected.lineage, &request.new.lineage);
+        if new.len() != old.len() && old.iter().all(has_one) {
+            return Err(Error::new(ErrorKind::Invalid, "the history of a store is only added to"));
+        }
+        admin.swap_meta(request).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct LosesHistories;
+
+#[async_trait]
+impl Defect for LosesHistories {
+    async fn swap_meta(&self, admin: &dyn StoreAdmin, request: SwapMeta) -> Result<MetaSwapped> {
+        // What no protocol makes is refused all the same.
+        request.expected.check_next(&request.new)?;
+        let new = Meta { lineage: request.expected.lineage.clone(), ..request.new };
+        admin.swap_meta(SwapMeta { new, ..request }).await
     }
 }
 

@@ -176,10 +176,7 @@ pub const PROPERTIES: &[Property] = &[
         "a later verb; recorded times never fall, so a reader can stop at one",
     ),
     held(76, 'F', C, "a read of a truncated stream says where it begins"),
-    in_part(
-        held(77, 'F', C, "reading one stream costs its own size"),
-        "it is told by a store whose engine says what a read costs, and no engine of this release does",
-    ),
+    held(77, 'F', C, "reading one stream costs its own size"),
     held(78, 'G', K, "every committed event is in the feed exactly once"),
     held(79, 'G', C, "the declared order holds under load, and that of a stream always"),
     elsewhere(

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// A scratch store, removed at its end by whoever made it.
 pub struct Scratch {
@@ -59,8 +60,10 @@ pub fn url() -> String {
     std::env::var("EVSTORE_TEST_DYNAMODB_URL").expect("EVSTORE_TEST_DYNAMODB_URL names the endpoint to test")
 }
 
+/// Of a store with its feed in the append's transaction, unless it is said otherwise.
 pub fn settings(url: &str, more: &[(&str, &str)]) -> Settings {
     let local = [
+        ("feed", "transactional"),
         ("endpoint", url),
         ("region", "local"),
         ("access_key_id", "AKIDEVSTORETEST"),
@@ -195,6 +198,8 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 pub enum Fate {
     /// It is passed on, and its answer back.
     Pass,
+    /// It is passed on once this says so, or its sender is gone: a test that fails does not leave it waiting.
+    PassOnce(watch::Receiver<bool>),
     /// It is passed on, and its answer lost.
     LoseAnswer,
     /// It is lost.
@@ -270,7 +275,10 @@ async fn serve(
     while let Some(request) = Message::read(&mut client).await {
         seen.lock().unwrap().push((request.operation(), request.json()));
         let decide = decide.lock().unwrap().clone();
-        let fate = decide(&request);
+        let mut fate = decide(&request);
+        if let Fate::PassOnce(may) = &mut fate {
+            let _told_or_gone = may.wait_for(|may| *may).await;
+        }
         if let Fate::Answer(status, answer) = fate {
             let body = answer.to_string();
             let head = format!(

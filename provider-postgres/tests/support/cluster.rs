@@ -54,6 +54,11 @@ impl Cluster {
         self.folder.path().join("data")
     }
 
+    /// The process of its server, while that runs.
+    pub fn process(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -65,9 +70,15 @@ impl Cluster {
     /// One of the cluster's programs, run by somebody who is not root.
     fn program(&self, name: &str) -> Command {
         let program = Path::new(&told("EVSTORE_TEST_POSTGRES_BIN")).join(name);
-        let mut command = if is_root() {
+        let mut command = if cfg!(target_os = "linux") {
+            // It ends with the test that started it, also with one that is aborted and drops nothing. A server that is told to quit
+            // takes its children along.
             let mut command = Command::new("setpriv");
-            command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"]).arg(program);
+            command.args(["--pdeathsig", "QUIT"]);
+            if is_root() {
+                command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"]);
+            }
+            command.arg(program);
             command
         } else {
             Command::new(program)

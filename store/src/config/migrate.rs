@@ -7,7 +7,11 @@ use evstore_api::{ConfigKey, Error, ErrorKind, KeyDefault, KeyKind, Result, Secr
 pub const MIGRATE_KEYS: &[ConfigKey] = &[
     key("targets", KeyKind::Text, "Stores that every node must know before streams move there; a list of names."),
     key("throttle", KeyKind::Count, "Most events per second that a copy takes; as fast as it goes without it."),
-    key("expect_nodes", KeyKind::Count, "How many nodes must be present before a cutover; not counted without it."),
+    key(
+        "expect_nodes",
+        KeyKind::Count,
+        "How many nodes must tell of themselves before a cutover; not counted without it.",
+    ),
 ];
 
 const fn key(name: &'static str, kind: KeyKind, sentence: &'static str) -> ConfigKey {

@@ -7,6 +7,7 @@ mod bound;
 mod check;
 mod layered;
 mod measure;
+mod presence;
 mod request;
 mod retry;
 mod route;

@@ -5,6 +5,7 @@
 //! later one heeds it. What stands in the records is all that decides; nobody is told of a move.
 
 use super::layered::Layer;
+use super::presence::Presence;
 use super::request::{Effect, Request};
 use super::{Inner, inner};
 use crate::backoff::Backoff;
@@ -16,19 +17,19 @@ use evstore_api::{
     Cursor, Deadline, Error, ErrorKind, EventStore, FeedFilter, FeedStart, Position, PutRecord, ReadFeed, ReadRecord,
     RecordExpected, RecordKey, RecordKind, RecordName, RecordNumber, Result, StoreName,
 };
+use evstore_kit::presence::Reached;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// How long a store is believed to be the owner that said so: a reader that has not noticed a move is behind by no more than this.
 const BELIEVED: Duration = Duration::from_millis(250);
 /// Longest that the question may take, so that a store that can be read but not written does not stop readers.
-const ASKED_MAX: Duration = Duration::from_secs(2);
+pub(super) const ASKED_MAX: Duration = Duration::from_secs(2);
 /// Longest time that is waited for more of a feed before the question is asked again.
 const WAIT_MAX: Duration = Duration::from_millis(500);
-/// How often the targets of a move are looked at, so that their connections are there when they are needed.
-const READIED_EVERY: Duration = Duration::from_secs(10);
 /// Pauses while two stores name each other: it is decided who takes over, and that one is about to be opened.
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
@@ -41,27 +42,26 @@ const OWNER: &str = "evstore-owner";
 pub struct Route {
     /// Whether the config names targets of a move.
     expects_move: bool,
-    /// Where calls go now.
-    now: Mutex<Arc<Place>>,
     places: Arc<Places>,
-    /// When the targets were last made ready.
-    readied_at: Mutex<Option<Instant>>,
+    presence: Presence,
 }
 
 /// The stores of the config.
-struct Places {
+pub(super) struct Places {
     registry: Registry,
-    config: Config,
+    pub config: Config,
+    /// Where calls go now.
+    now: Mutex<Arc<Place>>,
+    /// Told when that changes.
+    pub followed: Notify,
     /// Every one that was opened, the first one included.
     opened: Mutex<BTreeMap<StoreName, Arc<Place>>>,
-    /// Those that need not be made ready.
-    quick: Mutex<BTreeSet<StoreName>>,
 }
 
 /// A store that calls can go to.
-struct Place {
-    name: StoreName,
-    inner: Inner,
+pub(super) struct Place {
+    pub name: StoreName,
+    pub inner: Inner,
     /// When it last said that it is the owner; held while it is asked, so that many readers ask once.
     believed: tokio::sync::Mutex<Option<Instant>>,
     /// Whether it is being asked beside the reads.
@@ -74,6 +74,13 @@ impl Place {
     fn new(name: StoreName, inner: Inner) -> Arc<Self> {
         let (asking, left_for) = (AtomicBool::new(false), Mutex::default());
         Arc::new(Self { name, inner, believed: tokio::sync::Mutex::default(), asking, left_for })
+    }
+
+    pub fn is_on_a_server(&self) -> bool {
+        match self.inner.store.capabilities().processes {
+            Processes::Many => true,
+            Processes::One | Processes::ManyLocal => false,
+        }
     }
 
     /// What it said when it was last asked; asks it again beside the reads when that was too long ago.
@@ -102,14 +109,7 @@ impl Place {
             return Ok(None);
         }
         let asked_at = Instant::now();
-        // Whether it may write is what a store says first; this number no record ever has, so that nothing is written.
-        let question = PutRecord {
-            key: RecordKey { kind: RecordKind::Checkpoint, name: RecordName::new(QUESTION)? },
-            expected: RecordExpected::At(RecordNumber(NUMBER_MAX)),
-            value: None,
-            deadline: deadline.min(Deadline::within(ASKED_MAX)),
-        };
-        match self.inner.once.put_record(question).await {
+        match self.inner.once.put_record(question(deadline)?).await {
             Err(error) if error.kind() == ErrorKind::Moved => Ok(Some(error)),
             // Whoever may only read is told by a record that the migrator leaves behind.
             Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) => {
@@ -126,6 +126,24 @@ impl Place {
             }
             // It can't be reached, or not be written to: the read itself has to tell.
             Err(_) | Ok(_) => Ok(None),
+        }
+    }
+
+    /// What comes of trying to reach it: whether it can be read, and written to with these credentials.
+    pub async fn reach(&self) -> Reached {
+        let head = match self.inner.once.feed_head(Deadline::within(ASKED_MAX)).await {
+            Ok(head) => head,
+            Err(error) => return Reached::Not(error.kind().name().to_owned()),
+        };
+        let history = head.cursor.incarnation().to_string();
+        let Ok(question) = question(Deadline::within(ASKED_MAX)) else { return Reached::Reads(history) };
+        match self.inner.once.put_record(question).await {
+            Ok(_) => Reached::Writes(history),
+            Err(error) => match error.kind() {
+                ErrorKind::Moved | ErrorKind::Conflict | ErrorKind::Fenced => Reached::Writes(history),
+                ErrorKind::Denied | ErrorKind::Unsupported => Reached::Reads(history),
+                other => Reached::Not(other.name().to_owned()),
+            },
         }
     }
 
@@ -158,46 +176,10 @@ impl Route {
         let home = Place::new(name.clone(), inner);
         let opened = Mutex::new(BTreeMap::from([(name.clone(), home.clone())]));
         let expects_move = !config.migrate().targets().is_empty();
-        let (registry, config, quick) = (registry.clone(), config.clone(), Mutex::default());
-        let places = Arc::new(Places { registry, config, opened, quick });
-        Self { expects_move, now: Mutex::new(home), places, readied_at: Mutex::default() }
-    }
-
-    /// Opens the targets of a move beside the calls, and keeps their connections, so that none has to be made inside a hand-over.
-    fn ready_targets(&self) {
-        let mut readied_at = self.readied_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.expects_move || readied_at.is_some_and(|at| at.elapsed() < READIED_EVERY) {
-            return;
-        }
-        *readied_at = Some(Instant::now());
-        let places = self.places.clone();
-        tokio::spawn(async move {
-            for target in places.config.migrate().targets() {
-                if places.quick().contains(target) {
-                    continue;
-                }
-                // One that is not there yet, or can't be reached, is tried again later.
-                let known = places.opened().get(target).cloned();
-                let place = match known {
-                    Some(place) => place,
-                    None => match places.open_anew(target).await {
-                        Ok(place) => place,
-                        Err(_) => continue,
-                    },
-                };
-                let answered = place.inner.once.feed_head(Deadline::within(ASKED_MAX)).await.is_ok();
-                // A file is opened in a moment, and somebody may put another one in its place before it is needed.
-                match place.inner.store.capabilities().processes {
-                    Processes::Many if answered => drop(places.keep(place)),
-                    Processes::Many => {}
-                    Processes::One | Processes::ManyLocal => drop(places.quick().insert(target.clone())),
-                }
-            }
-        });
-    }
-
-    fn place(&self) -> Arc<Place> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let (registry, config) = (registry.clone(), config.clone());
+        let places = Places { registry, config, now: Mutex::new(home), followed: Notify::new(), opened };
+        let places = Arc::new(places);
+        Self { expects_move, presence: Presence::of(name, places.clone()), places }
     }
 
     /// Goes where a refusal points, from the place that gave it.
@@ -216,18 +198,48 @@ impl Route {
             .with("store", &from.name)
             .with("to", &to));
         }
-        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = self.places.now.lock().unwrap_or_else(PoisonError::into_inner);
         if now.name != to {
             tracing::info!(from = %from.name, to = %to, "calls follow a move");
             // What it said when the streams left it is no longer so.
             place.left_for.lock().unwrap_or_else(PoisonError::into_inner).take();
             *now = place;
+            self.places.followed.notify_one();
         }
         Ok(to)
     }
 }
 
 impl Places {
+    /// Where calls go now.
+    pub fn now(&self) -> Arc<Place> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a store is kept open.
+    pub fn is_kept(&self, name: &StoreName) -> bool {
+        self.opened().contains_key(name)
+    }
+
+    /// Tries to reach a store, and keeps it open where it is one on a server, so that no connection has to be made inside a hand-over.
+    pub async fn reach(&self, name: &StoreName) -> Reached {
+        let known = self.opened().get(name).cloned();
+        let place = match known {
+            Some(place) => place,
+            None => match self.open_anew(name).await {
+                Ok(place) => place,
+                // One that is not there yet, or can't be reached, is tried again later.
+                Err(error) => return Reached::Not(error.kind().name().to_owned()),
+            },
+        };
+        let reached = place.reach().await;
+        // A file is opened in a moment, and somebody may put another one in its place before it is needed.
+        if place.is_on_a_server() && !matches!(reached, Reached::Not(_)) {
+            self.keep(place);
+        }
+        reached
+    }
+
     /// Opens a store of the config, once.
     async fn open(&self, name: &StoreName) -> Result<Arc<Place>> {
         if let Some(place) = self.opened().get(name) {
@@ -253,10 +265,6 @@ impl Places {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn quick(&self) -> MutexGuard<'_, BTreeSet<StoreName>> {
-        self.quick.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Why a store can't be gone to that a refusal names; none where the config has it.
     fn unknown(&self, name: &StoreName, moved: Error) -> Option<Error> {
         if self.config.stores().any(|known| known == name) {
@@ -272,12 +280,11 @@ impl Layer for Route {
     const NAME: &'static str = "route";
 
     async fn call<R: Request>(&self, _: &dyn EventStore, request: R) -> Result<R::Answer> {
-        self.ready_targets();
         let deadline = request.deadline();
         let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX, R::OPERATION.as_bytes());
         let mut refused_by = BTreeSet::new();
         loop {
-            let place = self.place();
+            let place = self.places.now();
             let refusal = match R::EFFECT {
                 // It refuses by itself.
                 Effect::Write | Effect::WriteOnce => None,
@@ -312,6 +319,7 @@ impl Layer for Route {
     }
 
     async fn close(&self) -> Result<()> {
+        self.presence.leave().await;
         let opened: Vec<_> = self.places.opened().values().cloned().collect();
         let mut result = Ok(());
         for place in opened {
@@ -319,6 +327,16 @@ impl Layer for Route {
         }
         result
     }
+}
+
+/// Whether it may write is what a store says first; this number no record ever has, so that nothing is written.
+fn question(deadline: Deadline) -> Result<PutRecord> {
+    Ok(PutRecord {
+        key: RecordKey { kind: RecordKind::Checkpoint, name: RecordName::new(QUESTION)? },
+        expected: RecordExpected::At(RecordNumber(NUMBER_MAX)),
+        value: None,
+        deadline: deadline.min(Deadline::within(ASKED_MAX)),
+    })
 }
 
 fn left_for(to: StoreName) -> Error {

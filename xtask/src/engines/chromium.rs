@@ -55,13 +55,32 @@ impl Chromium {
     /// # Errors
     /// When the browser fails, or the page or what it loads says anything on its console: that is where errors go.
     pub fn open(&self, page: &Path, scheme: Scheme, arguments: &[&str]) -> Result<String> {
+        self.run(page, scheme, &[&["--dump-dom"], arguments].concat())
+    }
+
+    /// Takes a picture of a page in a window of this size, as a PNG.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn picture(&self, page: &Path, scheme: Scheme, (width, height): (u32, u32)) -> Result<Vec<u8>> {
+        // Where whoever the browser runs as may write.
+        let folder = tempfile::Builder::new().prefix("evstore-picture-").tempdir()?;
+        hand_over(folder.path())?;
+        let picture = folder.path().join("page.png");
+        let window = format!("--window-size={width},{height}");
+        let place = format!("--screenshot={}", picture.display());
+        self.run(page, scheme, &["--hide-scrollbars", &window, &place])?;
+        Ok(std::fs::read(picture)?)
+    }
+
+    fn run(&self, page: &Path, scheme: Scheme, arguments: &[&str]) -> Result<String> {
         let home = tempfile::Builder::new().prefix("evstore-chromium-").tempdir()?;
         hand_over(home.path())?;
         let libraries = self.0.join("usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
         let path = format!("{0}:{0}/pulseaudio", libraries.display());
         let mut browser: Command = unprivileged(&self.0.join("usr/lib/chromium/chromium-headless-shell"), home.path());
         // Its sandbox needs rights that test machines do not give; it opens nothing but our own page.
-        browser.args(["--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=10000"]);
+        browser.args(["--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000"]);
         browser.args(["--allow-file-access-from-files", "--enable-logging=stderr"]);
         let scheme = if scheme == Scheme::Dark { 0 } else { 1 };
         browser.arg(format!("--blink-settings=preferredColorScheme={scheme}")).args(arguments);

@@ -1,0 +1,131 @@
+//! Sealing a stream in favour of another store, and opening one that was copied here: each is a marker in the stream's next slot, put in
+//! one transaction with a look at the store's record.
+
+use crate::codec::{Events, Frame};
+use crate::config::Feed;
+use crate::known::{self, Last};
+use crate::lane::{commit_item, jittered};
+use crate::link::{Condition, Transacted, Write, sleep};
+use crate::schema::{self, StoredMeta};
+use crate::store::Client;
+use crate::tables::{META, Table, named};
+use evstore_api::{
+    Appended, CommitId, CommitKind, Content, Deadline, Error, ErrorKind, OpenStream, Result, SealStream, StoreState,
+    StreamId, StreamState, Usage, format,
+};
+use evstore_kit::decide::in_window;
+use evstore_kit::refusal;
+use std::time::Duration;
+
+/// Tries of one marker: each but the last met another writer.
+const TRIES_MAX: u32 = 1_000;
+/// Pause after the service said that others write the same items; a part of it is chance.
+const CONTENDED_PAUSE: Duration = Duration::from_millis(20);
+
+/// Seals a stream.
+pub async fn seal(client: &Client, request: &SealStream) -> Result<Appended> {
+    check_feed(client, "seal_stream")?;
+    let kind = CommitKind::MovedOut { epoch: request.epoch, to: request.to.clone() };
+    mark(client, &request.stream, request.commit, &kind, request.deadline, |last, meta| {
+        let leaves = matches!(&meta.meta.state, StoreState::Leaving { .. }) && meta.meta.epoch == request.epoch;
+        if !leaves {
+            return Err(Error::new(ErrorKind::Conflict, "the store is not leaving in this epoch")
+                .with("state", meta.meta.state.name())
+                .with("epoch", meta.meta.epoch)
+                .with("given", request.epoch));
+        }
+        match client.head(last, &meta.meta).state {
+            StreamState::Open => Ok(()),
+            StreamState::Missing => Err(Error::new(ErrorKind::NotFound, "there is no such stream")),
+            StreamState::Deleted => Err(Error::new(ErrorKind::Gone, "the stream was deleted for good")),
+            StreamState::Sealed { to, .. } => {
+                Err(Error::new(ErrorKind::Moved, "the stream lives in another store").with("to", &to).to_store(to))
+            }
+        }
+    })
+    .await
+}
+
+/// Opens a copied stream.
+pub async fn open(client: &Client, request: &OpenStream) -> Result<Appended> {
+    check_feed(client, "open_stream")?;
+    let kind = CommitKind::MovedIn { epoch: request.epoch, owner: request.owner.clone() };
+    mark(client, &request.stream, request.commit, &kind, request.deadline, |last, _| {
+        let is_next = last.number.next() == request.number;
+        // Its own is open already, or was sealed here: neither is opened in place.
+        if is_next && last.imported.is_some() && last.kind != CommitKind::Deleted {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Conflict, "the stream is not opened at this slot")
+            .with("number", request.number)
+            .with("last", last.number))
+    })
+    .await
+}
+
+fn check_feed(client: &Client, operation: &'static str) -> Result<()> {
+    match client.config().feed {
+        Feed::Sequencer { .. } => Ok(()),
+        Feed::Transactional => Err(refusal::unsupported(operation, "fence", client.config().feed.fence())),
+    }
+}
+
+/// Puts a marker into the next slot of a stream, if something holds of the stream and the store's record.
+async fn mark(
+    client: &Client,
+    stream: &StreamId,
+    commit: CommitId,
+    kind: &CommitKind,
+    deadline: Deadline,
+    holds: impl Fn(&Last, &StoredMeta) -> Result<()>,
+) -> Result<Appended> {
+    let mut usage = Usage::default();
+    let digest = format::digest(stream, commit, kind, &[]);
+    for _ in 0..TRIES_MAX {
+        let known = known::refresh(client, stream, deadline, &mut usage).await?;
+        let last = &known.last;
+        let is_known = |receipt: &&Appended| in_window(client.config().idempotency(), last.number, receipt.number);
+        match known.find(commit).filter(is_known) {
+            Some(found) if found.digest == digest => {
+                return Ok(Appended { repeated: true, usage, ..found.clone() });
+            }
+            Some(_) => return Err(refusal::id_reused(commit).with("stream", stream)),
+            None => {}
+        }
+        let meta = schema::read_meta(client, deadline, &mut usage).await?;
+        meta.meta.format.check_write()?;
+        holds(last, &meta).map_err(|error| error.with("stream", stream))?;
+        let (number, first) = (last.number.next(), last.revision.next());
+        let frame = Frame {
+            id: commit,
+            kind: kind.clone(),
+            first,
+            count: 0,
+            position: None,
+            recorded_at: last.recorded_at.max(client.now()),
+            digest,
+            imported: None,
+            group: None,
+            extensions: Vec::new(),
+            content: Content::Kept,
+            plain_bytes: None,
+            retained: last.retained,
+            from: last.from,
+        };
+        let item = commit_item(stream, number, &frame, &Events::default());
+        let writes = vec![
+            Write::put(Table::Commits, item, Some(Condition::absent())),
+            Write::check(Table::Names, named(META, META), Condition::counted(meta.token)),
+        ];
+        match client.link().transact(writes, deadline, &mut usage).await? {
+            Transacted::Done => {
+                client.appended();
+                return Ok(Appended { repeated: false, usage, ..frame.receipt(number) });
+            }
+            // Somebody appended, or changed the record.
+            Transacted::Refused(_) => {}
+            Transacted::Contended => sleep(jittered(CONTENDED_PAUSE), deadline).await?,
+        }
+    }
+    Err(Error::new(ErrorKind::Throttled, "too many processes write to the stream at once").with("stream", stream))
+}

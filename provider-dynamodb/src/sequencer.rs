@@ -1,0 +1,764 @@
+//! Gives commits their positions, with `feed = "sequencer"`. What was appended is read from the table's change stream, and put into
+//! records of the log, each of which also says how far was read: a record is put under the condition that its key is free, so that of two
+//! sequencers one is too late and begins anew from what the other wrote. The mark of the one that works only saves the others that work.
+//!
+//! What a commit may follow is never guessed: the last commit of a stream that is in the log is the last that has its position
+//! beside it, and the positions of a record are beside its commits before the next record is put. So a change that comes twice, late, or
+//! before the one that it follows does no harm, and what the change stream has lost is found from the streams' ends alone.
+
+use crate::codec::{self, Frame, Ref};
+use crate::config::Feed;
+use crate::known::{Recent, frame_of, frames};
+use crate::link::{Condition, Order, Range, Written, sleep};
+use crate::log::{self, Tail};
+use crate::schema;
+use crate::source::{Change, Progress, Round, Rounds, Source};
+use crate::store::Client;
+use crate::tables::{
+    COUNT, Item, KEY, LEASE, NAME, OWNER, STREAMS, Table, bytes, bytes_of, listed_stream, number, number_of, numbered,
+    stream_key, stream_of_key, text_of, with,
+};
+use bytes::Bytes;
+use evstore_api::number::NUMBER_MAX;
+use evstore_api::{CommitNumber, Deadline, Error, ErrorKind, Lag, Position, Result, StreamId, Timestamp, Usage};
+use evstore_kit::refusal;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, Notify, watch};
+
+/// Commits of one record of the log at most, and bytes of their names: a record is an item, and read whole.
+const REFS_MAX: usize = 400;
+const REFS_BYTES_MAX: usize = 64 << 10;
+/// Streams whose last commit in the log is remembered; one that is not is looked at in its table.
+const STREAMS_MAX: usize = 65_536;
+/// Positions that are written beside their commits at a time, and streams that are looked at.
+const AT_ONCE: usize = 32;
+/// Items that are looked at first for the last commit in the log; each further look takes so many times more.
+const LOOKED_AT_FIRST: u32 = 2;
+const LOOKED_AT_MORE: u32 = 8;
+const LOOKED_AT_MAX: u32 = 1_000;
+/// Names of streams that are listed at a time where the change stream has lost something.
+const NAMES_PART: u32 = 500;
+/// How often the one that works says so, how often the others look, and after how long without a sign one takes its place.
+const LEASE_BEAT: Duration = Duration::from_secs(1);
+const LEASE_LOOK: Duration = Duration::from_millis(500);
+const LEASE_PATIENCE: Duration = Duration::from_secs(4);
+/// How often it is written down how far was read where there was nothing to log.
+const KEEP_PROGRESS: Duration = Duration::from_secs(15 * 60);
+/// Longest time of a step of the background task, one over all streams included.
+const STEP_MAX: Duration = Duration::from_secs(600);
+/// Changes of a round below which there are hardly more.
+const ROUND_CHANGES_FEW: usize = 500;
+/// Rounds of one call that asks how far the feed is behind.
+const LAG_ROUNDS_MAX: u32 = 64;
+/// Steps of one reader who came to the end.
+const CATCH_UP_STEPS_MAX: u32 = 16;
+/// How much longer than a step takes nothing is asked for after it, as long as little comes.
+const RESTS: u32 = 3;
+/// How much less often is looked where nothing was found for a while.
+pub const IDLE_POLLS: u32 = 5;
+/// Pause of an operator's call before it goes on where the service asks for a slower pace: a shard is read five times a second.
+const THROTTLED_PAUSE: Duration = Duration::from_millis(250);
+/// Pause before a step that another sequencer was in the way of.
+const LOST_PAUSE: Duration = Duration::from_millis(20);
+
+/// The sequencer of one handle.
+#[derive(Debug)]
+pub struct Sequencer {
+    state: Mutex<State>,
+    /// Apart from the state: who asks how far the feed is behind does not wait for a step, and changes nothing.
+    behind: Mutex<Rounds>,
+    work: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    rounds: Rounds,
+    /// What is known of the end of the log; nothing before the first step, and where another wrote.
+    place: Option<At>,
+    /// The last commit of a stream that is in the log, by its key.
+    logged: Recent<String, CommitNumber>,
+    lease: Lease,
+    stepped: Option<Instant>,
+    kept: Instant,
+}
+
+#[derive(Clone, Debug)]
+struct At {
+    tail: Tail,
+    progress: Progress,
+    /// What was lost from: records say so until all streams were looked at, so that what breaks off is begun again.
+    lost_from: Option<Progress>,
+}
+
+/// What is known of who works.
+#[derive(Debug)]
+enum Lease {
+    Unknown,
+    /// This one does, and said so so many times, the last time then.
+    Ours {
+        beats: u64,
+        since: Instant,
+    },
+    /// Another does or did: what it said, since when that is seen, and when it was looked last.
+    Others {
+        owner: Vec<u8>,
+        beats: u64,
+        since: Instant,
+        looked: Instant,
+    },
+}
+
+/// How a step ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// So many commits got their positions.
+    Logged(u64),
+    /// Nothing was there.
+    Quiet,
+    /// There were changes, and no new commit among them.
+    Nothing,
+    /// Another sequencer was quicker.
+    Lost,
+}
+
+impl Sequencer {
+    /// Nothing is known yet.
+    pub fn new(source: &Arc<dyn Source>) -> Self {
+        let state = State {
+            rounds: Rounds::new(source.clone()),
+            place: None,
+            logged: Recent::new(STREAMS_MAX),
+            lease: Lease::Unknown,
+            stepped: None,
+            kept: Instant::now(),
+        };
+        Self { state: Mutex::new(state), behind: Mutex::new(Rounds::new(source.clone())), work: Notify::new() }
+    }
+
+    /// Says that there is something to log.
+    pub fn nudge(&self) {
+        self.work.notify_one();
+    }
+
+    /// Brings the feed up to what the change stream has, whoever else works. Gives the end of the log.
+    ///
+    /// # Errors
+    /// As reads and writes have them; `TooLarge` where no positions are left.
+    pub async fn advance(&self, client: &Client, deadline: Deadline) -> Result<Position> {
+        let mut state = self.state.lock().await;
+        // Others may have logged since, and what is known of the streams is from before.
+        state.forget();
+        state.rounds.forget();
+        loop {
+            match step(client, &mut state, deadline).await {
+                Ok(Step::Quiet) => break,
+                Ok(Step::Logged(_) | Step::Nothing) => {}
+                Ok(Step::Lost) => sleep(LOST_PAUSE, deadline).await?,
+                Err(error) if error.kind() == ErrorKind::Throttled => sleep(THROTTLED_PAUSE, deadline).await?,
+                Err(error) => return Err(error),
+            }
+            refusal::check_deadline(deadline)?;
+        }
+        let end = state.place.as_ref().map(|at| at.tail.end);
+        end.ok_or_else(|| Error::new(ErrorKind::Unavailable, "others write to the log at once"))
+    }
+
+    /// Makes a step if it is this handle's turn, and not too soon after the last one. Whether it was.
+    ///
+    /// # Errors
+    /// As reads and writes have them.
+    pub async fn turn(&self, client: &Client, deadline: Deadline) -> Result<Option<Step>> {
+        let Feed::Sequencer { poll, .. } = client.config().feed else { return Ok(None) };
+        let mut state = self.state.lock().await;
+        if state.stepped.is_some_and(|stepped| stepped.elapsed() < poll) || !hold(client, &mut state, deadline).await? {
+            return Ok(None);
+        }
+        state.stepped = Some(Instant::now());
+        step(client, &mut state, deadline).await.map(Some)
+    }
+
+    /// Makes steps while they bring something, if it is this handle's turn: for a reader who came to the end. Whether it was.
+    ///
+    /// # Errors
+    /// As reads and writes have them.
+    pub async fn catch_up(&self, client: &Client, deadline: Deadline) -> Result<bool> {
+        let Some(mut stepped) = self.turn(client, deadline).await? else { return Ok(false) };
+        for _ in 0..CATCH_UP_STEPS_MAX {
+            if matches!(stepped, Step::Quiet | Step::Lost) {
+                break;
+            }
+            stepped = step(client, &mut *self.state.lock().await, deadline).await?;
+        }
+        Ok(true)
+    }
+
+    /// How far the feed is behind what the change stream has.
+    ///
+    /// # Errors
+    /// As reads have them.
+    pub async fn lag(&self, client: &Client, tail: &Tail, deadline: Deadline, usage: &mut Usage) -> Result<Lag> {
+        let mut rounds = self.behind.lock().await;
+        let pending = pending(client, &mut rounds, tail, deadline, usage).await?;
+        let oldest = pending.iter().map(|one| one.recorded_at).min();
+        let age = oldest.map_or(0, |oldest| client.now().0.saturating_sub(oldest.0));
+        Ok(Lag { commits: pending.len() as u64, age: Duration::from_micros(u64::try_from(age).unwrap_or(0)) })
+    }
+
+    async fn release(&self, client: &Client) {
+        let mut state = self.state.lock().await;
+        if let Lease::Ours { .. } = state.lease {
+            state.lease = Lease::Unknown;
+            let released = client.link().release(lease_key(), bytes(client.owner().0), client.patience()).await;
+            if let Err(error) = released {
+                // It is outwaited then.
+                tracing::debug!(store = %client.own(), %error, "the sequencer's mark was not given back");
+            }
+        }
+    }
+}
+
+/// The background task of one open store. Ends when the store is closed or dropped.
+pub async fn run(client: Arc<Client>, mut closed: watch::Receiver<bool>) {
+    let (Some(sequencer), Feed::Sequencer { poll, .. }) = (client.sequencer(), client.config().feed) else { return };
+    let task = async {
+        let (mut failing, mut last, mut pause, mut rest) = (None, Instant::now(), poll, poll);
+        loop {
+            // A timeout is a look for what other processes appended: less often while there is nothing.
+            let _nudged = tokio::time::timeout(pause, sequencer.work.notified()).await;
+            // What came meanwhile is logged together.
+            tokio::time::sleep(rest.saturating_sub(last.elapsed())).await;
+            last = Instant::now();
+            match sequencer.turn(&client, Deadline::within(STEP_MAX)).await {
+                Ok(stepped) => {
+                    failing = None;
+                    // An engine that answers slowly has others to answer too, unless much has come.
+                    let is_much = matches!(stepped, Some(Step::Logged(commits)) if commits >= REFS_MAX as u64);
+                    rest = if is_much { poll } else { poll.max(last.elapsed() * RESTS).min(poll * IDLE_POLLS) };
+                    pause = match stepped {
+                        Some(Step::Quiet) | None => (pause * 2).min(poll * IDLE_POLLS),
+                        Some(Step::Logged(_) | Step::Nothing | Step::Lost) => poll,
+                    };
+                }
+                Err(error) => {
+                    // Once for each reason: what goes on failing would say so many times a second.
+                    if failing.replace(error.kind()) != Some(error.kind()) {
+                        tracing::warn!(store = %client.own(), %error, "a sequencer step failed");
+                    }
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = task => {}
+        // An error says that the last handle was dropped.
+        _ = closed.wait_for(|closed| *closed) => {}
+    }
+    sequencer.release(&client).await;
+}
+
+fn lease_key() -> Item {
+    numbered(LEASE, 0)
+}
+
+/// Whether this handle is the one that works, or becomes it.
+async fn hold(client: &Client, state: &mut State, deadline: Deadline) -> Result<bool> {
+    let (now, mut usage) = (Instant::now(), Usage::default());
+    let (condition, beats) = match &state.lease {
+        Lease::Ours { since, .. } if since.elapsed() < LEASE_BEAT => return Ok(true),
+        Lease::Ours { beats, .. } => (owned_by(client.owner().0.to_vec(), *beats), beats + 1),
+        Lease::Others { looked, .. } if looked.elapsed() < LEASE_LOOK => return Ok(false),
+        Lease::Others { .. } | Lease::Unknown => {
+            match client.link().get(Table::Log, lease_key(), deadline, &mut usage).await? {
+                None => (Condition::absent(), 1),
+                Some(there) => {
+                    let (owner, beats, since) = state.others(&there);
+                    if since.elapsed() < LEASE_PATIENCE {
+                        return Ok(false);
+                    }
+                    (owned_by(owner, beats), beats + 1)
+                }
+            }
+        }
+    };
+    let item = with(lease_key(), OWNER, bytes(client.owner().0));
+    let item = with(item, COUNT, number(beats));
+    match client.link().put(Table::Log, item, condition, deadline, &mut usage).await? {
+        Written::Done => {
+            if !matches!(state.lease, Lease::Ours { .. }) {
+                // Another may have logged since this one did.
+                state.forget();
+            }
+            state.lease = Lease::Ours { beats, since: now };
+            Ok(true)
+        }
+        Written::Refused(Some(there)) => {
+            let (owner, beats, _) = state.others(&there);
+            // Without an answer to the last try it may be ours all the same.
+            let is_ours = owner == client.owner().0;
+            if is_ours {
+                state.lease = Lease::Ours { beats, since: now };
+            }
+            Ok(is_ours)
+        }
+        Written::Refused(None) | Written::Contended => {
+            state.lease = Lease::Unknown;
+            Ok(false)
+        }
+    }
+}
+
+fn owned_by(owner: Vec<u8>, beats: u64) -> Condition {
+    Condition { expression: "o = :o AND c = :c", values: vec![(":o", bytes(owner)), (":c", number(beats))] }
+}
+
+impl State {
+    /// Learns what another says that works, and since when it says so.
+    fn others(&mut self, there: &Item) -> (Vec<u8>, u64, Instant) {
+        let owner = bytes_of(there, OWNER).unwrap_or_default();
+        let (beats, looked) = (number_of(there, COUNT).unwrap_or_default(), Instant::now());
+        let since = match &self.lease {
+            Lease::Others { owner: seen, beats: said, since, .. } if *seen == owner && *said == beats => *since,
+            Lease::Others { .. } | Lease::Ours { .. } | Lease::Unknown => looked,
+        };
+        self.lease = Lease::Others { owner: owner.clone(), beats, since, looked };
+        (owner, beats, since)
+    }
+
+    /// Nothing of what others may have changed is known any more.
+    fn forget(&mut self) {
+        self.place = None;
+        self.logged = Recent::new(STREAMS_MAX);
+    }
+}
+
+/// Reads a round and logs what is new in it.
+async fn step(client: &Client, state: &mut State, deadline: Deadline) -> Result<Step> {
+    let stepped = try_step(client, state, deadline).await;
+    if matches!(stepped, Err(_) | Ok(Step::Lost)) {
+        state.forget();
+    }
+    stepped
+}
+
+async fn try_step(client: &Client, state: &mut State, deadline: Deadline) -> Result<Step> {
+    let at = match state.place.take() {
+        Some(at) => at,
+        None => begin(client, deadline).await?,
+    };
+    let read = state.rounds.next(&at.progress, client.now(), deadline).await?;
+    let at = state.place.insert(at);
+    match read {
+        Round::Lost { beginning } => {
+            // What is kept comes first, in its order; what is missing before it is found on the way.
+            let from = std::mem::replace(&mut at.progress, beginning);
+            at.lost_from.get_or_insert(from);
+            Ok(Step::Nothing)
+        }
+        Round::Read { is_quiet: true, .. } if at.lost_from.is_some() => recover(client, state, deadline).await,
+        Round::Read { changes, progress, is_quiet } => {
+            let had_changes = !changes.is_empty();
+            let commits = new_commits(client, state, changes, deadline).await?;
+            match write(client, state, &commits, Some(progress), deadline).await? {
+                Wrote::Lost => Ok(Step::Lost),
+                Wrote::All if !commits.is_empty() => Ok(Step::Logged(commits.len() as u64)),
+                Wrote::All if had_changes => Ok(Step::Nothing),
+                Wrote::All if is_quiet => Ok(Step::Quiet),
+                Wrote::All => Ok(Step::Nothing),
+            }
+        }
+    }
+}
+
+/// Reads where the log ends, and settles what whoever wrote it did not come to.
+async fn begin(client: &Client, deadline: Deadline) -> Result<At> {
+    let mut usage = Usage::default();
+    let tail = log::tail(client.link(), deadline, &mut usage).await?;
+    let mut progress = progress_of(&tail)?;
+    for entry in entries(client, progress.settled, deadline, &mut usage).await? {
+        if entry.last <= tail.end {
+            settle(client, entry.first, &entry.commits, deadline).await?;
+        }
+    }
+    progress.settled = tail.end;
+    // A newer release may have written what this one does not understand.
+    schema::read_meta(client, deadline, &mut usage).await?.meta.format.check_write()?;
+    Ok(At { tail, progress, lost_from: None })
+}
+
+fn progress_of(tail: &Tail) -> Result<Progress> {
+    match &tail.progress {
+        Some(stored) => codec::decode_progress(stored),
+        None => Ok(Progress::none(Position(0))),
+    }
+}
+
+/// The records of the log behind a position.
+async fn entries(client: &Client, settled: Position, deadline: Deadline, usage: &mut Usage) -> Result<Vec<log::Entry>> {
+    let (mut found, mut start) = (Vec::new(), None);
+    loop {
+        let part = log::after(client.link(), settled, start, NAMES_PART, deadline, usage).await?;
+        for item in &part.items {
+            found.extend(log::entry_of(item)?);
+        }
+        start = part.next;
+        if start.is_none() {
+            return Ok(found);
+        }
+    }
+}
+
+/// Writes positions beside the commits of a record.
+async fn settle(client: &Client, first: Position, commits: &[Ref], deadline: Deadline) -> Result<()> {
+    let mut at = first;
+    let places = commits.iter().map(|one| {
+        let place = (numbered(stream_key(&one.stream), one.number.0), at);
+        at = Position(at.0 + one.positions);
+        place
+    });
+    let places: Vec<_> = places.collect();
+    stream::iter(places)
+        .map(|(key, position)| async move {
+            client.link().position(key, position, deadline, &mut Usage::default()).await
+        })
+        .buffer_unordered(AT_ONCE)
+        .try_collect()
+        .await
+}
+
+/// A commit that a change put.
+struct Put {
+    stream: StreamId,
+    number: CommitNumber,
+    frame: Frame,
+}
+
+impl Put {
+    fn one(&self) -> Ref {
+        Ref { stream: self.stream.clone(), number: self.number, positions: positions(&self.frame) }
+    }
+}
+
+fn positions(frame: &Frame) -> u64 {
+    u64::from(frame.count.max(1))
+}
+
+/// The commit of a change; none where it is of a snapshot, or of a commit that was copied in with its position.
+fn put_of(change: Change) -> Result<Option<Put>> {
+    let Some(item) = change.put else { return Ok(None) };
+    let Some(key) = text_of(&item, KEY) else { return Ok(None) };
+    let stream = stream_of_key(key)?;
+    let found = frame_of(&stream, &item)?;
+    Ok(found.filter(|(_, frame)| frame.position.is_none()).map(|(number, frame)| Put { stream, number, frame }))
+}
+
+/// What of the changes is to be logged, in an order in which each stream's commits follow each other: those that a commit follows and that
+/// did not come yet are read from their table.
+async fn new_commits(client: &Client, state: &mut State, changes: Vec<Change>, deadline: Deadline) -> Result<Vec<Ref>> {
+    let mut puts = Vec::new();
+    for change in changes {
+        puts.extend(put_of(change)?);
+    }
+    let streams: HashSet<StreamId> = puts.iter().map(|put| put.stream.clone()).collect();
+    // What is remembered may be forgotten while it is looked at: a round has its own of all of its streams.
+    let (mut logged, mut looks): (HashMap<String, CommitNumber>, Vec<_>) = (HashMap::new(), Vec::new());
+    for one in streams {
+        let key = stream_key(&one);
+        match state.logged.get(&key).copied() {
+            Some(last) => drop(logged.insert(key, last)),
+            None => looks.push(async move {
+                let found = last_logged(client, &one, deadline, &mut Usage::default()).await?;
+                Ok::<_, Error>((key, found))
+            }),
+        }
+    }
+    let looked: Vec<_> = stream::iter(looks).buffer_unordered(AT_ONCE).try_collect().await?;
+    logged.extend(looked);
+    let mut commits = Vec::new();
+    for put in puts {
+        let key = stream_key(&put.stream);
+        let last = logged.get(&key).copied().ok_or_else(forgotten)?;
+        if put.number <= last {
+            continue;
+        }
+        if put.number.0 > last.0 + 1 {
+            let between = (last.next(), CommitNumber(put.number.0 - 1));
+            commits.extend(slots(client, &put.stream, between, deadline).await?);
+        }
+        logged.insert(key, put.number);
+        commits.push(put.one());
+    }
+    for (key, last) in logged {
+        state.logged.put(key, last);
+    }
+    Ok(commits)
+}
+
+/// The last commit of a stream that is in the log: commits get their positions in order, so it is the last that has one.
+async fn last_logged(
+    client: &Client,
+    stream: &StreamId,
+    deadline: Deadline,
+    usage: &mut Usage,
+) -> Result<CommitNumber> {
+    let range = frames(stream, 1, Order::Falling);
+    let (mut start, mut wanted) = (None, LOOKED_AT_FIRST);
+    loop {
+        let part = client.link().query(&range, start, wanted, deadline, usage).await?;
+        for item in &part.items {
+            if let Some((number, frame)) = frame_of(stream, item)?
+                && frame.position.is_some()
+            {
+                return Ok(number);
+            }
+        }
+        start = part.next;
+        if start.is_none() {
+            return Ok(CommitNumber(0));
+        }
+        wanted = (wanted * LOOKED_AT_MORE).min(LOOKED_AT_MAX);
+    }
+}
+
+/// The commits in slots from one to another.
+async fn slots(
+    client: &Client,
+    stream: &StreamId,
+    (from, to): (CommitNumber, CommitNumber),
+    deadline: Deadline,
+) -> Result<Vec<Ref>> {
+    if from > to {
+        return Ok(Vec::new());
+    }
+    let mut range = frames(stream, from.0, Order::Rising);
+    range.to = Some(number(to.0));
+    let (mut found, mut start) = (Vec::new(), None);
+    let mut usage = Usage::default();
+    loop {
+        let part = client.link().query(&range, start, LOOKED_AT_MAX, deadline, &mut usage).await?;
+        for item in &part.items {
+            if let Some((number, frame)) = frame_of(stream, item)? {
+                found.push(Ref { stream: stream.clone(), number, positions: positions(&frame) });
+            }
+        }
+        start = part.next;
+        if start.is_none() {
+            break;
+        }
+    }
+    let is_dense = found.iter().zip(from.0..).all(|(one, wanted)| one.number.0 == wanted);
+    if is_dense && found.len() as u64 == to.0 + 1 - from.0 {
+        return Ok(found);
+    }
+    Err(codec::corrupt("a slot of a stream is missing").with("stream", stream).with("number", from))
+}
+
+enum Wrote {
+    All,
+    Lost,
+}
+
+/// Puts commits behind the end of the log. The last record says how far was read; those before it that it was not read further yet. Without
+/// a progress, all say so.
+async fn write(
+    client: &Client,
+    state: &mut State,
+    commits: &[Ref],
+    progress: Option<Progress>,
+    deadline: Deadline,
+) -> Result<Wrote> {
+    let mut rest = commits;
+    while !rest.is_empty() {
+        let at = state.place.as_mut().ok_or_else(forgotten)?;
+        let taken = fitting(rest, at.tail.end)?;
+        let (part, later) = rest.split_at(taken);
+        rest = later;
+        let (first, last) =
+            (at.tail.end.next(), Position(at.tail.end.0 + part.iter().map(|one| one.positions).sum::<u64>()));
+        let read = progress.as_ref().filter(|_| rest.is_empty()).unwrap_or(&at.progress);
+        // Everything before this record is settled.
+        let read = Progress { settled: at.tail.end, ..read.clone() };
+        let kept = at.lost_from.as_ref().map(|from| Progress { settled: at.tail.end, ..from.clone() });
+        let encoded = Bytes::from(codec::encode_progress(kept.as_ref().unwrap_or(&read)));
+        let entry = log::entry(first, last, at.tail.token, Some(&encoded), part);
+        let free = log::free(at.tail.token, client.owner(), at.tail.claim);
+        match client.link().put(Table::Log, entry, free, deadline, &mut Usage::default()).await? {
+            Written::Done => {}
+            Written::Refused(_) | Written::Contended => return Ok(Wrote::Lost),
+        }
+        client.ring();
+        settle(client, first, part, deadline).await?;
+        at.tail = Tail { end: last, claim: None, progress: Some(encoded), ..at.tail.clone() };
+        at.progress = Progress { settled: last, ..read };
+        state.kept = Instant::now();
+    }
+    let at = state.place.as_mut().ok_or_else(forgotten)?;
+    if let Some(progress) = progress.filter(|_| commits.is_empty()) {
+        at.progress = Progress { settled: at.progress.settled, ..progress };
+        if at.lost_from.is_none() && state.kept.elapsed() >= KEEP_PROGRESS {
+            return keep(client, state, deadline).await;
+        }
+    }
+    Ok(Wrote::All)
+}
+
+fn forgotten() -> Error {
+    Error::new(ErrorKind::Unavailable, "the end of the log is not known")
+}
+
+/// Writes down how far was read, without a commit.
+async fn keep(client: &Client, state: &mut State, deadline: Deadline) -> Result<Wrote> {
+    let at = state.place.as_mut().ok_or_else(forgotten)?;
+    let encoded = Bytes::from(codec::encode_progress(&at.progress));
+    let tail = Tail { claim: None, progress: Some(encoded), ..at.tail.clone() };
+    let free = log::free(tail.token, client.owner(), at.tail.claim);
+    match client.link().put(Table::Log, log::barrier(&tail), free, deadline, &mut Usage::default()).await? {
+        Written::Done => {
+            at.tail = tail;
+            state.kept = Instant::now();
+            Ok(Wrote::All)
+        }
+        Written::Refused(_) | Written::Contended => Ok(Wrote::Lost),
+    }
+}
+
+/// How many of the commits one record takes.
+fn fitting(commits: &[Ref], end: Position) -> Result<usize> {
+    let (mut bytes, mut last, mut taken) = (0, end.0, 0);
+    for one in commits.iter().take(REFS_MAX) {
+        bytes += one.stream.namespace.as_str().len() + one.stream.name.as_str().len();
+        if taken > 0 && bytes > REFS_BYTES_MAX || last + one.positions > NUMBER_MAX {
+            break;
+        }
+        last += one.positions;
+        taken += 1;
+    }
+    if taken == 0 {
+        return Err(Error::new(ErrorKind::TooLarge, "the store has no positions left for a commit").with("last", end));
+    }
+    Ok(taken)
+}
+
+/// Logs what no change tells of any more, once all that is kept was read: every stream's end is compared with the last of its commits that
+/// is in the log. That it was all is written down last, so that what breaks off is begun again.
+async fn recover(client: &Client, state: &mut State, deadline: Deadline) -> Result<Step> {
+    let range =
+        Range { table: Table::Names, key: STREAMS.to_owned(), from: None, to: None, order: Order::Rising, only: None };
+    let mut usage = Usage::default();
+    let (mut start, mut logged) = (None, 0);
+    loop {
+        let part = client.link().query(&range, start, NAMES_PART, deadline, &mut usage).await?;
+        let mut streams = Vec::with_capacity(part.items.len());
+        for item in &part.items {
+            let name = text_of(item, NAME).ok_or_else(|| codec::corrupt("the list of streams holds something else"))?;
+            streams.push(listed_stream(name)?);
+        }
+        let missing: Vec<_> = stream::iter(streams)
+            .map(|stream| async move {
+                let mut usage = Usage::default();
+                let end = crate::read::last(client, &stream, deadline, &mut usage).await?;
+                if end.is_missing() || end.position.is_some() {
+                    return Ok::<_, Error>((stream, end.number, Vec::new()));
+                }
+                let last = last_logged(client, &stream, deadline, &mut usage).await?;
+                let missing = slots(client, &stream, (last.next(), end.number), deadline).await?;
+                Ok((stream, end.number, missing))
+            })
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        let mut commits = Vec::new();
+        for (stream, end, missing) in missing {
+            if !missing.is_empty() {
+                state.logged.put(stream_key(&stream), end);
+            }
+            commits.extend(missing);
+        }
+        logged += commits.len() as u64;
+        if let Wrote::Lost = write(client, state, &commits, None, deadline).await? {
+            return Ok(Step::Lost);
+        }
+        start = part.next;
+        if start.is_none() {
+            break;
+        }
+    }
+    let at = state.place.as_mut().ok_or_else(forgotten)?;
+    let is_first = at.lost_from.take().is_none_or(|from| from.source.is_empty());
+    match keep(client, state, deadline).await? {
+        Wrote::Lost => Ok(Step::Lost),
+        Wrote::All => {
+            if !is_first {
+                tracing::warn!(
+                    store = %client.own(),
+                    commits = logged,
+                    "the change stream had lost what was not read yet; every stream was looked at"
+                );
+            }
+            Ok(Step::Nothing)
+        }
+    }
+}
+
+/// A commit that waits for its position.
+struct Pending {
+    recorded_at: Timestamp,
+}
+
+/// The commits of the change stream that are not in the log.
+async fn pending(
+    client: &Client,
+    rounds: &mut Rounds,
+    tail: &Tail,
+    deadline: Deadline,
+    usage: &mut Usage,
+) -> Result<Vec<Pending>> {
+    let mut progress = progress_of(tail)?;
+    // Read before the streams are: what is logged meanwhile has its position beside it, or stands here.
+    let mut logged: HashMap<StreamId, CommitNumber> = HashMap::new();
+    for entry in entries(client, progress.settled, deadline, usage).await? {
+        for one in entry.commits {
+            let last = logged.entry(one.stream).or_default();
+            *last = one.number.max(*last);
+        }
+    }
+    let mut puts = Vec::new();
+    for _ in 0..LAG_ROUNDS_MAX {
+        match rounds.next(&progress, client.now(), deadline).await {
+            // What was read until then is what is known.
+            Err(error) if error.kind() == ErrorKind::Throttled => break,
+            Err(error) => return Err(error),
+            Ok(Round::Lost { beginning }) => progress = beginning,
+            Ok(Round::Read { changes, progress: after, is_quiet }) => {
+                progress = after;
+                let is_last = is_quiet || changes.len() < ROUND_CHANGES_FEW;
+                for change in changes {
+                    puts.extend(put_of(change)?);
+                }
+                if is_last {
+                    break;
+                }
+            }
+        }
+    }
+    let streams: HashSet<StreamId> = puts.iter().map(|put| put.stream.clone()).collect();
+    let looks: Vec<_> = streams
+        .into_iter()
+        .map(|stream| async move {
+            let found = last_logged(client, &stream, deadline, &mut Usage::default()).await?;
+            Ok::<_, Error>((stream, found))
+        })
+        .collect();
+    let beside: HashMap<StreamId, CommitNumber> = stream::iter(looks).buffer_unordered(AT_ONCE).try_collect().await?;
+    let is_pending = |put: &Put| {
+        let last = |logged: &HashMap<StreamId, CommitNumber>| logged.get(&put.stream).copied().unwrap_or_default();
+        put.number > last(&logged).max(last(&beside))
+    };
+    let mut found: HashMap<(StreamId, CommitNumber), Timestamp> = HashMap::new();
+    for put in puts.into_iter().filter(is_pending) {
+        found.insert((put.stream, put.number), put.frame.recorded_at);
+    }
+    Ok(found.into_values().map(|recorded_at| Pending { recorded_at }).collect())
+}
