@@ -9,6 +9,7 @@
 use crate::codec::{self, Frame, Ref};
 use crate::config::Feed;
 use crate::known::{Recent, frame_of, frames};
+use crate::lane::jittered;
 use crate::link::{Condition, Order, Range, Written, sleep};
 use crate::log::{self, Tail};
 use crate::schema;
@@ -53,6 +54,9 @@ const STEP_MAX: Duration = Duration::from_secs(600);
 const ROUND_CHANGES_FEW: usize = 500;
 /// Rounds of one call that asks how far the feed is behind.
 const LAG_ROUNDS_MAX: u32 = 64;
+/// Tries of a request of a step that may be made any number of times, and the first pause between them, which doubles.
+const PATIENT_TRIES: u32 = 6;
+const PATIENT_PAUSE: Duration = Duration::from_millis(10);
 /// Steps of one reader who came to the end.
 const CATCH_UP_STEPS_MAX: u32 = 16;
 /// How much longer than a step takes nothing is asked for after it, as long as little comes.
@@ -421,11 +425,44 @@ async fn settle(client: &Client, first: Position, commits: &[Ref], deadline: Dea
     let places: Vec<_> = places.collect();
     stream::iter(places)
         .map(|(key, position)| async move {
-            client.link().position(key, position, deadline, &mut Usage::default()).await
+            let mut patience = Patience::until(deadline);
+            loop {
+                let mut usage = Usage::default();
+                match client.link().position(key.clone(), position, deadline, &mut usage).await {
+                    Ok(()) => return Ok(()),
+                    Err(error) => patience.after(error).await?,
+                }
+            }
         })
         .buffer_unordered(AT_ONCE)
         .try_collect()
         .await
+}
+
+/// How long requests of a step are repeated that may be made any number of times and fail in a way that passes: a step that needs hundreds
+/// would hardly ever come to its end where each that fails ends it.
+struct Patience {
+    deadline: Deadline,
+    pause: Duration,
+    left: u32,
+}
+
+impl Patience {
+    fn until(deadline: Deadline) -> Self {
+        Self { deadline, pause: PATIENT_PAUSE, left: PATIENT_TRIES }
+    }
+
+    /// Waits before the next try, unless the failure does not pass.
+    async fn after(&mut self, error: Error) -> Result<()> {
+        let passes = matches!(error.kind(), ErrorKind::Throttled | ErrorKind::Unavailable | ErrorKind::Indeterminate);
+        self.left -= 1;
+        if !passes || self.left == 0 {
+            return Err(error);
+        }
+        sleep(jittered(self.pause), self.deadline).await?;
+        self.pause *= 2;
+        Ok(())
+    }
 }
 
 /// A commit that a change put.
@@ -504,9 +541,15 @@ async fn last_logged(
     usage: &mut Usage,
 ) -> Result<CommitNumber> {
     let range = frames(stream, 1, Order::Falling);
-    let (mut start, mut wanted) = (None, LOOKED_AT_FIRST);
+    let (mut start, mut wanted, mut patience) = (None, LOOKED_AT_FIRST, Patience::until(deadline));
     loop {
-        let part = client.link().query(&range, start, wanted, deadline, usage).await?;
+        let part = match client.link().query(&range, start.clone(), wanted, deadline, usage).await {
+            Ok(part) => part,
+            Err(error) => {
+                patience.after(error).await?;
+                continue;
+            }
+        };
         for item in &part.items {
             if let Some((number, frame)) = frame_of(stream, item)?
                 && frame.position.is_some()
