@@ -61,6 +61,7 @@ const PATIENT_PAUSE: Duration = Duration::from_millis(10);
 const CATCH_UP_STEPS_MAX: u32 = 16;
 /// How much longer than a step takes nothing is asked for after it, as long as little comes.
 const RESTS: u32 = 3;
+const REST_MAX: Duration = Duration::from_secs(5);
 /// How much less often is looked where nothing was found for a while.
 pub const IDLE_POLLS: u32 = 5;
 /// Pause of an operator's call before it goes on where the service asks for a slower pace: a shard is read five times a second.
@@ -240,7 +241,7 @@ pub async fn run(client: Arc<Client>, mut closed: watch::Receiver<bool>) {
                     failing = None;
                     // An engine that answers slowly has others to answer too, unless much has come.
                     let is_much = matches!(stepped, Some(Step::Logged(commits)) if commits >= REFS_MAX as u64);
-                    rest = if is_much { poll } else { poll.max(last.elapsed() * RESTS).min(poll * IDLE_POLLS) };
+                    rest = if is_much { poll } else { poll.max((last.elapsed() * RESTS).min(REST_MAX)) };
                     pause = match stepped {
                         Some(Step::Quiet) | None => (pause * 2).min(poll * IDLE_POLLS),
                         Some(Step::Logged(_) | Step::Nothing | Step::Lost) => poll,
