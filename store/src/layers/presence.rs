@@ -17,6 +17,8 @@ const EVERY: Duration = Duration::from_secs(10);
 const EVERY_WITHOUT_TARGETS: Duration = Duration::from_secs(60);
 /// How soon it is tried again where something failed, at first.
 const SOONER_MIN: Duration = Duration::from_secs(1);
+/// A handle that lives shorter is not told of: a command that makes one call would make three more to come and go.
+const FIRST_AFTER: Duration = Duration::from_secs(1);
 /// How often a file is opened to see whether it can be.
 const FILES_EVERY: Duration = Duration::from_secs(60);
 /// A record that nobody has changed for so long is another node's to take, whatever the clocks say.
@@ -91,6 +93,7 @@ impl Teller {
         let expects_move = !self.places.config.migrate().targets().is_empty();
         let every = if expects_move { EVERY } else { EVERY_WITHOUT_TARGETS };
         let mut sooner = SOONER_MIN;
+        tokio::time::sleep(FIRST_AFTER).await;
         loop {
             let pause = match self.say(every).await {
                 Ok(true) => every,
