@@ -352,9 +352,13 @@ fn price(report: &Report) -> Answer {
     };
     let lines = report.costs.iter().filter(most).map(|cost| {
         let [_, tenth, half] = cost.hours_usd.map(|hours| dollars(hours + cost.counted_usd));
-        let text = match cost.hours_usd[0] > 0.0 {
-            true => format!("{}: {half} at half use and {tenth} at a tenth, if the machine paid for is as fast as this one; {} left out", cost.offer, cost.left_out),
-            false => format!("{}: {}; {} left out", cost.offer, dollars(cost.counted_usd), cost.left_out),
+        let (store, offer, left_out) = (cost.row.rsplit('/').next().unwrap_or_default(), &cost.offer, &cost.left_out);
+        let text = if cost.hours_usd[0] > 0.0 {
+            format!(
+                "{store}, {offer}: {half} at half use and {tenth} at a tenth, if the machine paid for is as fast as this one; left out: {left_out}"
+            )
+        } else {
+            format!("{store}, {offer}: {}; left out: {left_out}", dollars(cost.counted_usd))
         };
         Line { text, row: Some(cost.row.clone()) }
     });

@@ -78,7 +78,7 @@ fn with_scale(
         let x = place(power);
         let _ = write!(axis, "<path class=\"grid\" d=\"M{x:.1} 22V{:.1}\"/>", height - 4.0);
         // Every second one where they stand too near.
-        if (highest - lowest) < 5.0 || (power - lowest as i32) % 2 == 0 {
+        if (highest - lowest) < 4.0 || (power - lowest as i32) % 2 == 0 {
             let _ = write!(axis, "<text class=\"tick\" x=\"{x:.1}\" y=\"{:.1}\">{}</text>", height + 10.0, name(power));
         }
     }
