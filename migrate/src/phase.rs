@@ -166,14 +166,6 @@ pub fn taken_over(owner: &Meta, filled: &Meta, head: Position) -> Vec<Lineage> {
     filled.lineage.iter().filter(is_own).map(closed).chain(owner.lineage.iter().copied()).collect()
 }
 
-/// What a store kept that is about to be opened, of what it held when it was decided: all of it, unless it has begun a history since by a
-/// restart or a failover. What is behind that has to be compared again.
-#[must_use]
-pub fn kept(filled: &Meta, left: &Meta) -> Option<Position> {
-    let shared = last_shared(filled, left)?;
-    filled.lineage[shared].ended_at.filter(|_| shared + 1 < filled.lineage.len())
-}
-
 /// The histories with which a store is opened that holds all that was decided on, which ended at `end`. It goes on with the history in
 /// which that was decided, whatever it or the store that was left began since: every cursor of it is good.
 #[must_use]
@@ -269,8 +261,7 @@ mod tests {
         let with = |lineage| Meta { lineage, ..meta(1, StoreState::Open) };
         let left = with(vec![history(1, Some(3)), history(2, None)]);
         let filled = with(vec![history(9, Some(0)), history(1, Some(3)), history(2, None)]);
-        // Nothing came since: nothing is compared, and nothing is changed.
-        assert_eq!(kept(&filled, &left), None);
+        // Nothing came since: nothing is changed.
         assert_eq!(decided_on(&filled, &left, Position(7)), filled.lineage);
         // It failed over and kept five of seven, was filled again, and was restarted.
         let lost = with(vec![
@@ -280,7 +271,6 @@ mod tests {
             history(8, Some(7)),
             history(7, None),
         ]);
-        assert_eq!(kept(&lost, &left), Some(Position(5)));
         let opened =
             vec![history(8, Some(7)), history(7, Some(7)), history(9, Some(0)), history(1, Some(3)), history(2, None)];
         assert_eq!(decided_on(&lost, &left, Position(7)), opened);

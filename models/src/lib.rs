@@ -5,6 +5,7 @@
 //! trace of each violation.
 
 pub mod feed_join;
+pub mod histories;
 pub mod log_chain;
 pub mod log_sequencer;
 pub mod store_fence;

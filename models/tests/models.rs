@@ -1,12 +1,12 @@
 //! Every rule of the protocol holds in every order of events, and every mistake that was sown is found.
 
-use evstore_models::{Row, Scopes, feed_join, log_chain, log_sequencer, store_fence, stream_seal};
+use evstore_models::{Row, Scopes, feed_join, histories, log_chain, log_sequencer, store_fence, stream_seal};
 
 #[expect(clippy::print_stdout, reason = "the rows say how far each model was searched")]
 fn as_expected(rows: Vec<Row>) {
     rows.iter().for_each(|row| println!("{row}"));
-    let wrong: Vec<_> = rows.iter().filter(|row| row.found != row.expect).map(|row| &row.name).collect();
-    assert!(wrong.is_empty(), "{wrong:?}");
+    let wrong: Vec<_> = rows.iter().filter(|row| row.found != row.expect).map(|row| (&row.name, &row.trace)).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
@@ -22,6 +22,11 @@ fn a_seal_for_each_stream() {
 #[test]
 fn the_feed_of_a_target_with_a_base() {
     as_expected(feed_join::run(Scopes::Quick));
+}
+
+#[test]
+fn servers_that_restart_or_lose_their_end() {
+    as_expected(histories::run(Scopes::Quick));
 }
 
 #[test]
