@@ -136,7 +136,12 @@ impl Registry {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn template(&self, provider: &str) -> Result<String> {
-        self.get(provider).map(config::template)
+        let text = self.get(provider).map(config::template)?;
+        #[cfg(feature = "tiered")]
+        if provider == TIERED {
+            return Ok(with_a_store_in_front(&text));
+        }
+        Ok(text)
     }
 
     /// A configured store, checked against its provider's keys, with its secrets put in.
@@ -370,4 +375,12 @@ fn locate_by_key(error: Error, table: &StoreTable) -> Error {
 
 fn from_folder(config: &Config, path: &str) -> String {
     config.folder().join(path).to_string_lossy().into_owned()
+}
+
+/// A tiered store's file with what it can't be without: a store in front of it, and a place for what is archived.
+#[cfg(feature = "tiered")]
+fn with_a_store_in_front(text: &str) -> String {
+    text.replace("hot = \"change-me\"", "hot = \"hot\"")
+        .replace("archive = \"change-me\"", "archive = \"file:archive\"")
+        .replace("[migrate]\n", "[stores.hot]\nprovider = \"sqlite\"\npath = \"evstore.db\"\n\n[migrate]\n")
 }

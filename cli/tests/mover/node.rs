@@ -36,6 +36,8 @@ const REMEMBERED: usize = 50;
 const FILLERS: u64 = 50;
 /// How long a consumer that sees nothing waits before it looks whether all is over.
 const QUIET: Duration = Duration::from_millis(100);
+/// More than a reader may be behind an owner that has changed (`BELIEVED` in `store/src/layers/route.rs`).
+const BELIEVED_MAX: Duration = Duration::from_millis(750);
 /// The file that tells nodes that all is over, and the one that tells consumers that nobody appends any more.
 pub const STOP: &str = "stop";
 pub const DRAIN: &str = "drain";
@@ -456,6 +458,7 @@ impl Node {
         let mut reached = cursor.as_ref().and_then(|cursor| cursor.position()).or(Some(Position(0)));
         let start = cursor.map_or(Start::First, Start::After);
         let mut feed = self.store.subscribe(start).open().await.unwrap();
+        let mut told_at = None;
         loop {
             match tokio::time::timeout(QUIET, feed.next()).await {
                 Ok(delivery) => {
@@ -473,8 +476,10 @@ impl Node {
                     }
                 }
                 Err(_) if self.stop.with_file_name(DRAIN).exists() => {
+                    // A reader may believe the owner before for a moment, and in the end that it has.
+                    let told_at = *told_at.get_or_insert_with(tokio::time::Instant::now);
                     let end = events.feed_head(deadline()).await.unwrap().position;
-                    if end <= reached {
+                    if end <= reached && told_at.elapsed() > BELIEVED_MAX {
                         return line(&Line::RunDrained { subscriber, run });
                     }
                 }

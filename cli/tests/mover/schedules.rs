@@ -556,6 +556,7 @@ fn consumers_restart() {
         system.ok(&format!("migrate {verb}{}", if verb == "verify" { "" } else { " -y" }));
         system.let_work(30);
         consumers.iter().for_each(|(consumer, config)| system.node_again(*consumer, Role::Consume(run), config));
+        system.until("consumers go on", || consumers.iter().all(|(consumer, _)| system.has_told(*consumer)));
     }
     drop(copies);
     system.let_work(50);
