@@ -751,7 +751,7 @@ fn failover_loses() {
     let mut copies = copies;
     let ended = copies.wait();
     assert!(!ended.success());
-    assert!(system.said_by_copies().contains("history"), "{}", system.said_by_copies());
+    assert!(system.said_by_copies().contains("lost"), "{}", system.said_by_copies());
     for verb in ["cutover -y", "verify", "run", "start"] {
         assert_eq!(system.error(&format!("migrate {verb}"))["kind"], "history_lost", "{verb}");
     }
