@@ -129,7 +129,7 @@ struct HandOver {
     /// A node that may be left behind, by the name that `evstore nodes` gives it. May be given several times.
     #[arg(long = "accept-node", value_name = "NAME")]
     accepted: Vec<String>,
-    /// How many nodes have to be there; else `expect_nodes` under [migrate] in the config, else they are not counted. 0 does not count.
+    /// How many nodes have to be there; else `expect_nodes` under `[migrate]` in the config, else they are not counted. 0 does not count.
     #[arg(long, value_name = "NODES")]
     expect_nodes: Option<u64>,
 }
