@@ -1,8 +1,9 @@
 //! What the providers on AWS share: the keys that say where a service is and whose requests they are, and the SDK's settings that
-//! follow from them; and, with the feature `s3`, the way to objects, which a store and an archive have. What else is asked of a
-//! service, and what its answers mean, is each provider's.
+//! follow from them; what became of a request without a good answer; and, with the feature `s3`, the way to objects, which a store and
+//! an archive have. What else is asked of a service, and what its refusals mean, is each provider's.
 
 pub mod cause;
+pub mod failure;
 #[cfg(feature = "s3")]
 pub mod s3;
 

@@ -4,6 +4,7 @@
 pub mod error;
 
 use self::error::Purpose;
+use crate::failure::bounded;
 use crate::{Access, cause};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Builder;
@@ -279,18 +280,6 @@ impl Link {
             },
         }
     }
-}
-
-/// Waits for an answer until the deadline.
-///
-/// # Errors
-/// `DeadlineExceeded` where nothing was sent, or it was a read; else `Indeterminate`.
-pub async fn bounded<T>(request: impl Future<Output = T>, deadline: Deadline, purpose: Purpose) -> Result<T> {
-    // Before anything is sent it is certain that nothing was written.
-    if deadline.has_passed() {
-        return Err(error::late(Purpose::Read));
-    }
-    tokio::time::timeout_at(deadline.0.into(), request).await.map_err(|_| error::late(purpose))
 }
 
 fn sorted<T, E>(answer: std::result::Result<T, SdkError<E, HttpResponse>>, purpose: Purpose) -> Result<T>

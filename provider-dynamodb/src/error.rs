@@ -3,17 +3,9 @@
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use evstore_api::{Error, ErrorKind};
-use evstore_aws::cause;
+use evstore_aws::failure;
+pub use evstore_aws::failure::{Purpose, late, unanswered};
 use std::error::Error as StdError;
-
-/// What a call does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// Nothing: repeating it is harmless.
-    Read,
-    /// It may write: without an answer nobody knows.
-    Write,
-}
 
 /// The code of a refusal, where the service gave one.
 pub fn code<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Option<&str> {
@@ -57,25 +49,7 @@ pub fn failed<E>(error: &SdkError<E, HttpResponse>, purpose: Purpose) -> Error
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
 {
-    match error {
-        SdkError::ConstructionFailure(_) => {
-            Error::new(ErrorKind::Invalid, "the request can't be made of these settings").caused_by(cause::chain(error))
-        }
-        SdkError::DispatchFailure(_) if cause::is_without_credentials(error) => {
-            Error::new(ErrorKind::Denied, "there are no credentials").caused_by(cause::chain(error))
-        }
-        SdkError::DispatchFailure(_) if cause::was_never_sent(error) => {
-            Error::new(ErrorKind::Unavailable, "the service could not be reached").caused_by(cause::chain(error))
-        }
-        SdkError::ServiceError(refusal) => refused(refusal.err(), refusal.raw().status().as_u16(), purpose),
-        // Timeouts, broken connections and answers that are none.
-        _ => match purpose {
-            Purpose::Read => {
-                Error::new(ErrorKind::Unavailable, "the service did not answer").caused_by(cause::chain(error))
-            }
-            Purpose::Write => unanswered().caused_by(cause::chain(error)),
-        },
-    }
+    failure::failed(error, purpose, |refusal, status| refused(refusal, status, purpose))
 }
 
 fn refused(error: &dyn ProvideErrorMetadata, status: u16, purpose: Purpose) -> Error {
@@ -113,18 +87,5 @@ fn refused(error: &dyn ProvideErrorMetadata, status: u16, purpose: Purpose) -> E
         }
         _ if status >= 500 && purpose == Purpose::Write => unanswered().with("code", &code),
         _ => refused(ErrorKind::Unavailable, "the service refused the request").caused_by(said),
-    }
-}
-
-/// Sent, and no answer came.
-pub fn unanswered() -> Error {
-    Error::new(ErrorKind::Indeterminate, "the service did not confirm the write")
-}
-
-/// The deadline passed while an answer was awaited.
-pub fn late(purpose: Purpose) -> Error {
-    match purpose {
-        Purpose::Read => Error::new(ErrorKind::DeadlineExceeded, "the deadline passed before the service answered"),
-        Purpose::Write => unanswered(),
     }
 }

@@ -17,6 +17,7 @@ use aws_sdk_dynamodb::types::{
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use evstore_api::{Deadline, Error, ErrorKind, Position, Result, Usage};
+use evstore_aws::failure::bounded;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -527,15 +528,6 @@ pub async fn sleep(pause: Duration, deadline: Deadline) -> Result<()> {
     }
     tokio::time::sleep(pause).await;
     Ok(())
-}
-
-/// Ends a request that has no answer when its caller stops waiting.
-async fn bounded<T>(request: impl Future<Output = T>, deadline: Deadline, purpose: Purpose) -> Result<T> {
-    // Before anything is sent it is certain that nothing was written.
-    if deadline.has_passed() {
-        return Err(error::late(Purpose::Read));
-    }
-    tokio::time::timeout_at(deadline.0.into(), request).await.map_err(|_| error::late(purpose))
 }
 
 fn values(condition: &Condition) -> Option<HashMap<String, AttributeValue>> {

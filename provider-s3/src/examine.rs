@@ -4,7 +4,7 @@ use crate::error::{self, Purpose};
 use crate::store::Client;
 use aws_sdk_s3::types::{BucketVersioningStatus, ExpirationStatus, LifecycleRule};
 use evstore_api::{Deadline, ErrorKind, Finding, Result, Usage};
-use evstore_aws::s3::bounded;
+use evstore_aws::failure::bounded;
 
 /// Looks at the bucket and, where it is there, at the store.
 pub async fn examine(client: &Client, deadline: Deadline) -> Result<Vec<Finding>> {

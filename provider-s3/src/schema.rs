@@ -124,7 +124,7 @@ pub async fn drop_objects(client: &Client, deadline: Deadline) -> Result<()> {
         let delete = Delete::builder().set_objects(Some(named)).quiet(true).build().map_err(invalid)?;
         let request = client.link().client().delete_objects().bucket(client.link().bucket()).delete(delete);
         let purpose = crate::error::Purpose::Write;
-        let answer = evstore_aws::s3::bounded(request.send(), deadline, purpose).await?;
+        let answer = evstore_aws::failure::bounded(request.send(), deadline, purpose).await?;
         let answer = answer.map_err(|failed| crate::error::failed(&failed, purpose))?;
         if let Some(left) = answer.errors().first() {
             return Err(Error::new(ErrorKind::Unavailable, "an object could not be removed")

@@ -1,19 +1,11 @@
 //! What the failures of S3 and of the connection to it mean to a caller: the only place that knows them.
 
-use crate::cause;
+use crate::failure;
+pub use crate::failure::{Purpose, late, unanswered};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use evstore_api::{Error, ErrorKind};
 use std::error::Error as StdError;
-
-/// What a call does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// Nothing: repeating it is harmless.
-    Read,
-    /// It may write: without an answer nobody knows.
-    Write,
-}
 
 /// The code of a refusal and its status, where the service gave them.
 #[must_use]
@@ -32,25 +24,7 @@ pub fn failed<E>(error: &SdkError<E, HttpResponse>, purpose: Purpose) -> Error
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
 {
-    match error {
-        SdkError::ConstructionFailure(_) => {
-            Error::new(ErrorKind::Invalid, "the request can't be made of these settings").caused_by(cause::chain(error))
-        }
-        SdkError::DispatchFailure(_) if cause::is_without_credentials(error) => {
-            Error::new(ErrorKind::Denied, "there are no credentials").caused_by(cause::chain(error))
-        }
-        SdkError::DispatchFailure(_) if cause::was_never_sent(error) => {
-            Error::new(ErrorKind::Unavailable, "the service could not be reached").caused_by(cause::chain(error))
-        }
-        SdkError::ServiceError(refused) => refused_as(refused.err(), refused.raw().status().as_u16(), purpose),
-        // Timeouts, broken connections and answers that are none.
-        _ => match purpose {
-            Purpose::Read => {
-                Error::new(ErrorKind::Unavailable, "the service did not answer").caused_by(cause::chain(error))
-            }
-            Purpose::Write => unanswered().caused_by(cause::chain(error)),
-        },
-    }
+    failure::failed(error, purpose, |refused, status| refused_as(refused, status, purpose))
 }
 
 fn refused_as(error: &dyn ProvideErrorMetadata, status: u16, purpose: Purpose) -> Error {
@@ -83,20 +57,5 @@ fn refused_as(error: &dyn ProvideErrorMetadata, status: u16, purpose: Purpose) -
         _ if status >= 500 && purpose == Purpose::Write => unanswered().with("code", &code),
         _ if status >= 500 => refused(ErrorKind::Unavailable, "the service failed").caused_by(said),
         _ => refused(ErrorKind::Unavailable, "the service refused the request").caused_by(said),
-    }
-}
-
-/// Sent, and no answer came.
-#[must_use]
-pub fn unanswered() -> Error {
-    Error::new(ErrorKind::Indeterminate, "the service did not confirm the write")
-}
-
-/// The deadline passed while an answer was awaited.
-#[must_use]
-pub fn late(purpose: Purpose) -> Error {
-    match purpose {
-        Purpose::Read => Error::new(ErrorKind::DeadlineExceeded, "the deadline passed before the service answered"),
-        Purpose::Write => unanswered(),
     }
 }
