@@ -3,7 +3,7 @@
 use crate::check::Check;
 
 mod append;
-mod concurrency;
+pub(crate) mod concurrency;
 mod copies;
 mod deletion;
 mod feed;

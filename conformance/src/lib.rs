@@ -28,8 +28,9 @@ pub mod worker;
 
 pub use catalog::{catalog, in_place};
 pub use check::{Broken, Check, Outcome, Verdict};
+pub use checks::concurrency::Arena;
 pub use context::Context;
 pub use report::Report;
 pub use runner::{Place, Runner};
 pub use target::Target;
-pub use trial::test_main;
+pub use trial::{test_main, test_main_with};

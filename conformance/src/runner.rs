@@ -2,6 +2,7 @@
 
 use crate::catalog::{catalog, in_place};
 use crate::check::{Broken, Check, Verdict};
+use crate::checks::concurrency::{Arena, race_in};
 use crate::context::Context;
 use crate::report::{Finding, Report};
 use crate::seed::Seed;
@@ -119,12 +120,11 @@ impl Runner {
         self.target.provider.opener.drop_scratch(&scratch.settings).await
     }
 
-    /// Runs one check and drops the scratch stores that it made.
-    pub(crate) async fn run_check(&self, check: &'static Check, scratch: &Scratch) -> Finding {
-        let began = Instant::now();
-        let seed = check.name.bytes().fold(self.seed, |seed, byte| Seed(seed ^ u64::from(byte)).next_u64());
+    /// A context for a check, or what else has a name, in a scratch store.
+    fn context(&self, name: &str, scratch: &Scratch) -> Context {
+        let seed = name.bytes().fold(self.seed, |seed, byte| Seed(seed ^ u64::from(byte)).next_u64());
         let tag = format!("{:08x}", Seed(seed ^ u64::from(std::process::id())).next_u64() as u32);
-        let context = Context::new(
+        Context::new(
             self.target.clone(),
             scratch.settings.clone(),
             scratch.store.clone(),
@@ -132,7 +132,25 @@ impl Runner {
             format!("c{tag}"),
             seed,
             self.effort,
-        );
+        )
+    }
+
+    /// Races once in an arena, in a scratch store.
+    pub(crate) async fn race(&self, arena: &Arena) -> Result<(), Broken> {
+        let scratch = self.open_scratch("race").await?;
+        let context = self.context("race", &scratch);
+        let raced = race_in(&context, arena).await;
+        for fresh in context.take_fresh() {
+            self.target.provider.opener.drop_scratch(&fresh).await?;
+        }
+        self.drop_scratch(scratch).await?;
+        raced
+    }
+
+    /// Runs one check and drops the scratch stores that it made.
+    pub(crate) async fn run_check(&self, check: &'static Check, scratch: &Scratch) -> Finding {
+        let began = Instant::now();
+        let context = self.context(check.name, scratch);
         // A task of its own: a panic of a store is a broken promise, not the end of the run.
         let task = tokio::spawn(AssertUnwindSafe((check.run)(context.clone())).0);
         let abort = task.abort_handle();

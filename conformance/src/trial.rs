@@ -1,6 +1,7 @@
 //! The catalog as tests of `cargo test`: one test for each check.
 
 use crate::check::Verdict;
+use crate::checks::concurrency::Arena;
 use crate::report::Report;
 use crate::runner::Runner;
 use crate::target::{Target, WorkerCommand};
@@ -18,15 +19,26 @@ pub(crate) const WORKER_ARGUMENT: &str = "conformance-worker";
 /// When the process can't find its own program or start its threads.
 #[must_use]
 pub fn test_main(target: Target) -> ExitCode {
+    test_main_with(target, Vec::new())
+}
+
+/// The same with races that are harder than the catalog's, each a test of its own under its name, in stores beside those of another
+/// target.
+///
+/// # Panics
+/// As [`test_main`].
+#[must_use]
+pub fn test_main_with(target: Target, races: Vec<(String, Target, Arena)>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads can be started");
     if std::env::args().nth(1).as_deref() == Some(WORKER_ARGUMENT) {
         return runtime.block_on(worker::main(std::slice::from_ref(&target.provider)));
     }
     let program = std::env::current_exe().expect("a process knows its program");
-    let target = match &target.worker {
+    let with_worker = |target: Target| match &target.worker {
         Some(_) => target,
-        None => target.with_worker(WorkerCommand { program, arguments: vec![WORKER_ARGUMENT.into()] }),
+        None => target.with_worker(WorkerCommand { program: program.clone(), arguments: vec![WORKER_ARGUMENT.into()] }),
     };
+    let target = with_worker(target);
     let arguments = Arguments::from_args();
     let seed = std::process::id().into();
     let runner = Arc::new(Runner::new(target, seed));
@@ -57,6 +69,14 @@ pub fn test_main(target: Target) -> ExitCode {
                 })
             })
         })
-        .collect();
+        .collect::<Vec<_>>();
+    let races = races.into_iter().map(|(name, target, arena)| {
+        let (runner, runtime) = (Runner::new(with_worker(target), seed), runtime.clone());
+        Trial::test(name, move || match runtime.block_on(runner.race(&arena)) {
+            Ok(()) => Ok(()),
+            Err(broken) => Err(Failed::from(format!("{broken:#?} (seed {seed})"))),
+        })
+    });
+    let trials = trials.into_iter().chain(races).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -1,7 +1,7 @@
 //! The handle that operators and migrations hold.
 
 use crate::store::Handle;
-use crate::{append, examine, read, replicate, schema, seal};
+use crate::{append, examine, index, read, replicate, schema, seal};
 use async_trait::async_trait;
 use evstore_api::{
     AdvanceFeed, Capabilities, CommitsPage, Deadline, Delete, Deleted, FeedAdvanced, Finding, Meta, MetaSwapped,
@@ -67,6 +67,10 @@ impl StoreAdmin for DynamoAdmin {
         if let Some(sequencer) = client.sequencer() {
             let _open = client.enter(request.deadline).await?;
             sequencer.advance(client, request.deadline).await?;
+        }
+        if client.index().is_some() {
+            let _open = client.enter(request.deadline).await?;
+            index::settle(client, request.deadline).await?;
         }
         Ok(FeedAdvanced { head: read::feed_head(client, request.deadline).await? })
     }

@@ -18,7 +18,7 @@ impl Feed {
     /// the store's record came between; behind the appends nothing but the stream's own next slot is looked at.
     pub fn fence(self) -> Fence {
         match self {
-            Self::Sequencer { .. } => Fence::Stream,
+            Self::Sequencer { .. } | Self::ShardedIndex { .. } => Fence::Stream,
             Self::Transactional => Fence::Store,
         }
     }
@@ -35,6 +35,8 @@ pub fn of(config: &Config) -> Capabilities {
         ("an engine that speaks as DynamoDB 2012-08-10", Durability::Memory, Failover::None)
     };
     let (positioned, real_time) = match config.feed {
+        // Who appends may be ahead by half of what commits may be late, who reads waits for twice that, and may be behind by half of it.
+        Feed::ShardedIndex { settling, .. } => (Positioned::Never { settling: settling * 3 }, RealTime::NotKept),
         // Parts of the table are read one after the other, so that what was acknowledged first may come later.
         Feed::Sequencer { poll, .. } => {
             (Positioned::BySequencer { within: poll * IDLE_POLLS + SEQUENCED_BEHIND_LOOK }, RealTime::NotKept)
@@ -42,15 +44,16 @@ pub fn of(config: &Config) -> Capabilities {
         // Each transaction takes the place directly behind the last one that there was.
         Feed::Transactional => (Positioned::ByAppend, RealTime::Kept),
     };
+    let indexed = config.feed.index().is_some();
     Capabilities {
         contract: CONTRACT,
         provider: crate::NAME,
         engine: engine.to_owned(),
         durability,
         failover,
-        order: FeedOrder::Total,
+        order: if indexed { FeedOrder::BestEffort } else { FeedOrder::Total },
         real_time,
-        positions: Positions::Contiguous,
+        positions: if indexed { Positions::Opaque } else { Positions::Contiguous },
         positioned,
         // Every read but a waiting reader's look is strongly consistent.
         reads: Consistency::Strong,
@@ -60,7 +63,8 @@ pub fn of(config: &Config) -> Capabilities {
         processes: Processes::Many,
         fence: config.feed.fence(),
         deletion: Support::Promised,
-        replication: Support::Promised,
+        // A copy brings positions that an index has no place for.
+        replication: if indexed { Support::Refused } else { Support::Promised },
         archive: Support::Promised,
         time_precision: Duration::from_micros(1),
         limits: config.limits,

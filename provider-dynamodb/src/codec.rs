@@ -5,7 +5,8 @@
 //! events are as format v1 encodes them, compressed by zstd where that is smaller, without the four bytes that every frame of zstd begins
 //! with. Removing them strips the commit.
 
-use crate::source::{Place, Progress};
+use crate::place::Place;
+use crate::source::{self, Progress};
 use bytes::Bytes;
 use evstore_api::number::NUMBER_MAX;
 use evstore_api::{
@@ -68,6 +69,8 @@ pub struct Frame {
     pub retained: Revision,
     /// The slot from which on to look for it.
     pub from: CommitNumber,
+    /// Its place in the feed's index, where there is one: it stands beside the frame.
+    pub place: Option<Place>,
 }
 
 impl Frame {
@@ -108,6 +111,7 @@ impl Frame {
             plain_bytes: events.plain_bytes,
             retained,
             from,
+            place: None,
         }
     }
 }
@@ -158,7 +162,8 @@ pub fn encode_frame(stream: &StreamId, number: CommitNumber, frame: &Frame) -> V
     writer.0.extend_from_slice(&frame.digest.0);
     writer.number(frame.first.0);
     writer.number(u64::from(frame.count));
-    writer.time(frame.recorded_at);
+    // Which is when it was appended, where its place says that too.
+    writer.time(Timestamp(frame.recorded_at.0.wrapping_sub(begin_of_time(frame.place))));
     for number in [frame.position.map(|one| one.0), frame.imported.map(|one| one.0)].into_iter().flatten() {
         writer.number(number);
     }
@@ -178,7 +183,7 @@ pub fn encode_frame(stream: &StreamId, number: CommitNumber, frame: &Frame) -> V
     if !frame.extensions.is_empty() {
         writer.bytes(&format::encode_extensions(&frame.extensions));
     }
-    let sum = checksum(stream, number, &writer.0);
+    let sum = checksum(stream, number, frame.place, &writer.0);
     writer.0.extend_from_slice(&sum);
     writer.0
 }
@@ -187,20 +192,20 @@ pub fn encode_frame(stream: &StreamId, number: CommitNumber, frame: &Frame) -> V
 ///
 /// # Errors
 /// `Corrupt`, or `Schema` where a newer release wrote it.
-pub fn decode_frame(stream: &StreamId, number: CommitNumber, stored: &[u8]) -> Result<Frame> {
+pub fn decode_frame(stream: &StreamId, number: CommitNumber, place: Option<Place>, stored: &[u8]) -> Result<Frame> {
     let named = |error: Error| error.with("stream", stream).with("number", number);
     let (body, sum) = stored
         .len()
         .checked_sub(CHECKSUM_BYTES)
         .map(|at| stored.split_at(at))
         .ok_or_else(|| named(corrupt("a stored commit is not one")))?;
-    if checksum(stream, number, body) != *sum {
+    if checksum(stream, number, place, body) != *sum {
         return Err(named(corrupt("stored bytes fail their checksum")));
     }
-    parse_frame(body).map_err(named)
+    parse_frame(place, body).map_err(named)
 }
 
-fn parse_frame(body: &[u8]) -> Result<Frame> {
+fn parse_frame(place: Option<Place>, body: &[u8]) -> Result<Frame> {
     let mut reader = Reader(body);
     reader.format()?;
     let flags = reader.byte()?;
@@ -209,7 +214,7 @@ fn parse_frame(body: &[u8]) -> Result<Frame> {
     let digest = ContentDigest(reader.raw()?);
     let first = Revision(reader.number()?);
     let count = u32::try_from(reader.number()?).map_err(|_| corrupt("a count is out of bounds"))?;
-    let recorded_at = reader.time()?;
+    let recorded_at = Timestamp(reader.time()?.0.wrapping_add(begin_of_time(place)));
     let position = if has(POSITIONED) { Some(Position(reader.number()?)) } else { None };
     let imported = if has(IMPORTED) { Some(Epoch(reader.number()?)) } else { None };
     let group = if has(GROUPED) { Some(CommitId(reader.raw()?)) } else { None };
@@ -243,7 +248,13 @@ fn parse_frame(body: &[u8]) -> Result<Frame> {
         plain_bytes,
         retained,
         from,
+        place,
     })
+}
+
+/// From when on a frame counts time, beside a place.
+fn begin_of_time(place: Option<Place>) -> i64 {
+    place.map_or(0, |place| i64::try_from(place.at).unwrap_or(0))
 }
 
 /// The commit that a frame and its events are; all its checksums are verified.
@@ -351,8 +362,8 @@ pub fn encode_progress(progress: &Progress) -> Vec<u8> {
         writer.bytes(shard.as_bytes());
         match place {
             // No number of a record is empty.
-            Place::Behind(sequence) => writer.bytes(sequence.as_bytes()),
-            Place::Ended => writer.bytes(b""),
+            source::Place::Behind(sequence) => writer.bytes(sequence.as_bytes()),
+            source::Place::Ended => writer.bytes(b""),
         }
     }
     let plain = writer.0;
@@ -384,8 +395,8 @@ pub fn decode_progress(stored: &[u8]) -> Result<Progress> {
     for _ in 0..reader.number()? {
         let shard = reader.text()?.to_owned();
         let place = match reader.text()? {
-            "" => Place::Ended,
-            sequence => Place::Behind(sequence.to_owned()),
+            "" => source::Place::Ended,
+            sequence => source::Place::Behind(sequence.to_owned()),
         };
         shards.insert(shard, place);
     }
@@ -464,13 +475,14 @@ fn flag(set: bool, flag: u8) -> u8 {
     if set { flag } else { 0 }
 }
 
-fn checksum(stream: &StreamId, number: CommitNumber, body: &[u8]) -> [u8; CHECKSUM_BYTES] {
+fn checksum(stream: &StreamId, number: CommitNumber, place: Option<Place>, body: &[u8]) -> [u8; CHECKSUM_BYTES] {
     let mut hasher = crc32fast::Hasher::new();
     // Names hold no NUL: the parts can't be shifted against each other.
     for part in [stream.namespace.as_str().as_bytes(), b"\0", stream.name.as_str().as_bytes(), b"\0"] {
         hasher.update(part);
     }
     hasher.update(&number.0.to_le_bytes());
+    hasher.update(&place.map(Place::encode).unwrap_or_default());
     hasher.update(body);
     hasher.finalize().to_le_bytes()
 }
@@ -602,7 +614,12 @@ mod tests {
             plain_bytes: None,
             retained: Revision(1),
             from: CommitNumber(1),
+            place: None,
         }
+    }
+
+    fn place() -> Place {
+        Place::behind(None, Timestamp(1_800_000_000_000_000), ContentDigest([2; 16]))
     }
 
     fn frames() -> Vec<Frame> {
@@ -623,6 +640,8 @@ mod tests {
                 from: CommitNumber(4),
                 ..frame()
             },
+            Frame { place: Some(place()), recorded_at: Timestamp(1_800_000_000_000_000), ..frame() },
+            Frame { place: Some(place()), recorded_at: Timestamp(i64::MIN), ..frame() },
         ]
     }
 
@@ -630,10 +649,13 @@ mod tests {
     fn a_frame_reads_back_from_its_slot_and_no_other() {
         for frame in frames() {
             let stored = encode_frame(&stream(), CommitNumber(3), &frame);
-            assert_eq!(decode_frame(&stream(), CommitNumber(3), &stored).unwrap(), frame);
+            assert_eq!(decode_frame(&stream(), CommitNumber(3), frame.place, &stored).unwrap(), frame);
             let elsewhere = StreamId::within("tenan", "torder-42").unwrap();
-            for (stream, number) in [(stream(), 4), (elsewhere, 3)] {
-                let error = decode_frame(&stream, CommitNumber(number), &stored).unwrap_err();
+            let moved = Some(Place::behind(frame.place, Timestamp(1), frame.digest));
+            for (stream, number, place) in
+                [(stream(), 4, frame.place), (elsewhere, 3, frame.place), (stream(), 3, moved)]
+            {
+                let error = decode_frame(&stream, CommitNumber(number), place, &stored).unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Corrupt);
             }
         }
@@ -642,7 +664,7 @@ mod tests {
     #[test]
     fn every_flipped_bit_and_every_cut_is_found() {
         let mut forms = Vec::new();
-        for frame in frames() {
+        for frame in frames().into_iter().filter(|frame| frame.place.is_none()) {
             let stored = encode_frame(&stream(), CommitNumber(3), &frame);
             forms.push((stored, "frame"));
         }
@@ -650,7 +672,7 @@ mod tests {
         forms.push((encode_refs(Position(5), Position(8), &[one.clone(), one]), "refs"));
         for (stored, form) in forms {
             let reads = |stored: &[u8]| match form {
-                "frame" => decode_frame(&stream(), CommitNumber(3), stored).is_ok(),
+                "frame" => decode_frame(&stream(), CommitNumber(3), None, stored).is_ok(),
                 _ => decode_refs(stored).is_ok(),
             };
             assert!(reads(&stored));
@@ -708,6 +730,12 @@ mod tests {
         // One byte for each attribute's name, and a number takes one for two digits and one more.
         let keys = 4 + stream.name.as_str().len() + 1 + 7_usize.div_ceil(2);
         let item = keys + encode_frame(&stream, number, &frame).len() + events.len();
+        assert!(item <= 1_024, "{item} bytes");
+        // With an index there are a shard and a place, which also says when.
+        let place = Place::behind(None, frame.recorded_at, frame.digest);
+        let frame = Frame { position: None, place: Some(place), ..frame };
+        let index = (1 + 1) + (1 + place.encode().len());
+        let item = keys + encode_frame(&stream, number, &frame).len() + events.len() + index;
         assert!(item <= 1_024, "{item} bytes");
     }
 

@@ -14,6 +14,10 @@ const VALUE_BYTES_CEILING: u64 = 409_600 - 4_096;
 const PAGE_ITEMS: u32 = 1_000;
 /// Longest window: reading it is one query, and its ids are kept in memory.
 const WINDOW_CEILING: u64 = 1_000;
+/// Most shards of the feed's index: each is a query of every look at the feed.
+const SHARDS_CEILING: u64 = 64;
+/// Longest time that commits are given to come into the index.
+const SETTLING_CEILING: Duration = Duration::from_secs(60);
 /// Most units that a table is given by hand.
 const UNITS_CEILING: u64 = 1_000_000;
 /// What stands between the table of a store and the tag of a scratch store.
@@ -36,12 +40,27 @@ pub const KEYS: &[ConfigKey] = &[
     evstore_aws::SESSION_TOKEN,
     plain(
         "feed",
-        KeyKind::OneOf(&["sequencer", "transactional"]),
+        KeyKind::OneOf(&["sequencer", "transactional", "sharded-index"]),
         "sequencer",
         "How the feed comes about. `sequencer`: an append touches its stream only, and a sequencer \
          that reads the table's change stream gives the positions behind it. `transactional`: an append takes its \
-         positions in its own transaction, in one order and at once, and all of a store's appends share one next position. Fixed when \
-         the store is made.",
+         positions in its own transaction, in one order and at once, and all of a store's appends share one next position. \
+         `sharded-index`: the table's own index orders commits by when they were appended, by best effort: no positions, and readers \
+         wait until what may come late has come. Fixed when the store is made.",
+    ),
+    plain(
+        "shards",
+        KeyKind::Count,
+        "4",
+        "With `feed = \"sharded-index\"`, partitions of the index, 1 to 64. Each takes a thousand appends a second, and each is a query \
+         of every look at the feed. Fixed when the store is made.",
+    ),
+    plain(
+        "settling",
+        KeyKind::Duration,
+        "5s",
+        "With `feed = \"sharded-index\"`, how late a commit may come into the index behind the moment of its append, up to a minute; \
+         the same in every process. Clocks may be half of it off, readers wait twice as long, and what comes later stops them.",
     ),
     plain(
         "sequencer",
@@ -134,6 +153,13 @@ pub enum Feed {
     },
     /// Appends take their positions in their own transaction.
     Transactional,
+    /// An index of the table orders commits by when they were appended.
+    ShardedIndex {
+        /// Its partitions.
+        shards: u8,
+        /// How late a commit may come into it.
+        settling: Duration,
+    },
 }
 
 impl Feed {
@@ -142,14 +168,23 @@ impl Feed {
         match self {
             Self::Sequencer { .. } => "sequencer",
             Self::Transactional => "transactional",
+            Self::ShardedIndex { .. } => "sharded-index",
         }
     }
 
     /// Whether appends write to their streams alone.
     pub fn is_behind_appends(self) -> bool {
         match self {
-            Self::Sequencer { .. } => true,
+            Self::Sequencer { .. } | Self::ShardedIndex { .. } => true,
             Self::Transactional => false,
+        }
+    }
+
+    /// The shards of its index and how late commits may come into it, where there is one.
+    pub fn index(&self) -> Option<(u8, Duration)> {
+        match *self {
+            Self::ShardedIndex { shards, settling } => Some((shards, settling)),
+            Self::Sequencer { .. } | Self::Transactional => None,
         }
     }
 }
@@ -213,12 +248,19 @@ impl Config {
         let units = |key| bounded(settings, key, 1, UNITS_CEILING);
         let time =
             |key| settings.duration(key).filter(|time| !time.is_zero()).ok_or_else(|| out_of_bounds(settings, key));
+        if time("settling")? > SETTLING_CEILING {
+            return Err(out_of_bounds(settings, "settling"));
+        }
         Ok(Self {
             own: settings.store().clone(),
             table: table(settings)?,
             access: Access::new(settings)?,
             feed: match settings.text("feed") {
                 Some("transactional") => Feed::Transactional,
+                Some("sharded-index") => Feed::ShardedIndex {
+                    shards: bounded(settings, "shards", 1, SHARDS_CEILING)? as u8,
+                    settling: time("settling")?,
+                },
                 _ => Feed::Sequencer {
                     inside: settings.text("sequencer") != Some("apart"),
                     poll: time("sequencer_poll")?,
@@ -292,8 +334,9 @@ mod tests {
         let bad = [
             ("sequencer", "never"),
             ("sequencer_poll", "0s"),
-            ("feed", "sharded-index"),
             ("feed", "sqs-fifo"),
+            ("settling", "0s"),
+            ("settling", "61s"),
             ("idempotency_commits", "63"),
             ("commit_bytes_max", "400KiB"),
             ("table", "a b"),
@@ -303,6 +346,14 @@ mod tests {
         ];
         for given in bad {
             assert_eq!(config(&[given]).unwrap_err().kind(), ErrorKind::Invalid, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn an_index_has_its_shards() {
+        for (shards, good) in [("0", false), ("1", true), ("64", true), ("65", false)] {
+            let given = config(&[("feed", "sharded-index"), ("shards", shards)]);
+            assert_eq!(given.is_ok_and(|config| config.feed.index().is_some()), good, "{shards}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! What an operator should know of the tables: what they are paid by, and whether they can be restored.
 
+use crate::index;
 use crate::log;
 use crate::schema;
 use crate::sequencer::Sequencer;
@@ -12,6 +13,9 @@ use std::time::Duration;
 /// A commit that waits so long for its position says that nobody works; one that waits so long, that a day is soon over.
 const LATE_FROM: Duration = Duration::from_secs(60);
 const TOO_LATE_FROM: Duration = Duration::from_secs(6 * 60 * 60);
+
+/// Streams whose ends are looked for in the feed's index.
+const STREAMS_MAX: usize = 10_000;
 
 /// Looks at every table that is there.
 pub async fn examine(client: &Client, deadline: Deadline) -> Result<Vec<Finding>> {
@@ -38,7 +42,41 @@ pub async fn examine(client: &Client, deadline: Deadline) -> Result<Vec<Finding>
     if let Some(sequencer) = client.sequencer() {
         findings.extend(behind(client, sequencer, deadline).await?);
     }
+    if client.index().is_some() {
+        findings.extend(unindexed(client, deadline).await?);
+    }
     Ok(findings)
+}
+
+/// Whether the feed's index has the end of every stream: the only way to find one that never came.
+async fn unindexed(client: &Client, deadline: Deadline) -> Result<Option<Finding>> {
+    const ABOUT: &str = "feed index";
+    let found = match index::missing(client, STREAMS_MAX, deadline).await {
+        Ok(found) => found,
+        // The schema's own check says so.
+        Err(error) if error.kind() == ErrorKind::Schema => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::Denied => {
+            return Ok(Some(Finding::warning(
+                ABOUT,
+                "whether it has the end of every stream can't be looked at with these credentials",
+                "allow dynamodb:Query on the index `feed` of the first table",
+            )));
+        }
+        Err(error) => return Err(error),
+    };
+    let of = if found.is_all { "all" } else { "the first" };
+    let Some(one) = found.missing.first() else {
+        return Ok(Some(Finding::fine(ABOUT, format!("it has the ends of {of} {} streams", found.streams))));
+    };
+    Ok(Some(Finding::problem(
+        ABOUT,
+        format!(
+            "it lacks the ends of {} of {of} {} streams for longer than `settling`, that of {one} say",
+            found.missing.len(),
+            found.streams
+        ),
+        "see whether writes to the index are throttled; its readers stop at what it lacks, or are told once it comes",
+    )))
 }
 
 /// How far the sequencer is behind. What it did not come to within a day is not in the change stream any more.

@@ -34,7 +34,7 @@ impl Floor for Service {
     }
 
     async fn connect(&self, scratch: &Settings) -> Result<Arc<dyn Bare>> {
-        Ok(Arc::new(One(Link::new(&Config::new(scratch)?).await?)))
+        Ok(Arc::new(One(Link::new(&Config::new(scratch)?, None).await?)))
     }
 }
 

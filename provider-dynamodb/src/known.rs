@@ -4,8 +4,9 @@
 
 use crate::codec::{self, Frame, corrupt};
 use crate::link::{Order, Range};
+use crate::place::Place;
 use crate::store::Client;
-use crate::tables::{FRAME, Item, NUMBER, POSITION, Table, bytes_of, number, number_of, numbered, stream_key};
+use crate::tables::{FRAME, Item, NUMBER, PLACE, POSITION, Table, bytes_of, number, number_of, numbered, stream_key};
 use evstore_api::capabilities::Fence;
 use evstore_api::{
     Appended, CommitId, CommitKind, CommitNumber, Deadline, Epoch, Head, Meta, Position, Result, Revision, StoreName,
@@ -20,6 +21,9 @@ use std::sync::{Mutex, PoisonError};
 const STREAMS_MAX: usize = 4_096;
 /// Places at which readers stopped that are kept, so that the next page need not look for them.
 const PLACES_MAX: usize = 16_384;
+
+/// What of an item is not the events of its commit.
+pub const FRAMES: &str = "n, f, p, i";
 
 /// What stands last in a stream. What can be done with it also hangs on the store's record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +46,8 @@ pub struct Last {
     pub commit: CommitId,
     /// Position of its last commit, as far as it was there when this was read.
     pub position: Option<Position>,
+    /// Place of its last commit in the feed's index, where there is one.
+    pub place: Option<Place>,
 }
 
 impl Last {
@@ -57,6 +63,7 @@ impl Last {
             imported: None,
             commit: CommitId([0; 16]),
             position: None,
+            place: None,
         }
     }
 
@@ -72,6 +79,7 @@ impl Last {
             imported: frame.imported,
             commit: frame.id,
             position: frame.position,
+            place: frame.place,
         }
     }
 
@@ -198,7 +206,8 @@ impl<K: Eq + Hash, V> Recent<K, V> {
         self.young.insert(key, value);
     }
 
-    fn remove(&mut self, key: &K) {
+    /// Forgets what is kept under a key.
+    pub fn remove(&mut self, key: &K) {
         self.young.remove(key);
         self.old.remove(key);
     }
@@ -212,7 +221,8 @@ pub fn frame_of(stream: &StreamId, item: &Item) -> Result<Option<(CommitNumber, 
     let Some(stored) = bytes_of(item, FRAME) else { return Ok(None) };
     let number = number_of(item, NUMBER).ok_or_else(|| corrupt("a commit has no number").with("stream", stream))?;
     let number = CommitNumber(number);
-    let mut frame = codec::decode_frame(stream, number, &stored)?;
+    let place = bytes_of(item, PLACE).map(|place| Place::decode(&place)).transpose()?;
+    let mut frame = codec::decode_frame(stream, number, place, &stored)?;
     // A sequencer writes it beside the frame, behind the append.
     frame.position = frame.position.or_else(|| number_of(item, POSITION).map(Position));
     Ok(Some((number, frame)))
@@ -226,7 +236,7 @@ pub fn frames(stream: &StreamId, from: u64, order: Order) -> Range {
         from: Some(number(from)),
         to: None,
         order,
-        only: Some("n, f, p"),
+        only: Some(FRAMES),
     }
 }
 

@@ -10,11 +10,12 @@ use crate::error;
 use crate::known::{self, Known, Last};
 use crate::link::{Condition, TRANSACTION_BYTES_MAX, TRANSACTION_ITEMS_MAX, Transacted, Verdict, Write, Written};
 use crate::log::{self, Owner, Tail};
+use crate::place;
 use crate::read;
 use crate::schema::{self, StoredMeta};
 use crate::store::Client;
 use crate::tables::{
-    BURNT, EVENTS, FRAME, Item, STREAMS, Table, bytes, listed_name, named, numbered, stream_key, with,
+    BURNT, EVENTS, FRAME, Item, PLACE, SHARD, STREAMS, Table, bytes, listed_name, named, numbered, stream_key, with,
 };
 use aws_sdk_dynamodb::types::AttributeValue;
 use evstore_api::{
@@ -584,7 +585,7 @@ impl<'a> Batch<'a> {
             let stream = &job.work.wanted.stream;
             let positions = u64::from(frame.count.max(1));
             refs.push(Ref { stream: stream.clone(), number: slot.number, positions });
-            let item = commit_item(stream, slot.number, frame, &job.work.events);
+            let item = commit_item(self.client, stream, slot.number, frame, &job.work.events);
             let commit = Write::put(Table::Commits, item, Some(Condition::absent()));
             writes.push(Placed { stream: Some(stream.clone()), write: commit });
             let beside = beside(self.client, stream, slot.number, &frame.kind);
@@ -694,6 +695,7 @@ pub fn new_frame(work: &Work, slot: &Slot, last: &Last, cut: Option<(Revision, C
         plain_bytes: work.events.plain_bytes,
         retained,
         from,
+        place: None,
     })
 }
 
@@ -737,9 +739,16 @@ struct Placed {
 }
 
 /// A commit as it is put.
-pub fn commit_item(stream: &StreamId, number: CommitNumber, frame: &Frame, events: &Events) -> Item {
-    let item = numbered(stream_key(stream), number.0);
+pub fn commit_item(client: &Client, stream: &StreamId, number: CommitNumber, frame: &Frame, events: &Events) -> Item {
+    let key = stream_key(stream);
+    let place = client.config().feed.index().zip(frame.place);
+    let place = place.map(|((shards, _), place)| (place::shard_of(&key, shards), place));
+    let item = numbered(key, number.0);
     let item = with(item, FRAME, bytes(encode_frame(stream, number, frame)));
+    let item = match place {
+        Some((shard, place)) => with(with(item, SHARD, bytes([shard])), PLACE, bytes(place.encode())),
+        None => item,
+    };
     match &events.stored {
         Some(stored) => with(item, EVENTS, bytes(stored.to_vec())),
         None => item,

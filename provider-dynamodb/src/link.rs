@@ -4,16 +4,18 @@
 use crate::codec::corrupt;
 use crate::config::Config;
 use crate::error::{self, Purpose};
-use crate::tables::{BURNT, COUNT, Item, KEY, Table, Tables, number, text};
+use crate::server_time::ServerTime;
+use crate::tables::{BURNT, COUNT, INDEX, Item, KEY, Table, Tables, number, text};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{
     AttributeValue, CancellationReason, ConditionCheck, ConsumedCapacity, KeysAndAttributes, Put,
-    ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
+    ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure, Select, TransactWriteItem,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use evstore_api::{Deadline, Error, ErrorKind, Position, Result, Usage};
@@ -173,6 +175,19 @@ pub struct Range {
     pub only: Option<&'static str>,
 }
 
+/// Entries of a shard of the feed's index, in their order.
+#[derive(Clone, Debug)]
+pub struct ShardRange {
+    /// Which shard.
+    pub shard: u8,
+    /// From this sort key on, included.
+    pub from: Vec<u8>,
+    /// Up to this sort key, included, which is not before the first.
+    pub to: Vec<u8>,
+    /// Which way.
+    pub order: Order,
+}
+
 /// Which way a range is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -196,9 +211,14 @@ impl Link {
     ///
     /// # Errors
     /// `Invalid` where there is no region.
-    pub async fn new(config: &Config) -> Result<Self> {
+    pub async fn new(config: &Config, time: Option<&ServerTime>) -> Result<Self> {
         let loaded = config.access.load(config.request_timeout).await?;
-        Ok(Self { client: Client::new(&loaded), tables: Tables::new(&config.table) })
+        let settings = aws_sdk_dynamodb::config::Builder::from(&loaded);
+        let settings = match time {
+            Some(time) => settings.interceptor(time.clone()),
+            None => settings,
+        };
+        Ok(Self { client: Client::from_conf(settings.build()), tables: Tables::new(&config.table) })
     }
 
     /// The SDK's client, for the few requests about tables themselves.
@@ -271,6 +291,61 @@ impl Link {
         let output = output.map_err(|error| error::failed(&error, Purpose::Read))?;
         read(usage, output.consumed_capacity.as_slice());
         Ok(Part { items: output.items.unwrap_or_default(), next: output.last_evaluated_key })
+    }
+
+    /// Reads a part of a shard of the feed's index, as far as that has come: as many entries as asked for, or a megabyte.
+    ///
+    /// # Errors
+    /// As [`error::failed`] for a read.
+    pub async fn entries(
+        &self,
+        range: &ShardRange,
+        start: Option<Item>,
+        limit: u32,
+        deadline: Deadline,
+        usage: &mut Usage,
+    ) -> Result<Part> {
+        let limit = i32::try_from(limit.max(1)).unwrap_or(i32::MAX);
+        let request = self.index_query(range).limit(limit).set_exclusive_start_key(start);
+        let output = bounded(request.send(), deadline, Purpose::Read).await?;
+        usage.requests += 1;
+        let output = output.map_err(|error| error::failed(&error, Purpose::Read))?;
+        read(usage, output.consumed_capacity.as_slice());
+        Ok(Part { items: output.items.unwrap_or_default(), next: output.last_evaluated_key })
+    }
+
+    /// Counts the entries of a part of a shard of the feed's index, as far as that has come.
+    ///
+    /// # Errors
+    /// As [`error::failed`] for a read.
+    pub async fn count(&self, range: &ShardRange, deadline: Deadline, usage: &mut Usage) -> Result<u64> {
+        let (mut count, mut start) = (0, None);
+        loop {
+            let request = self.index_query(range).select(Select::Count).set_exclusive_start_key(start);
+            let output = bounded(request.send(), deadline, Purpose::Read).await?;
+            usage.requests += 1;
+            let output = output.map_err(|error| error::failed(&error, Purpose::Read))?;
+            read(usage, output.consumed_capacity.as_slice());
+            count += u64::try_from(output.count).unwrap_or(0);
+            start = output.last_evaluated_key;
+            if start.is_none() {
+                return Ok(count);
+            }
+        }
+    }
+
+    /// A query of the index, which is never strongly consistent.
+    fn index_query(&self, range: &ShardRange) -> QueryFluentBuilder {
+        self.client
+            .query()
+            .table_name(self.table(Table::Commits))
+            .index_name(INDEX)
+            .key_condition_expression("g = :g AND i BETWEEN :from AND :to")
+            .expression_attribute_values(":g", crate::tables::bytes([range.shard]))
+            .expression_attribute_values(":from", crate::tables::bytes(&range.from[..]))
+            .expression_attribute_values(":to", crate::tables::bytes(&range.to[..]))
+            .scan_index_forward(range.order == Order::Rising)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
     }
 
     /// Reads items by their keys, in no order. What the service leaves over is asked for again.

@@ -2,7 +2,8 @@
 
 use crate::codec::{self, Frame, Ref, corrupt};
 use crate::config::Feed;
-use crate::known::{Last, frame_of};
+use crate::index;
+use crate::known::{FRAMES, Last, frame_of};
 use crate::link::{Order, Range};
 use crate::log::{self, Entry};
 use crate::schema;
@@ -26,11 +27,11 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 /// Items that one request asks for at most; a megabyte of them comes at most.
-const PART_ITEMS_MAX: u32 = 5_000;
+pub const PART_ITEMS_MAX: u32 = 5_000;
 /// Fewest bytes that a commit takes in a table, for a first guess of how many to ask for.
 const COMMIT_BYTES_MIN: u64 = 128;
 /// Commits of the feed that are fetched at a time: as many as one request has keys.
-const FETCHED_AT_ONCE: usize = 100;
+pub const FETCHED_AT_ONCE: usize = 100;
 /// Names that a list reads at a time at least, where it drops some of them.
 const FILTERED_AT_ONCE: usize = 500;
 /// Heads that a list reads at a time.
@@ -52,7 +53,7 @@ pub async fn head(client: &Client, request: &ReadHead) -> Result<Head> {
 /// What stands last in a stream: one item is read, of however long a stream.
 pub async fn last(client: &Client, stream: &StreamId, deadline: Deadline, usage: &mut Usage) -> Result<Last> {
     let mut walk = Walk::new(client, stream, 1, Order::Falling);
-    walk.range.only = Some("n, f, p");
+    walk.range.only = Some(FRAMES);
     while walk.ready.is_empty() && walk.more(1, deadline, usage).await? {}
     Ok(walk.ready.front().map_or_else(Last::missing, |first| Last::of(first.number, &first.frame)))
 }
@@ -381,6 +382,9 @@ fn as_cut(mut commit: Commit, from: CommitNumber) -> Commit {
 
 /// Reads the feed.
 pub async fn read_feed(client: &Client, request: &ReadFeed) -> Result<FeedPage> {
+    if client.index().is_some() {
+        return index::read_feed(client, request).await;
+    }
     limits::check_page(client.limits(), request.limit)?;
     let _open = client.enter(request.deadline).await?;
     let deadline = request.deadline;
@@ -426,7 +430,7 @@ async fn catch_up(client: &Client, deadline: Deadline) -> bool {
     let Some(sequencer) = client.sequencer() else { return false };
     match client.config().feed {
         Feed::Sequencer { inside: true, .. } => {}
-        Feed::Sequencer { inside: false, .. } | Feed::Transactional => return false,
+        Feed::Sequencer { inside: false, .. } | Feed::Transactional | Feed::ShardedIndex { .. } => return false,
     }
     // Where it fails, the feed is what it is: its background task says why.
     sequencer.catch_up(client, deadline).await.unwrap_or(false)
@@ -511,6 +515,9 @@ pub async fn fetch(
 
 /// Waits until the feed has more. The deadline is an answer here, not an error.
 pub async fn wait_feed(client: &Client, request: &WaitFeed) -> Result<Waited> {
+    if client.index().is_some() {
+        return index::wait_feed(client, request).await;
+    }
     // Heard from before the first look, so that nothing rings unheard between a look and a wait.
     let mut bell = client.listen();
     if let Some(sequencer) = client.sequencer() {
@@ -541,6 +548,9 @@ pub async fn wait_feed(client: &Client, request: &WaitFeed) -> Result<Waited> {
 
 /// Reads the end of the feed, and how far it is behind the streams where appends do not order it.
 pub async fn feed_head(client: &Client, deadline: Deadline) -> Result<FeedHead> {
+    if client.index().is_some() {
+        return index::feed_head(client, deadline).await;
+    }
     let _open = client.enter(deadline).await?;
     let mut usage = Usage::default();
     let meta = schema::read_meta(client, deadline, &mut usage).await?;

@@ -23,6 +23,7 @@ use evstore_api::{
 };
 use evstore_kit::copy::{self, Claimed, CommitFate, Fate};
 use evstore_kit::limits;
+use evstore_kit::refusal;
 use futures::future::try_join_all;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -38,6 +39,9 @@ const REF_BYTES: usize = 32;
 /// Copies the items of a request.
 pub async fn replicate(client: &Client, request: Replicate) -> Result<Replicated> {
     let _open = client.enter(request.deadline).await?;
+    if client.index().is_some() {
+        return Err(refusal::unsupported("replicate", "replication", client.capabilities().replication));
+    }
     let items = prepared(client, &request)?;
     let deadline = request.deadline;
     let mut usage = Usage::default();
@@ -347,7 +351,7 @@ impl<'a> Draft<'a> {
         commit.first_position = Some(first);
         let (retained, from) = self.retained(&commit).await?;
         let frame = Frame::of(&commit, events, retained, from);
-        let item = commit_item(&commit.stream, commit.number, &frame, events);
+        let item = commit_item(self.client, &commit.stream, commit.number, &frame, events);
         let one = Ref { stream: commit.stream.clone(), number: commit.number, positions: commit.positions() };
         let last = Position(first.0 + commit.positions() - 1);
         let mut writes = vec![Write::put(Table::Commits, item, Some(Condition::absent()))];

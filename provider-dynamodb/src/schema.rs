@@ -8,12 +8,14 @@ use crate::link::{Condition, Transacted, Verdict, Write, sleep};
 use crate::log::{self, Tail};
 use crate::store::Client;
 use crate::tables::{
-    COUNT, KEY, LAYOUT, META, Table, VALUE, bytes, bytes_of, named, number, number_of, text, text_of, with,
+    COUNT, INDEX, KEY, LAYOUT, META, PLACE, SHARD, Table, VALUE, bytes, bytes_of, named, number, number_of, text,
+    text_of, with,
 };
 use aws_sdk_dynamodb::operation::create_table::CreateTableError;
 use aws_sdk_dynamodb::operation::describe_table::DescribeTableError;
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ProvisionedThroughput, ScalarAttributeType,
+    AttributeDefinition, BillingMode, GlobalSecondaryIndex, GlobalSecondaryIndexDescription, IndexStatus,
+    KeySchemaElement, KeyType, Projection, ProjectionType, ProvisionedThroughput, ScalarAttributeType,
     StreamSpecification, StreamViewType, TableDescription, TableStatus, TimeToLiveStatus,
 };
 use evstore_api::{
@@ -106,7 +108,11 @@ fn record(client: &Client, meta: &Meta, token: u64) -> crate::tables::Item {
 /// What has to be the same in every process that opens the store.
 fn layout(client: &Client) -> String {
     let config = client.config();
-    format!("{LAYOUT_VERSION} {} {}", config.feed.name(), config.snapshots.name())
+    let (feed, snapshots) = (config.feed.name(), config.snapshots.name());
+    match config.feed.index() {
+        Some((shards, _)) => format!("{LAYOUT_VERSION} {feed} of {shards} {snapshots}"),
+        None => format!("{LAYOUT_VERSION} {feed} {snapshots}"),
+    }
 }
 
 /// What [`apply`] would do.
@@ -194,7 +200,14 @@ pub async fn check(client: &Client, deadline: Deadline) -> Result<Arc<StoredMeta
         Some(found) if found == layout(client) => {}
         Some(found) => return Err(other_layout(client, &found)),
     }
-    read_meta(client, deadline, &mut Usage::default()).await
+    let meta = read_meta(client, deadline, &mut Usage::default()).await?;
+    if client.index().is_some_and(|index| !index.time().is_known()) {
+        return Err(Error::new(
+            ErrorKind::Schema,
+            "the service's answers have no date, without which feed = \"sharded-index\" can't tell clocks that are off",
+        ));
+    }
+    Ok(meta)
 }
 
 async fn stored_layout(client: &Client, deadline: Deadline) -> Result<Option<String>> {
@@ -204,9 +217,12 @@ async fn stored_layout(client: &Client, deadline: Deadline) -> Result<Option<Str
 }
 
 fn other_layout(client: &Client, found: &str) -> Error {
-    Error::new(ErrorKind::Schema, "the store was made in another layout, or with another `feed` or `snapshots`")
-        .with("made", found)
-        .with("ours", layout(client))
+    Error::new(
+        ErrorKind::Schema,
+        "the store was made in another layout, or with another `feed`, `shards` or `snapshots`",
+    )
+    .with("made", found)
+    .with("ours", layout(client))
 }
 
 /// A table as the service describes it; none where there is none.
@@ -231,11 +247,11 @@ fn check_table(client: &Client, table: Table, found: &TableDescription) -> Resul
     if keys != [(KEY, KeyType::Hash), (table.sort_key(), KeyType::Range)] {
         return refused("a table has other keys than the store's");
     }
-    let wrong_type = found.attribute_definitions().iter().any(|one| {
-        let wanted =
-            if one.attribute_name() == crate::tables::NUMBER { ScalarAttributeType::N } else { ScalarAttributeType::S };
-        [KEY, table.sort_key()].contains(&one.attribute_name()) && *one.attribute_type() != wanted
-    });
+    let wanted = attributes(client, table);
+    let wrong_type = found
+        .attribute_definitions()
+        .iter()
+        .any(|one| wanted.iter().any(|(name, kind)| *name == one.attribute_name() && kind != one.attribute_type()));
     if wrong_type {
         return refused("a key of a table is of another type than the store's");
     }
@@ -244,6 +260,20 @@ fn check_table(client: &Client, table: Table, found: &TableDescription) -> Resul
         let shown = stream.filter(|one| one.stream_enabled()).and_then(|one| one.stream_view_type());
         if !matches!(shown, Some(StreamViewType::NewImage | StreamViewType::NewAndOldImages)) {
             return refused("a table has no change stream with new images, which feed = \"sequencer\" reads");
+        }
+    }
+    if has_index(client, table) {
+        let named = |one: &&GlobalSecondaryIndexDescription| one.index_name() == Some(INDEX);
+        let Some(index) = found.global_secondary_indexes().iter().find(named) else {
+            return refused("a table has no index `feed`, which feed = \"sharded-index\" reads");
+        };
+        let keys: Vec<_> =
+            index.key_schema().iter().map(|key| (key.attribute_name(), key.key_type().clone())).collect();
+        if keys != [(SHARD, KeyType::Hash), (PLACE, KeyType::Range)] {
+            return refused("the index `feed` of a table has other keys than the store's");
+        }
+        if index.index_status() == Some(&IndexStatus::Creating) {
+            return refused("the index `feed` of a table is being made, and shows a part of the commits");
         }
     }
     if !found.replicas().is_empty() {
@@ -255,6 +285,22 @@ fn check_table(client: &Client, table: Table, found: &TableDescription) -> Resul
 /// Whether the sequencer reads the changes of a table.
 fn has_stream(client: &Client, table: Table) -> bool {
     table == Table::Commits && matches!(client.config().feed, Feed::Sequencer { .. })
+}
+
+/// Whether a table has the index that is the feed.
+fn has_index(client: &Client, table: Table) -> bool {
+    table == Table::Commits && client.config().feed.index().is_some()
+}
+
+/// The attributes that are keys of a table or its index, each with its type.
+fn attributes(client: &Client, table: Table) -> Vec<(&'static str, ScalarAttributeType)> {
+    let kind = |name: &'static str| match name {
+        crate::tables::NUMBER => (name, ScalarAttributeType::N),
+        SHARD | PLACE => (name, ScalarAttributeType::B),
+        _ => (name, ScalarAttributeType::S),
+    };
+    let of_index = has_index(client, table).then_some([SHARD, PLACE]);
+    [KEY, table.sort_key()].into_iter().chain(of_index.into_iter().flatten()).map(kind).collect()
 }
 
 /// Refuses a table whose items may expire: no commit does.
@@ -276,10 +322,6 @@ async fn check_expiry(client: &Client, table: Table, deadline: Deadline) -> Resu
 /// Makes a table; false where it is there, or another makes it just now.
 pub async fn create(client: &Client, table: Table, deadline: Deadline) -> Result<bool> {
     let key = |name: &str, kind: KeyType| KeySchemaElement::builder().attribute_name(name).key_type(kind).build();
-    let define = |name: &str| {
-        let kind = if name == crate::tables::NUMBER { ScalarAttributeType::N } else { ScalarAttributeType::S };
-        AttributeDefinition::builder().attribute_name(name).attribute_type(kind).build()
-    };
     let complete = "name and type are given";
     let sort = table.sort_key();
     let request = client
@@ -288,24 +330,41 @@ pub async fn create(client: &Client, table: Table, deadline: Deadline) -> Result
         .create_table()
         .table_name(client.link().table(table))
         .key_schema(key(KEY, KeyType::Hash).expect(complete))
-        .key_schema(key(sort, KeyType::Range).expect(complete))
-        .attribute_definitions(define(KEY).expect(complete))
-        .attribute_definitions(define(sort).expect(complete));
+        .key_schema(key(sort, KeyType::Range).expect(complete));
+    let request = attributes(client, table).into_iter().fold(request, |request, (name, kind)| {
+        let define = AttributeDefinition::builder().attribute_name(name).attribute_type(kind);
+        request.attribute_definitions(define.build().expect(complete))
+    });
     let stream = StreamSpecification::builder().stream_enabled(true).stream_view_type(StreamViewType::NewImage);
     let request = match has_stream(client, table) {
         true => request.stream_specification(stream.build().expect("it is said whether there is one")),
         false => request,
     };
-    let request = match client.config().billing {
-        Billing::OnDemand => request.billing_mode(BillingMode::PayPerRequest),
+    let units = match client.config().billing {
+        Billing::OnDemand => None,
         Billing::Provisioned { read, write } => {
             let units = ProvisionedThroughput::builder()
                 .read_capacity_units(i64::try_from(read).unwrap_or(i64::MAX))
                 .write_capacity_units(i64::try_from(write).unwrap_or(i64::MAX));
-            request
-                .billing_mode(BillingMode::Provisioned)
-                .provisioned_throughput(units.build().expect("both are given"))
+            Some(units.build().expect("both are given"))
         }
+    };
+    let request = match has_index(client, table) {
+        true => {
+            let places = Projection::builder().projection_type(ProjectionType::KeysOnly).build();
+            let index = GlobalSecondaryIndex::builder()
+                .index_name(INDEX)
+                .key_schema(key(SHARD, KeyType::Hash).expect(complete))
+                .key_schema(key(PLACE, KeyType::Range).expect(complete))
+                .projection(places)
+                .set_provisioned_throughput(units.clone());
+            request.global_secondary_indexes(index.build().expect(complete))
+        }
+        false => request,
+    };
+    let request = match units {
+        None => request.billing_mode(BillingMode::PayPerRequest),
+        Some(units) => request.billing_mode(BillingMode::Provisioned).provisioned_throughput(units),
     };
     let answer = tokio::time::timeout_at(deadline.0.into(), request.send()).await;
     match answer.map_err(|_| error::late(Purpose::Write))? {
@@ -351,14 +410,12 @@ pub async fn drop_tables(client: &Client, deadline: Deadline) -> Result<()> {
 
 /// The table as a resource of CloudFormation, by its logical name.
 fn template(client: &Client, table: Table) -> Value {
-    let kind = |name: &str| if name == crate::tables::NUMBER { "N" } else { "S" };
     let sort = table.sort_key();
+    let define =
+        |(name, kind): (&str, ScalarAttributeType)| json!({ "AttributeName": name, "AttributeType": kind.as_str() });
     let mut properties = json!({
         "TableName": client.link().table(table),
-        "AttributeDefinitions": [
-            { "AttributeName": KEY, "AttributeType": kind(KEY) },
-            { "AttributeName": sort, "AttributeType": kind(sort) },
-        ],
+        "AttributeDefinitions": attributes(client, table).into_iter().map(define).collect::<Vec<_>>(),
         "KeySchema": [
             { "AttributeName": KEY, "KeyType": "HASH" },
             { "AttributeName": sort, "KeyType": "RANGE" },
@@ -366,11 +423,25 @@ fn template(client: &Client, table: Table) -> Value {
         "PointInTimeRecoverySpecification": { "PointInTimeRecoveryEnabled": true },
         "DeletionProtectionEnabled": true,
     });
+    if has_index(client, table) {
+        properties["GlobalSecondaryIndexes"] = json!([{
+            "IndexName": INDEX,
+            "KeySchema": [
+                { "AttributeName": SHARD, "KeyType": "HASH" },
+                { "AttributeName": PLACE, "KeyType": "RANGE" },
+            ],
+            "Projection": { "ProjectionType": "KEYS_ONLY" },
+        }]);
+    }
     match client.config().billing {
         Billing::OnDemand => properties["BillingMode"] = json!("PAY_PER_REQUEST"),
         Billing::Provisioned { read, write } => {
             properties["BillingMode"] = json!("PROVISIONED");
-            properties["ProvisionedThroughput"] = json!({ "ReadCapacityUnits": read, "WriteCapacityUnits": write });
+            let units = json!({ "ReadCapacityUnits": read, "WriteCapacityUnits": write });
+            if has_index(client, table) {
+                properties["GlobalSecondaryIndexes"][0]["ProvisionedThroughput"] = units.clone();
+            }
+            properties["ProvisionedThroughput"] = units;
         }
     }
     if has_stream(client, table) {

@@ -65,7 +65,7 @@ pub async fn open(client: &Client, request: &OpenStream) -> Result<Appended> {
 
 fn check_feed(client: &Client, operation: &'static str) -> Result<()> {
     match client.config().feed {
-        Feed::Sequencer { .. } => Ok(()),
+        Feed::Sequencer { .. } | Feed::ShardedIndex { .. } => Ok(()),
         Feed::Transactional => Err(refusal::unsupported(operation, "fence", client.config().feed.fence())),
     }
 }
@@ -95,14 +95,14 @@ async fn mark(
         let meta = schema::read_meta(client, deadline, &mut usage).await?;
         meta.meta.format.check_write()?;
         holds(last, &meta).map_err(|error| error.with("stream", stream))?;
-        let (number, first) = (last.number.next(), last.revision.next());
+        let (number, first, now) = (last.number.next(), last.revision.next(), client.now());
         let frame = Frame {
             id: commit,
             kind: kind.clone(),
             first,
             count: 0,
             position: None,
-            recorded_at: last.recorded_at.max(client.now()),
+            recorded_at: last.recorded_at.max(now),
             digest,
             imported: None,
             group: None,
@@ -111,8 +111,9 @@ async fn mark(
             plain_bytes: None,
             retained: last.retained,
             from: last.from,
+            place: client.place(last, now, digest)?,
         };
-        let item = commit_item(stream, number, &frame, &Events::default());
+        let item = commit_item(client, stream, number, &frame, &Events::default());
         let writes = vec![
             Write::put(Table::Commits, item, Some(Condition::absent())),
             Write::check(Table::Names, named(META, META), Condition::counted(meta.token)),

@@ -5,13 +5,13 @@
 //! A new stream is made in a transaction with its place in the list and a look at the store's record, so that none is born in a store
 //! that is being moved away or filled.
 
-use crate::codec::{Frame, decode_frame};
-use crate::known::{self, Known, Last};
+use crate::codec::Frame;
+use crate::known::{self, Known, Last, frame_of};
 use crate::lane::{Done, Work, beside, commit_item, find_cut, jittered, new_frame};
 use crate::link::{Condition, Transacted, Verdict, Write, Written, sleep};
 use crate::schema;
 use crate::store::Client;
-use crate::tables::{FRAME, Item, META, Table, bytes_of, named};
+use crate::tables::{Item, META, Table, named};
 use evstore_api::{Appended, CommitNumber, Deadline, Error, ErrorKind, Result, StreamId, Usage};
 use evstore_kit::decide::{self, Decision, Situation, Slot};
 use evstore_kit::refusal;
@@ -131,8 +131,9 @@ impl<'a> Writing<'a> {
         let found = known.find(wanted.commit).cloned();
         let found = found.filter(|receipt| known::in_window(client, &known.last, receipt));
         let head = client.head(&known.last, &meta.meta);
-        let situation =
-            Situation { meta: &meta.meta, own: client.own(), head: &head, last_position: None, now: client.now() };
+        // Once, so that its place says when it was recorded.
+        let now = client.now();
+        let situation = Situation { meta: &meta.meta, own: client.own(), head: &head, last_position: None, now };
         let decision = match self.work.before {
             Some(before) => decide::truncate(&situation, wanted, before, found),
             None => decide::append(&situation, wanted, found),
@@ -154,6 +155,7 @@ impl<'a> Writing<'a> {
         let frame = new_frame(self.work, &slot, &known.last, cut).ok_or_else(|| {
             Error::new(ErrorKind::Corrupt, "a truncation has no place").with("stream", &wanted.stream)
         })?;
+        let frame = Frame { place: client.place(&known.last, now, frame.digest)?, ..frame };
         self.put(known, slot, frame, meta.token).await
     }
 
@@ -181,7 +183,7 @@ impl<'a> Writing<'a> {
 
     async fn put(&mut self, known: Known, slot: Slot, frame: Frame, token: u64) -> Result<Tried> {
         let (client, stream) = (self.client, &self.work.wanted.stream);
-        let item = commit_item(stream, slot.number, &frame, &self.work.events);
+        let item = commit_item(client, stream, slot.number, &frame, &self.work.events);
         let more = beside(client, stream, slot.number, &frame.kind);
         let written = if slot.number.0 > 1 && more.is_empty() {
             client.link().put(Table::Commits, item, Condition::absent(), self.deadline, &mut self.usage).await?
@@ -228,17 +230,17 @@ impl<'a> Writing<'a> {
     /// Learns what took the slot. Where that is this very commit, an earlier try of it was carried out.
     async fn taken(&mut self, mut known: Known, slot: &Slot, there: Option<Item>) -> Result<Tried> {
         let wanted = &self.work.wanted;
-        let stored = there.as_ref().and_then(|item| bytes_of(item, FRAME));
-        if let Some(stored) = stored {
-            let frame = decode_frame(&wanted.stream, slot.number, &stored)?;
-            if frame.id == wanted.commit && frame.digest == wanted.digest {
-                let (last, receipt) = (Last::of(slot.number, &frame), frame.receipt(slot.number));
-                let had_from = known.last.from;
-                known.push(last.clone(), receipt.clone(), self.client.window());
-                self.client.memory().learn(&wanted.stream, known);
-                self.client.appended();
-                return Ok(Tried::Done(Box::new(Done { receipt, last, had_from })));
-            }
+        let found = there.as_ref().map(|item| frame_of(&wanted.stream, item)).transpose()?.flatten();
+        if let Some((_, frame)) = found
+            && frame.id == wanted.commit
+            && frame.digest == wanted.digest
+        {
+            let (last, receipt) = (Last::of(slot.number, &frame), frame.receipt(slot.number));
+            let had_from = known.last.from;
+            known.push(last.clone(), receipt.clone(), self.client.window());
+            self.client.memory().learn(&wanted.stream, known);
+            self.client.appended();
+            return Ok(Tried::Done(Box::new(Done { receipt, last, had_from })));
         }
         self.refresh().await?;
         Ok(Tried::Again)

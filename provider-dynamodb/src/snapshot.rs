@@ -120,7 +120,7 @@ async fn between(
         from: Some(number(1)),
         to: None,
         order: Order::Falling,
-        only: Some("n, f, c, v"),
+        only: Some("n, f, i, c, v"),
     };
     let mut start = None;
     let mut at_end = true;

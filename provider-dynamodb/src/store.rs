@@ -1,10 +1,13 @@
 //! The handle that applications hold, and what it shares with the administrative one.
 
+use crate::codec::corrupt;
 use crate::config::{Config, Feed};
+use crate::index::Index;
 use crate::known::{Last, Memory};
 use crate::lane::{Done, Lane, Work};
 use crate::link::Link;
 use crate::log::Owner;
+use crate::place::Place;
 use crate::schema::{self, StoredMeta};
 use crate::sequencer::{self, Sequencer};
 use crate::slots::Slots;
@@ -13,8 +16,8 @@ use crate::{append, capabilities, read, record, snapshot};
 use async_trait::async_trait;
 use evstore_api::capabilities::Limits;
 use evstore_api::{
-    Append, Appended, Capabilities, Clock, CommitId, Deadline, DeleteSnapshot, EventStore, FeedHead, FeedPage,
-    FindCommit, Head, ListRecords, ListStreams, Meta, PutRecord, PutSnapshot, ReadFeed, ReadHead, ReadRecord,
+    Append, Appended, Capabilities, Clock, CommitId, ContentDigest, Deadline, DeleteSnapshot, EventStore, FeedHead,
+    FeedPage, FindCommit, Head, ListRecords, ListStreams, Meta, PutRecord, PutSnapshot, ReadFeed, ReadHead, ReadRecord,
     ReadSnapshot, ReadStream, Record, RecordPut, RecordsPage, Result, Snapshot, SnapshotPut, StoreName, StreamPage,
     StreamsPage, Timestamp, Usage, WaitFeed, Waited,
 };
@@ -39,6 +42,8 @@ pub struct Client {
     bell: watch::Sender<()>,
     /// With a feed that comes about behind the appends.
     sequencer: Option<Sequencer>,
+    /// With a feed that is an index.
+    index: Option<Index>,
     closed: AtomicBool,
     /// Held by every call, and by closing, which so waits for those that began.
     gate: Gate<()>,
@@ -55,12 +60,14 @@ impl Client {
                 let source: Arc<dyn Source> = Arc::new(TableChanges::new(&config).await?);
                 Some(Sequencer::new(&source))
             }
-            Feed::Transactional => None,
+            Feed::Transactional | Feed::ShardedIndex { .. } => None,
         };
+        let index = config.feed.index().map(|_| Index::new(clock.clone()));
         Ok(Self {
             sequencer,
             capabilities: capabilities::of(&config),
-            link: Link::new(&config).await?,
+            link: Link::new(&config, index.as_ref().map(Index::time)).await?,
+            index,
             clock,
             memory: Memory::new(),
             owner: Owner(CommitId::generate().0),
@@ -110,6 +117,26 @@ impl Client {
     /// The sequencer, where there is one.
     pub fn sequencer(&self) -> Option<&Sequencer> {
         self.sequencer.as_ref()
+    }
+
+    /// What is known of the feed's index, where there is one.
+    pub fn index(&self) -> Option<&Index> {
+        self.index.as_ref()
+    }
+
+    /// The place in the feed's index of a commit that is appended now behind the last one of its stream; none where there is no index.
+    ///
+    /// # Errors
+    /// `Unavailable` where this machine's clock is too far off; `Corrupt` where the last commit has no place.
+    pub fn place(&self, last: &Last, now: Timestamp, digest: ContentDigest) -> Result<Option<Place>> {
+        let Some((_, settling)) = self.config.feed.index() else { return Ok(None) };
+        if let Some(index) = &self.index {
+            index.time().check(settling / 2)?;
+        }
+        if last.place.is_none() && !last.is_missing() {
+            return Err(corrupt("a commit has no place in the feed's index").with("number", last.number));
+        }
+        Ok(Some(Place::behind(last.place, now, digest)))
     }
 
     /// What this handle's claims are known by.

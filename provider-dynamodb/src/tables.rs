@@ -2,7 +2,8 @@
 //! parts of a key apart.
 //!
 //! - `TABLE`: the commits, by stream (`k`) and commit number (`n`); the snapshot of a stream stands at number 0, or with
-//!   `snapshots = "interleaved"` half a number behind its commit.
+//!   `snapshots = "interleaved"` half a number behind its commit. With `feed = "sharded-index"` its index `feed` has the commits by shard
+//!   (`g`) and place (`i`).
 //! - `TABLE-log`: the feed. Under `log` each record by its first position; under `stubs` the stripped commits that were copied into
 //!   ranges without content; under `lease` which sequencer works.
 //! - `TABLE-names`: the store's record, the list of streams, and the small records.
@@ -41,6 +42,12 @@ pub const OWNER: &str = "o";
 pub const POSITION: &str = "p";
 /// How far the sequencer had read when it wrote a record of the log.
 pub const PROGRESS: &str = "u";
+/// The shard of a commit in the feed's index.
+pub const SHARD: &str = "g";
+/// The place of a commit in the feed's index.
+pub const PLACE: &str = "i";
+/// The feed's index.
+pub const INDEX: &str = "feed";
 /// Marks the place of a snapshot that no snapshot comes to any more.
 pub const BURNT: &str = "x";
 /// The layout of a store, beside its record.

@@ -79,6 +79,11 @@ pub const STEPS: &[Step] = &[
     Step { name: "accidents on Redis 7", lane: Lane::All, run: |_| older_redis() },
     Step { name: "kill -9 of an appending process, 100 times", lane: Lane::All, run: kill },
     Step { name: "DynamoDB's sequencers, killed 50 times under load", lane: Lane::All, run: |_| sequencers() },
+    Step {
+        name: "64 tasks in four processes on one stream and on a thousand of DynamoDB, where a fifth of the answers is lost",
+        lane: Lane::All,
+        run: |_| races(),
+    },
     Step { name: "the models of a move, in their largest scopes", lane: Lane::All, run: |_| models() },
     Step {
         name: "a system under load, moved between every pair of stores by a migrator that is killed 20 times",
@@ -125,6 +130,8 @@ const EVERY: &[Setup] = &[
     Setup::DynamoDb("snapshots=interleaved"),
     Setup::DynamoDb("feed=transactional"),
     Setup::DynamoDb("feed=transactional;snapshots=interleaved"),
+    Setup::DynamoDb("feed=sharded-index;settling=200ms"),
+    Setup::DynamoDb("feed=sharded-index;shards=1;settling=200ms;snapshots=interleaved"),
     Setup::S3,
 ];
 
@@ -253,6 +260,16 @@ fn sequencers() -> Result<()> {
     let mut command = cargo(&arguments);
     command.envs(engine.environment()).env("EVSTORE_TEST_SEQUENCER_KILLS", "50");
     run("sequencers that are killed", &mut command)
+}
+
+fn races() -> Result<()> {
+    let arguments =
+        ["test", "-p", "evstore-dynamodb", "--features", "engine-tests", "--test", "conformance", "--", "race."];
+    let engine = dynamodb::DynamoDb::start()?;
+    let mut command = cargo(&arguments);
+    command.arg("--test-threads=1").envs(engine.environment());
+    command.env("EVSTORE_TEST_RACE_CALLS", "30").env("EVSTORE_TEST_RACE_STREAMS", "1000");
+    run("races on DynamoDB", &mut command)
 }
 
 fn models() -> Result<()> {

@@ -543,7 +543,7 @@ async fn histories_of_processes_are_serial(context: Context) -> Result<Outcome, 
     }
     let Some(command) = context.worker().cloned() else { return Ok(without_worker()) };
     for round in 0..context.rounds(2) {
-        race_of_processes(&context, &command, Race { round, processes: PROCESSES, fate: Fate::Ends }).await?;
+        race_of_processes(&context, &command, Race { round, ..Race::few(PROCESSES) }).await?;
     }
     Ok(Outcome::Held)
 }
@@ -561,7 +561,7 @@ async fn killed_processes_lose_nothing_acknowledged(context: Context) -> Result<
     let mut unanswered = 0;
     for round in 0.. {
         let fate = Fate::Killed(if round < kept_open { Handles::Kept } else { Handles::Reopened });
-        unanswered += race_of_processes(&context, &command, Race { round, processes, fate }).await?;
+        unanswered += race_of_processes(&context, &command, Race { round, fate, ..Race::few(processes) }).await?;
         if round + 1 >= rounds && unanswered > 0 {
             break;
         }
@@ -594,10 +594,49 @@ enum Handles {
 
 /// One race.
 #[derive(Clone, Copy)]
-struct Race {
+struct Race<'a> {
     round: u64,
-    processes: u64,
+    arena: &'a Arena,
     fate: Fate,
+}
+
+impl Race<'static> {
+    /// The catalog's own, of so many processes that end by themselves.
+    fn few(processes: u64) -> Self {
+        static ARENAS: [Arena; PROCESSES as usize] = [Arena::few(1), Arena::few(2), Arena::few(3)];
+        Self { round: 0, arena: &ARENAS[processes as usize - 1], fate: Fate::Ends }
+    }
+}
+
+/// How large a race is. The catalog's are small; a provider may race its own stores harder.
+#[derive(Clone, Debug)]
+pub struct Arena {
+    /// Processes that race.
+    pub processes: u64,
+    /// Clients in each, all of which share its handle.
+    pub clients: u64,
+    /// Streams that all of them share.
+    pub streams: usize,
+    /// Calls that each client makes.
+    pub calls: u64,
+    /// Settings that the processes have otherwise than who judges them: another way to the same store, say.
+    pub otherwise: Vec<(&'static str, String)>,
+}
+
+impl Arena {
+    const fn few(processes: u64) -> Self {
+        Self { processes, clients: CLIENTS, streams: 4, calls: 40, otherwise: Vec::new() }
+    }
+}
+
+/// Races once in an arena: whatever the processes do, there is one order of all commits that explains every answer and the feed.
+///
+/// # Errors
+/// What shows that there is none, or why it could not be tried.
+pub(crate) async fn race_in(context: &Context, arena: &Arena) -> Result<(), Broken> {
+    let command = context.worker().cloned();
+    let command = command.ok_or_else(|| Broken::new("there is no command to start another process with"))?;
+    race_of_processes(context, &command, Race { round: 0, arena, fate: Fate::Ends }).await.map(drop)
 }
 
 /// Processes of one race, where several may have a store open.
@@ -613,9 +652,10 @@ pub(super) fn is_acknowledged(operation: &Operation) -> bool {
 }
 
 /// Races once; gives how many appends had no answer when their process was killed.
-async fn race_of_processes(context: &Context, command: &WorkerCommand, race: Race) -> Result<usize, Broken> {
+async fn race_of_processes(context: &Context, command: &WorkerCommand, race: Race<'_>) -> Result<usize, Broken> {
     let mut fresh = context.fresh().await?;
-    let (streams, kept) = (arena(context, 4), Kept::default());
+    let Arena { processes, clients, .. } = *race.arena;
+    let (streams, kept) = (arena(context, race.arena.streams), Kept::default());
     let mut random = crate::seed::Seed(context.seed().0 ^ race.round);
     let seed = random.next_u64();
     let mut readers = Readers::default();
@@ -626,14 +666,18 @@ async fn race_of_processes(context: &Context, command: &WorkerCommand, race: Rac
         readers.tail(&fresh.store, 0, seed);
         readers.poll(&fresh.store);
     }
-    let calls = if race.fate == Fate::Ends { 40 } else { u64::MAX };
-    let job = Job::new(&context.target().provider, &fresh.settings, &streams, seed);
-    let mut reading = Vec::new();
-    for process in 0..race.processes {
-        let mut running = job.clone().with_clients(process * CLIENTS, CLIENTS, calls).start(command).await?;
+    let calls = if race.fate == Fate::Ends { race.arena.calls } else { u64::MAX };
+    let mut settings = fresh.settings.clone();
+    for (key, value) in &race.arena.otherwise {
+        settings = settings.with(key, value)?;
+    }
+    let job = Job::new(&context.target().provider, &settings, &streams, seed);
+    let (mut reading, fate) = (Vec::new(), race.fate);
+    for process in 0..processes {
+        let mut running = job.clone().with_clients(process * clients, clients, calls).start(command).await?;
         let life = Duration::from_millis(20 + random.below(300));
         reading.push(tokio::spawn(async move {
-            if race.fate == Fate::Ends {
+            if fate == Fate::Ends {
                 return running.ended().await;
             }
             let begun = running.read_until(is_acknowledged).await?;
@@ -646,7 +690,7 @@ async fn race_of_processes(context: &Context, command: &WorkerCommand, race: Rac
         let part = process.await.map_err(|panic| Broken::new(format!("a reader panicked: {panic}")))??;
         history.operations.extend(part.operations);
     }
-    context.note(format!("{} calls of {} processes, seed {seed}", history.operations.len(), race.processes));
+    context.note(format!("{} calls of {processes} processes, seed {seed}", history.operations.len()));
     ensure!(history.operations.iter().any(is_acknowledged), "nothing that the processes appended was acknowledged");
     let unanswered = |operation: &&Operation| {
         matches!(&operation.call, Call::Append(Append { outcome: AppendOutcome::Ambiguous, .. }))

@@ -77,7 +77,7 @@ pub fn settings(url: &str, more: &[(&str, &str)]) -> Settings {
 }
 
 /// A tag that no other test has, in this process and in others.
-fn tag() -> String {
+pub fn tag() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("a{:x}n{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
@@ -182,6 +182,17 @@ impl Message {
             .to_owned()
     }
 
+    /// The same with another body. An answer goes without the checksum of its own.
+    fn with_body(&self, body: &Value) -> Self {
+        let body = body.to_string().into_bytes();
+        let told = |line: &&str| !line.to_ascii_lowercase().starts_with("x-amz-crc32");
+        let line = |line: &str| match line.to_ascii_lowercase().starts_with("content-length:") {
+            true => format!("content-length: {}\r\n", body.len()),
+            false => format!("{line}\r\n"),
+        };
+        Self { head: self.head.lines().filter(told).map(line).collect(), body }
+    }
+
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
@@ -206,6 +217,8 @@ pub enum Fate {
     LoseRequest,
     /// It is not passed on: this is answered.
     Answer(u16, Value),
+    /// Another one is passed on, and its answer back as this makes it.
+    Otherwise(Value, Box<dyn FnOnce(Value) -> Value + Send>),
 }
 
 /// A refusal as the service words it.
@@ -292,12 +305,20 @@ async fn serve(
         if matches!(fate, Fate::LoseRequest) {
             return Ok(());
         }
+        let request = match &fate {
+            Fate::Otherwise(body, _) => request.with_body(body),
+            _ => request,
+        };
         let mut engine = TcpStream::connect(&host).await?;
         engine.write_all(request.head.as_bytes()).await?;
         engine.write_all(&request.body).await?;
-        let Some(answer) = Message::read(&mut engine).await else { return Ok(()) };
+        let Some(mut answer) = Message::read(&mut engine).await else { return Ok(()) };
         if matches!(fate, Fate::LoseAnswer) {
             return Ok(());
+        }
+        if let Fate::Otherwise(_, make) = fate {
+            let made = make(answer.json());
+            answer = answer.with_body(&made);
         }
         client.write_all(answer.head.as_bytes()).await?;
         client.write_all(&answer.body).await?;
