@@ -82,7 +82,7 @@ impl StoreAdmin for DynamoAdmin {
 
     async fn apply_schema(&self, deadline: Deadline) -> Result<SchemaPlan> {
         let _open = self.0.client.enter(deadline).await?;
-        schema::apply(&self.0.client, deadline).await
+        schema::apply(&self.0.client, schema::Commits::Perhaps, deadline).await
     }
 
     async fn check_schema(&self, deadline: Deadline) -> Result<()> {

@@ -3,7 +3,7 @@
 use crate::admin::DynamoAdmin;
 use crate::config::{Config, KEYS, SCRATCH};
 use crate::error::{self, Purpose};
-use crate::schema;
+use crate::schema::{self, Commits};
 use crate::store::{Client, DynamoStore, Handle};
 use crate::tables::Table;
 use async_trait::async_trait;
@@ -53,7 +53,7 @@ impl Opener for DynamoOpener {
         if client.config().auto_create && client.config().scratch_tag().is_none() {
             let deadline = Deadline::within(MAKE_PATIENCE);
             if !schema::is_there(&client, deadline).await? {
-                schema::apply(&client, deadline).await?;
+                schema::apply(&client, Commits::Perhaps, deadline).await?;
             }
         }
         schema::check(&client, Deadline::within(OPEN_PATIENCE)).await?.meta.format.check_read()?;
@@ -79,7 +79,7 @@ impl Opener for DynamoOpener {
         if !schema::create(&client, Table::Commits, deadline).await? {
             return Err(Error::new(ErrorKind::Conflict, "there is a scratch store of that tag").with("tag", tag));
         }
-        schema::apply(&client, deadline).await?;
+        schema::apply(&client, Commits::New, deadline).await?;
         Ok(scratch)
     }
 

@@ -1,11 +1,12 @@
 //! The tables and the store's record: planning them, making them, verifying them, changing the record.
 
-use crate::codec::corrupt;
+use crate::codec::{self, corrupt};
 use crate::config::{Billing, Feed};
 use crate::error::{self, Purpose};
 use crate::lane::jittered;
 use crate::link::{Condition, Transacted, Verdict, Write, sleep};
 use crate::log::{self, Tail};
+use crate::source::Progress;
 use crate::store::Client;
 use crate::tables::{
     COUNT, INDEX, KEY, LAYOUT, META, PLACE, SHARD, Table, VALUE, bytes, bytes_of, named, number, number_of, text,
@@ -18,6 +19,7 @@ use aws_sdk_dynamodb::types::{
     KeySchemaElement, KeyType, Projection, ProjectionType, ProvisionedThroughput, ScalarAttributeType,
     StreamSpecification, StreamViewType, TableDescription, TableStatus, TimeToLiveStatus,
 };
+use bytes::Bytes;
 use evstore_api::{
     Deadline, Error, ErrorKind, Meta, MetaSwapped, Position, Result, SchemaChange, SchemaPlan, SwapMeta, Usage, format,
 };
@@ -144,15 +146,25 @@ pub async fn plan(client: &Client, deadline: Deadline) -> Result<SchemaPlan> {
     Ok(SchemaPlan { changes })
 }
 
+/// What is known of the table of commits before it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Commits {
+    /// It was made just now, and so was its change stream.
+    New,
+    /// It may have been there, with whatever is in it.
+    Perhaps,
+}
+
 /// Makes what is missing. Of two that try at once, one makes it.
-pub async fn apply(client: &Client, deadline: Deadline) -> Result<SchemaPlan> {
+pub async fn apply(client: &Client, mut commits: Commits, deadline: Deadline) -> Result<SchemaPlan> {
     let planned = plan(client, deadline).await?;
     if planned.changes.is_empty() {
         return Ok(planned);
     }
     for table in Table::ALL {
-        if describe(client, table, deadline).await?.is_none() {
-            create(client, table, deadline).await?;
+        let is_made = describe(client, table, deadline).await?.is_none() && create(client, table, deadline).await?;
+        if is_made && table == Table::Commits {
+            commits = Commits::New;
         }
     }
     for table in Table::ALL {
@@ -160,10 +172,14 @@ pub async fn apply(client: &Client, deadline: Deadline) -> Result<SchemaPlan> {
     }
     let mut usage = Usage::default();
     let token = 1;
+    let progress = match commits {
+        Commits::New => beginning(client, deadline).await?,
+        Commits::Perhaps => None,
+    };
     let writes = vec![
         Write::put(
             Table::Log,
-            log::barrier(&Tail { end: Position(0), token, claim: None, progress: None }),
+            log::barrier(&Tail { end: Position(0), token, claim: None, progress }),
             Some(Condition::absent()),
         ),
         Write::put(Table::Names, record(client, &Meta::new(client.now()), token), Some(Condition::absent())),
@@ -175,6 +191,18 @@ pub async fn apply(client: &Client, deadline: Deadline) -> Result<SchemaPlan> {
             Transacted::Contended => sleep(jittered(CONTENDED_PAUSE), deadline).await?,
         }
     }
+}
+
+/// Where the sequencer of a store begins whose change stream has everything that will ever be appended: it need not look at every
+/// stream first.
+async fn beginning(client: &Client, deadline: Deadline) -> Result<Option<Bytes>> {
+    if !has_stream(client, Table::Commits) {
+        return Ok(None);
+    }
+    let found = describe(client, Table::Commits, deadline).await?;
+    let source = found.and_then(|found| found.latest_stream_arn);
+    let progress = source.map(|source| Progress { read_at: client.now(), source, ..Progress::none(Position(0)) });
+    Ok(progress.map(|progress| codec::encode_progress(&progress).into()))
 }
 
 /// Whether the store was made.

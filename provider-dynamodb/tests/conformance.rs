@@ -27,7 +27,7 @@ const PROCESSES: u64 = 4;
 const CLIENTS: u64 = 16;
 /// Calls of each, and how many streams are many: few on every change.
 const CALLS: u64 = 2;
-const STREAMS: u64 = 50;
+const STREAMS: u64 = 20;
 
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Runtime::new().expect("threads can be started");

@@ -285,6 +285,8 @@ async fn serve(
 ) -> std::io::Result<()> {
     let url = url();
     let host = url.strip_prefix("http://").expect("a local engine is spoken to without TLS").to_owned();
+    // A head and its body are sent apart, and the second would wait for the other side to say that it has the first.
+    client.set_nodelay(true)?;
     while let Some(request) = Message::read(&mut client).await {
         seen.lock().unwrap().push((request.operation(), request.json()));
         let decide = decide.lock().unwrap().clone();
@@ -310,6 +312,7 @@ async fn serve(
             _ => request,
         };
         let mut engine = TcpStream::connect(&host).await?;
+        engine.set_nodelay(true)?;
         engine.write_all(request.head.as_bytes()).await?;
         engine.write_all(&request.body).await?;
         let Some(mut answer) = Message::read(&mut engine).await else { return Ok(()) };

@@ -320,6 +320,27 @@ async fn what_the_change_stream_has_lost_is_found_from_the_ends_of_the_streams()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_new_store_has_nothing_to_be_looked_for_at_the_ends_of_its_streams() {
+    let proxy = Proxy::start().await;
+    let scratch = Scratch::at(&proxy.url, &[BEHIND, APART]).await;
+    let store = scratch.open().await;
+    for n in 0..20 {
+        append_one(&store, &format!("a-{n}"), CommitId::generate()).await.unwrap();
+    }
+    proxy.take_seen();
+    assert_eq!(advance(&scratch).await, Position(20));
+    let names = format!("{}-names", scratch.table());
+    let looks = proxy.take_seen().into_iter().filter(|(operation, _)| operation == "Query");
+    let (listed, streams): (Vec<_>, Vec<_>) =
+        looks.map(|(_, asked)| asked).partition(|asked| asked["TableName"] == names);
+    assert_eq!(listed.len(), 0, "the list of streams is read");
+    let of_streams = streams.iter().filter(|asked| asked["TableName"] == scratch.table()).count();
+    assert_eq!(of_streams, 20, "one look at each stream");
+    assert_eq!(proved_feed(&store).await.len(), 20);
+    scratch.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_operator_is_told_of_what_waits() {
     let scratch = Scratch::new(&[BEHIND, APART]).await;
     let (store, admin) = (scratch.open().await, scratch.admin().await);
