@@ -2,6 +2,7 @@
 
 use crate::codec::{self, Events};
 use crate::config::Snapshots;
+use crate::dictionary;
 use crate::known::{self, frame_of, frames};
 use crate::lane::{Done, Work};
 use crate::link::Order;
@@ -28,7 +29,9 @@ pub async fn append(handle: &Handle, request: Append) -> Result<Appended> {
     let _open = handle.client.enter(prepared.deadline).await?;
     let (commit, deadline) = (prepared.commit, prepared.deadline);
     let wanted = Wanted::append(&prepared);
-    let work = Work { wanted, events: Events::new(prepared.encoded), before: None };
+    dictionary::sample(&handle.client, &prepared.encoded);
+    let events = Events::new(prepared.encoded, handle.client.dictionaries().newest().as_deref());
+    let work = Work { wanted, events, before: None };
     let done = handle.writer.write(work, deadline).await;
     done.map(|done| done.receipt).map_err(|error| error.of_commit(commit))
 }

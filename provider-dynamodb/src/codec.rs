@@ -5,6 +5,7 @@
 //! events are as format v1 encodes them, compressed by zstd where that is smaller, without the four bytes that every frame of zstd begins
 //! with. Removing them strips the commit.
 
+use crate::dictionary::Dictionary;
 use crate::place::Place;
 use crate::source::{self, Progress};
 use bytes::Bytes;
@@ -23,9 +24,11 @@ const CHECKSUM_BYTES: usize = 4;
 /// Fewest bytes that are worth a look whether they get smaller.
 const COMPRESSED_FROM_BYTES: usize = 64;
 /// How hard zstd tries: the level that measured best for commits of this size.
-const COMPRESSION_LEVEL: i32 = 3;
+pub const COMPRESSION_LEVEL: i32 = 3;
 /// What every frame of zstd begins with, left out of what is stored: the frame of the commit says that it is one.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// Longest header of such a frame, without what it begins with.
+const ZSTD_HEADER_BYTES_MAX: usize = 14;
 /// Largest commit that is decompressed: more than any limit allows.
 const PLAIN_BYTES_MAX: u64 = 16 << 20;
 
@@ -126,10 +129,14 @@ pub struct Events {
 }
 
 impl Events {
-    /// Of encoded events: compressed where that is smaller.
-    pub fn new(encoded: Vec<u8>) -> Self {
+    /// Of encoded events: compressed where that is smaller, with a dictionary where there is one.
+    pub fn new(encoded: Vec<u8>, dictionary: Option<&Dictionary>) -> Self {
+        let compress = || match dictionary {
+            Some(dictionary) => dictionary.compress(&encoded),
+            None => zstd::bulk::compress(&encoded, COMPRESSION_LEVEL).ok(),
+        };
         if encoded.len() >= COMPRESSED_FROM_BYTES
-            && let Ok(compressed) = zstd::bulk::compress(&encoded, COMPRESSION_LEVEL)
+            && let Some(compressed) = compress()
             && let Some(smaller) = compressed.strip_prefix(&ZSTD_MAGIC)
             && smaller.len() < encoded.len()
         {
@@ -257,11 +264,25 @@ fn begin_of_time(place: Option<Place>) -> i64 {
     place.map_or(0, |place| i64::try_from(place.at).unwrap_or(0))
 }
 
+/// The number of the dictionary that a commit's events are compressed with, where they are with one.
+pub fn dictionary_of(frame: &Frame, stored: Option<&[u8]>) -> Option<u32> {
+    // All that says so stands at the beginning.
+    let begin = stored.filter(|_| frame.plain_bytes.is_some())?;
+    let begin = [&ZSTD_MAGIC, &begin[..begin.len().min(ZSTD_HEADER_BYTES_MAX)]].concat();
+    zstd::zstd_safe::get_dict_id_from_frame(&begin).map(u32::from)
+}
+
 /// The commit that a frame and its events are; all its checksums are verified.
 ///
 /// # Errors
 /// `Corrupt`, or `Schema` where a newer release wrote it.
-pub fn commit(stream: &StreamId, number: CommitNumber, frame: Frame, stored: Option<Vec<u8>>) -> Result<Commit> {
+pub fn commit(
+    stream: &StreamId,
+    number: CommitNumber,
+    frame: Frame,
+    stored: Option<Vec<u8>>,
+    dictionary: Option<&Dictionary>,
+) -> Result<Commit> {
     let named = |error: Error| error.with("stream", stream).with("number", number);
     let mut commit = Commit {
         stream: stream.clone(),
@@ -286,9 +307,12 @@ pub fn commit(stream: &StreamId, number: CommitNumber, frame: Frame, stored: Opt
     let encoded: Bytes = match frame.plain_bytes {
         None => stored.into(),
         Some(bytes) if bytes <= PLAIN_BYTES_MAX => {
-            zstd::bulk::decompress(&[&ZSTD_MAGIC, &stored[..]].concat(), bytes as usize)
-                .map_err(|cause| named(corrupt("a commit is not decompressible").caused_by(cause)))?
-                .into()
+            let stored = [&ZSTD_MAGIC, &stored[..]].concat();
+            let plain = match dictionary {
+                Some(dictionary) => dictionary.decompress(&stored, bytes as usize),
+                None => zstd::bulk::decompress(&stored, bytes as usize),
+            };
+            plain.map_err(|cause| named(corrupt("a commit is not decompressible").caused_by(cause)))?.into()
         }
         Some(_) => return Err(named(corrupt("a commit is larger than any can be"))),
     };
@@ -694,7 +718,7 @@ mod tests {
             let event = Event::recorded(NewEvent::new(EventType::new("t").unwrap(), data), id, 0);
             let encoded = format::encode_events(id, std::slice::from_ref(&event));
             let digest = format::digest_encoded(&stream(), id, &CommitKind::Events, &encoded);
-            (event, Events::new(encoded), digest)
+            (event, Events::new(encoded, None), digest)
         };
         let random: Vec<u8> = (0..900_u32).flat_map(|n| crc32fast::hash(&n.to_le_bytes()).to_le_bytes()).collect();
         for (data, smaller) in [(vec![7; 900], true), (random, false), (vec![7; 10], false)] {
@@ -702,10 +726,10 @@ mod tests {
             assert_eq!(events.plain_bytes.is_some(), smaller);
             let frame = Frame { count: 1, digest, plain_bytes: events.plain_bytes, ..frame() };
             let stored = events.stored.map(|stored| stored.to_vec());
-            let commit = commit(&stream(), CommitNumber(1), frame.clone(), stored.clone()).unwrap();
+            let commit = commit(&stream(), CommitNumber(1), frame.clone(), stored.clone(), None).unwrap();
             assert_eq!(commit.events, [event]);
             let other = Frame { digest: ContentDigest([0; 16]), ..frame };
-            let error = super::commit(&stream(), CommitNumber(1), other, stored).unwrap_err();
+            let error = super::commit(&stream(), CommitNumber(1), other, stored, None).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt);
         }
     }
@@ -717,7 +741,7 @@ mod tests {
         let id = CommitId([1; 16]);
         let random: Vec<u8> = (0..225_u32).flat_map(|n| crc32fast::hash(&n.to_le_bytes()).to_le_bytes()).collect();
         let event = Event::recorded(NewEvent::new(EventType::new("t").unwrap(), random[..899].to_vec()), id, 0);
-        let events = Events::new(format::encode_events(id, &[event]));
+        let events = Events::new(format::encode_events(id, &[event]), None);
         let million = 1_000_000;
         let frame = Frame {
             count: 1,

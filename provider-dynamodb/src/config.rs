@@ -83,6 +83,13 @@ pub const KEYS: &[ConfigKey] = &[
         "Where snapshots are kept: `separate` keeps the latest \
          in an item of its own; `interleaved` keeps each behind its commit. Fixed when the store is made.",
     ),
+    plain(
+        "dictionary",
+        KeyKind::Switch,
+        "false",
+        "Whether small commits are made smaller with a dictionary, which the first process that appended 500 of them makes of these. \
+         It is kept in the store, with parts of what they hold, and never removed.",
+    ),
     plain("auto_create", KeyKind::Switch, "false", "Whether opening makes the tables where they are missing."),
     plain(
         "billing",
@@ -216,6 +223,8 @@ pub struct Config {
     pub feed: Feed,
     /// Where snapshots are kept.
     pub snapshots: Snapshots,
+    /// Whether commits are compressed with a dictionary.
+    pub dictionary: bool,
     /// Whether opening makes the tables.
     pub auto_create: bool,
     /// How they are paid for.
@@ -270,6 +279,7 @@ impl Config {
                 Some("interleaved") => Snapshots::Interleaved,
                 _ => Snapshots::Separate,
             },
+            dictionary: settings.switch("dictionary").unwrap_or(false),
             auto_create: settings.switch("auto_create").unwrap_or(false),
             billing: match settings.text("billing") {
                 Some("provisioned") => {

@@ -9,6 +9,7 @@ mod append;
 mod capabilities;
 mod codec;
 mod config;
+mod dictionary;
 mod error;
 mod examine;
 pub mod floor;

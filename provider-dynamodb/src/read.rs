@@ -2,6 +2,7 @@
 
 use crate::codec::{self, Frame, Ref, corrupt};
 use crate::config::Feed;
+use crate::dictionary;
 use crate::index;
 use crate::known::{FRAMES, Last, frame_of};
 use crate::link::{Order, Range};
@@ -78,8 +79,12 @@ impl Stored {
         Ok(Some(Self { number, frame, events: take_bytes(&mut item, EVENTS) }))
     }
 
-    fn commit(self, stream: &StreamId) -> Result<Commit> {
-        codec::commit(stream, self.number, self.frame, self.events)
+    async fn commit(self, client: &Client, stream: &StreamId, deadline: Deadline, usage: &mut Usage) -> Result<Commit> {
+        let dictionary = match codec::dictionary_of(&self.frame, self.events.as_deref()) {
+            Some(number) => Some(dictionary::find(client, number, deadline, usage).await?),
+            None => None,
+        };
+        codec::commit(stream, self.number, self.frame, self.events, dictionary.as_deref())
     }
 }
 
@@ -192,7 +197,7 @@ async fn try_read_stream(client: &Client, request: &ReadStream, usage: &mut Usag
                 return Ok(None);
             }
         }
-        let commit = stored.commit(stream)?;
+        let commit = stored.commit(client, stream, deadline, usage).await?;
         taken = Some((commit.number, commit.first_revision, commit.last_revision()));
         if page.push(commit).is_break() {
             break;
@@ -352,7 +357,7 @@ pub async fn read_commits(client: &Client, request: &ReadCommits) -> Result<Comm
             break None;
         };
         let last = Last::of(stored.number, &stored.frame);
-        let commit = stored.commit(stream)?;
+        let commit = stored.commit(client, stream, deadline, &mut usage).await?;
         let bytes: u64 = commit.events.iter().map(limits::event_bytes).sum();
         if !commits.is_empty() && (commits.len() >= request.limit as usize || bytes > bytes_left) {
             break Some(commit.number);
@@ -507,7 +512,8 @@ pub async fn fetch(
         let stream = text_of(&item, KEY).and_then(|key| streams.get(key)).copied();
         let stream = stream.ok_or_else(|| corrupt("an item came that was not asked for"))?;
         if let Some(stored) = Stored::of(stream, item)? {
-            commits.insert((stream.clone(), stored.number), stored.commit(stream)?);
+            let number = stored.number;
+            commits.insert((stream.clone(), number), stored.commit(client, stream, deadline, usage).await?);
         }
     }
     Ok(commits)

@@ -2,6 +2,7 @@
 
 use crate::codec::{self, corrupt};
 use crate::config::{Billing, Feed};
+use crate::dictionary;
 use crate::error::{self, Purpose};
 use crate::lane::jittered;
 use crate::link::{Condition, Transacted, Verdict, Write, sleep};
@@ -234,6 +235,9 @@ pub async fn check(client: &Client, deadline: Deadline) -> Result<Arc<StoredMeta
             ErrorKind::Schema,
             "the service's answers have no date, without which feed = \"sharded-index\" can't tell clocks that are off",
         ));
+    }
+    if client.config().dictionary {
+        dictionary::load(client, deadline, &mut Usage::default()).await?;
     }
     Ok(meta)
 }

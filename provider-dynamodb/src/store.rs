@@ -2,6 +2,7 @@
 
 use crate::codec::corrupt;
 use crate::config::{Config, Feed};
+use crate::dictionary::Dictionaries;
 use crate::index::Index;
 use crate::known::{Last, Memory};
 use crate::lane::{Done, Lane, Work};
@@ -44,6 +45,7 @@ pub struct Client {
     sequencer: Option<Sequencer>,
     /// With a feed that is an index.
     index: Option<Index>,
+    dictionaries: Dictionaries,
     closed: AtomicBool,
     /// Held by every call, and by closing, which so waits for those that began.
     gate: Gate<()>,
@@ -68,6 +70,7 @@ impl Client {
             capabilities: capabilities::of(&config),
             link: Link::new(&config, index.as_ref().map(Index::time)).await?,
             index,
+            dictionaries: Dictionaries::new(config.dictionary),
             clock,
             memory: Memory::new(),
             owner: Owner(CommitId::generate().0),
@@ -117,6 +120,11 @@ impl Client {
     /// The sequencer, where there is one.
     pub fn sequencer(&self) -> Option<&Sequencer> {
         self.sequencer.as_ref()
+    }
+
+    /// The dictionaries that are known.
+    pub fn dictionaries(&self) -> &Dictionaries {
+        &self.dictionaries
     }
 
     /// What is known of the feed's index, where there is one.

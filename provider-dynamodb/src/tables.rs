@@ -6,7 +6,7 @@
 //!   (`g`) and place (`i`).
 //! - `TABLE-log`: the feed. Under `log` each record by its first position; under `stubs` the stripped commits that were copied into
 //!   ranges without content; under `lease` which sequencer works.
-//! - `TABLE-names`: the store's record, the list of streams, and the small records.
+//! - `TABLE-names`: the store's record, the list of streams, the small records, and the dictionaries.
 
 use crate::codec::corrupt;
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -61,6 +61,8 @@ pub const STUBS: &str = "stubs";
 pub const LEASE: &str = "lease";
 /// Partition of the list of streams.
 pub const STREAMS: &str = "streams";
+/// Partition of the dictionaries.
+pub const DICTIONARIES: &str = "dictionaries";
 /// Partition and name of the store's record.
 pub const META: &str = "meta";
 

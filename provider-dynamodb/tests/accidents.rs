@@ -204,6 +204,67 @@ async fn a_load_costs_the_bytes_that_it_reads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dictionary_makes_a_load_of_small_commits_cheaper() {
+    let scratch = Scratch::new(&[("feed", "sequencer"), ("sequencer", "apart"), ("dictionary", "true")]).await;
+    let store = scratch.open().await;
+    // A handle from before there was one.
+    let (early, without) = (scratch.open().await, scratch.open_with(&[("dictionary", "false")]).await.unwrap());
+    append(&store, "early-1", Expected::Any, CommitId::generate(), vec![order_event(1)]).await.unwrap();
+    let streams = 8;
+    let appends = (0..streams).map(|at| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for n in 0..75 {
+                let (name, event) = (format!("sample-{at}"), order_event(1_000 + at * 100 + n));
+                append(&store, &name, Expected::Any, CommitId::generate(), vec![event]).await.unwrap();
+            }
+        })
+    });
+    for append in appends.collect::<Vec<_>>() {
+        append.await.unwrap();
+    }
+    // It is made beside.
+    let key = json!({ "k": { "S": "dictionaries" }, "s": { "S": "0000000001" } });
+    let begun = Instant::now();
+    let of_names = || ask("GetItem", json!({ "TableName": format!("{}-names", scratch.table()), "Key": key }));
+    while of_names().await["Item"].is_null() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "no dictionary is made");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let fresh = scratch.open().await;
+    for n in 0..100 {
+        let receipt = append(&fresh, NAME, Expected::Any, CommitId::generate(), vec![order_event(n)]).await.unwrap();
+        assert!(n == 0 || receipt.usage.write_units == 1.0, "{n}: {}", receipt.usage.write_units);
+    }
+    let page = read(&fresh, NAME, StreamStart::First, Direction::Forward, 1_000).await;
+    assert_eq!((page.events().count(), page.usage.requests), (100, 1));
+    println!("100 commits of one event: {} units", page.usage.read_units);
+    assert!(page.usage.read_units <= 7.0, "{}", page.usage.read_units);
+    // Who has not heard of it looks for it; who does not use it reads it all the same.
+    for store in [&early, &without] {
+        let page = read(store, NAME, StreamStart::First, Direction::Forward, 1_000).await;
+        let found: Vec<_> = page.events().map(|event| event.event.data.clone()).collect();
+        assert_eq!(found, (0..100).map(|n| order_event(n).data).collect::<Vec<_>>());
+        assert_eq!(read(store, "early-1", StreamStart::First, Direction::Forward, 9).await.events().count(), 1);
+    }
+    let plain = append(&without, NAME, Expected::Any, CommitId::generate(), vec![order_event(7)]).await.unwrap();
+    assert_eq!(plain.number, CommitNumber(101));
+    // Without it nothing is made up.
+    ask("DeleteItem", json!({ "TableName": format!("{}-names", scratch.table()), "Key": key })).await;
+    let unknowing = scratch.open_with(&[("dictionary", "false")]).await.unwrap();
+    let request = ReadStream {
+        stream: stream(NAME),
+        from: StreamStart::First,
+        direction: Direction::Forward,
+        limit: 10,
+        max_bytes: u64::MAX,
+        deadline: deadline(),
+    };
+    assert_eq!(unknowing.read_stream(request).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    scratch.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_page_in_the_middle_of_a_stream_is_found_and_not_walked_to() {
     let scratch = Scratch::new(&[]).await;
     let store = scratch.open().await;

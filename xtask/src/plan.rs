@@ -130,6 +130,7 @@ const EVERY: &[Setup] = &[
     Setup::DynamoDb("snapshots=interleaved"),
     Setup::DynamoDb("feed=transactional"),
     Setup::DynamoDb("feed=transactional;snapshots=interleaved"),
+    Setup::DynamoDb("dictionary=true"),
     Setup::DynamoDb("feed=sharded-index;settling=200ms"),
     Setup::DynamoDb("feed=sharded-index;shards=1;settling=200ms;snapshots=interleaved"),
     Setup::S3,
