@@ -143,8 +143,10 @@ const S3_URL: &str = "EVSTORE_TEST_S3_URL";
 /// it shows each test by itself; else `cargo test`, which needs nothing.
 fn tests() -> Result<()> {
     let nextest = cargo(&["nextest", "--version"]).output().is_ok_and(|output| output.status.success());
+    // Most of a test is waiting, for an engine or for a time to pass: two for each processor keep it busy.
+    let threads = (2 * std::thread::available_parallelism()?.get()).to_string();
     let arguments: &[&str] = if nextest {
-        &["nextest", "run", "--workspace", "--no-fail-fast"]
+        &["nextest", "run", "--workspace", "--no-fail-fast", "--test-threads", &threads]
     } else {
         &["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"]
     };

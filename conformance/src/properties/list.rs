@@ -840,7 +840,7 @@ pub const PROPERTIES: &[Property] = &[
         "the same seed gives the same calls",
         &[
             "conformance/tests/it/seeds.rs::the_same_seed_makes_the_same_calls",
-            "conformance/src/seed.rs::the_numbers_are_those_of_splitmix64",
+            "history/src/seed.rs::the_numbers_are_those_of_splitmix64",
         ],
     ),
     elsewhere(
@@ -848,7 +848,7 @@ pub const PROPERTIES: &[Property] = &[
         'U',
         X,
         "what is meant to be tried reports that it ran",
-        &["conformance/tests/it/history_clean.rs::made_up_histories_have_every_kind_of_call_and_answer"],
+        &["history/tests/it/clean.rs::made_up_histories_have_every_kind_of_call_and_answer"],
     ),
     elsewhere(
         234,

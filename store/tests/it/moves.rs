@@ -1,6 +1,7 @@
 //! An application whose store is moved under it keeps appending, reading and following, and nobody tells it.
 
 // A test may fail by a panic, also in its helpers.
+use crate::stores::{Fault, Faulty};
 use evstore::api::{
     EventStore, Opener, Provider, PutRecord, ReadRecord, RecordExpected, RecordKey, RecordKind, Settings, StoreAdmin,
     Waited,
@@ -14,7 +15,6 @@ use evstore_migrate::nodes::{self, Lack, Present};
 use evstore_migrate::{Migration, Settled, Side, Way};
 use std::sync::Arc;
 use std::time::Duration;
-use crate::stores::{Fault, Faulty};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const BOTH: &str = "default_store = \"old\"\n[stores.old]\nprovider = \"memory\"\nname = \"old\"\n[stores.new]\nprovider = \"memory\"\nname = \"new\"\n[migrate]\ntargets = [\"new\"]\n";

@@ -1,12 +1,12 @@
 //! Histories of a store that keeps every promise must pass, also after they were written as lines and read again.
 
-use evstore_conformance::history::feed::FeedClaims;
-use evstore_conformance::history::generate::{Size, generate};
-use evstore_conformance::history::lines::{self, MergeError, Part};
-use evstore_conformance::history::record::{Call, Operation, Returned};
-use evstore_conformance::history::stream::{Removal, Sessions, StreamClaims};
-use evstore_conformance::history::{Claims, FeedClaim, History, check};
-use evstore_conformance::seed::Seed;
+use evstore_history::feed::FeedClaims;
+use evstore_history::generate::{Size, generate};
+use evstore_history::lines::{self, MergeError, Part};
+use evstore_history::record::{Call, Operation, Returned};
+use evstore_history::seed::Seed;
+use evstore_history::stream::{Removal, Sessions, StreamClaims};
+use evstore_history::{Claims, FeedClaim, History, check};
 
 const CLAIMS: Claims = Claims {
     streams: StreamClaims { sessions: Sessions::Guaranteed, removal: Removal::Never },

@@ -1,13 +1,13 @@
 //! For every rule the smallest history that breaks it: a right one, changed in one place. The checker must name the rule.
 
-use evstore_conformance::history::feed::{FeedClaims, FeedCommits, FeedLag, FeedOrder, FeedPositions, FeedRealtime};
-use evstore_conformance::history::record::{
+use evstore_history::feed::{FeedClaims, FeedCommits, FeedLag, FeedOrder, FeedPositions, FeedRealtime};
+use evstore_history::record::{
     Append, AppendOutcome, Call, CommitId, Consistency, Delivery, Digest, Event, EventId, Expected, FeedEntry,
     FeedItem, FinalBody, FinalCommit, FinalFeed, FinalStream, LoadOutcome, Moment, Operation, PrefixPoll, Read,
     ReadOutcome, Receipt, Returned, RunEnd, SaveOutcome, SaveSnapshot, Seen, SubscriptionRun, chain, feed_chain,
 };
-use evstore_conformance::history::stream::{Removal, Sessions, StreamClaims};
-use evstore_conformance::history::{Claims, FeedClaim, History, KEPT_MAX, Rule, check};
+use evstore_history::stream::{Removal, Sessions, StreamClaims};
+use evstore_history::{Claims, FeedClaim, History, KEPT_MAX, Rule, check};
 
 const CLAIMS: Claims = Claims {
     streams: StreamClaims { sessions: Sessions::Guaranteed, removal: Removal::Never },

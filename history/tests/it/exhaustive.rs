@@ -5,13 +5,13 @@
 
 use std::collections::HashSet;
 
-use evstore_conformance::history::record::{
+use evstore_history::record::{
     Append, AppendOutcome, Call, CommitId, Consistency, Digest, Event, EventId, Expected, FinalBody, FinalCommit,
     FinalStream, Moment, Operation, Read, ReadOutcome, Receipt, Returned, Seen, chain,
 };
-use evstore_conformance::history::stream::{Removal, Sessions, StreamClaims, check_streams};
-use evstore_conformance::history::{History, Logs};
-use evstore_conformance::seed::Seed;
+use evstore_history::seed::Seed;
+use evstore_history::stream::{Removal, Sessions, StreamClaims, check_streams};
+use evstore_history::{History, Logs};
 
 #[test]
 fn the_checker_agrees_with_an_exhaustive_search() {

@@ -11,6 +11,7 @@ pub mod lines;
 mod log;
 pub mod record;
 mod rule;
+pub mod seed;
 pub mod snapshot;
 mod spread;
 pub mod stream;

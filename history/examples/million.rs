@@ -1,15 +1,15 @@
 //! Times the history checker on a million calls:
-//! `cargo run --release -p evstore-conformance --example history_million [calls]`.
+//! `cargo run --release -p evstore-history --example million [calls]`.
 #![expect(clippy::print_stdout, reason = "a program that reports to its caller")]
 
 use std::time::Instant;
 
-use evstore_conformance::history::Logs;
-use evstore_conformance::history::feed::{FeedClaims, check_feed};
-use evstore_conformance::history::generate::{Size, generate};
-use evstore_conformance::history::snapshot::check_snapshots;
-use evstore_conformance::history::stream::{Removal, Sessions, StreamClaims, check_streams};
-use evstore_conformance::seed::Seed;
+use evstore_history::Logs;
+use evstore_history::feed::{FeedClaims, check_feed};
+use evstore_history::generate::{Size, generate};
+use evstore_history::seed::Seed;
+use evstore_history::snapshot::check_snapshots;
+use evstore_history::stream::{Removal, Sessions, StreamClaims, check_streams};
 
 fn main() {
     let asked = std::env::args().nth(1).and_then(|calls| calls.parse().ok());
