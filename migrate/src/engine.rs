@@ -117,9 +117,10 @@ impl Verb {
                 matches!(phase, NotBegun | Copying(Forth) | GivenUp(Forth) | Moved(Back)),
                 "the move was begun already",
             ),
-            Self::Cutover => {
-                (matches!(phase, Copying(Forth) | Fenced(Forth) | Decided(Forth)), "there is no copy to hand over to")
-            }
+            Self::Cutover => (
+                matches!(phase, Copying(Forth) | Fenced(Forth) | Decided(Forth)),
+                "there is no copy to hand over to; start the move first",
+            ),
             Self::Rollback => (
                 matches!(phase, Moved(Forth) | GivenUp(Back) | Copying(Back) | Fenced(Back) | Decided(Back)),
                 "there is nothing to take back",

@@ -2,10 +2,11 @@
 
 use crate::engines::{dynamodb, faketime, postgres, redis, s3};
 use crate::page;
-use crate::run::{EVERYTHING, cargo, evstore, evstore_release, root, run, target};
+use crate::run::{EVERYTHING, cargo, evstore, evstore_release, root, run, run_apart, target};
 use crate::setup::{PREPARED, Setup, Shown};
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// When a step is run.
@@ -151,8 +152,10 @@ const S3_URL: &str = "EVSTORE_TEST_S3_URL";
 /// it shows each test by itself; else `cargo test`, which needs nothing.
 fn tests() -> Result<()> {
     let nextest = cargo(&["nextest", "--version"]).output().is_ok_and(|output| output.status.success());
+    // Most of a test is waiting, for an engine or for a time to pass: two for each processor keep it busy.
+    let threads = (2 * std::thread::available_parallelism()?.get()).to_string();
     let arguments: &[&str] = if nextest {
-        &["nextest", "run", "--workspace", "--no-fail-fast"]
+        &["nextest", "run", "--workspace", "--no-fail-fast", "--test-threads", &threads]
     } else {
         &["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"]
     };
@@ -200,20 +203,33 @@ fn doc_tests() -> Result<()> {
     run("examples in the documentation", &mut cargo(&arguments))
 }
 
-/// Set-ups held to the catalog by the command that a user types. What was not run is listed by it.
+/// Set-ups held to the catalog by the command that a user types, one for each processor at a time: most of it is waiting. What was not
+/// run is listed by it.
 fn catalog(setups: &[Setup], seed: u64, effort: u64) -> Result<()> {
     let evstore = evstore()?;
     let reports = target().join("conformance");
     std::fs::create_dir_all(&reports)?;
-    for setup in setups {
+    let hold = |setup: &Setup| {
         let name = setup.name();
         let shown = Shown::start(&[("tested", *setup)])?;
         let mut command = Command::new(&evstore);
         shown.tell(&mut command);
         command.current_dir(shown.folder()).args(["conformance", "tested", "--seed", &seed.to_string()]);
         command.args(["--effort", &effort.to_string(), "--report"]).arg(reports.join(format!("{name}.json")));
-        run(&format!("the catalog on {name}"), &mut command)?;
-    }
+        run_apart(&format!("the catalog on {name}"), &mut command)
+    };
+    let waiting = Mutex::new(setups.iter());
+    let next = || waiting.lock().map_or(None, |mut waiting| waiting.next());
+    let work = || std::iter::from_fn(next).filter_map(|setup| hold(setup).err()).collect::<Vec<_>>();
+    let threads = std::thread::available_parallelism()?.get();
+    let failed: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().unwrap_or_else(|_| vec![anyhow!("a thread ended")]))
+            .collect()
+    });
+    ensure!(failed.is_empty(), "{}", failed.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>().join("\n  "));
     Ok(())
 }
 

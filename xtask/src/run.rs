@@ -27,8 +27,7 @@ pub fn cargo(arguments: &[&str]) -> Command {
 /// # Errors
 /// When it can't be started or does not succeed.
 pub fn run(what: &str, command: &mut Command) -> Result<()> {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    let line = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    let line = line(command);
     println!("\n== {what}: {line}");
     let started = Instant::now();
     let status = command.status().with_context(|| format!("{what}: {line} could not be started"))?;
@@ -37,6 +36,27 @@ pub fn run(what: &str, command: &mut Command) -> Result<()> {
         bail!("{what} failed ({status}): {line}");
     }
     Ok(())
+}
+
+/// The same beside others: what it prints is shown in one piece, once it has ended.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_apart(what: &str, command: &mut Command) -> Result<()> {
+    let line = line(command);
+    let started = Instant::now();
+    let output = command.output().with_context(|| format!("{what}: {line} could not be started"))?;
+    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("\n== {what}: {line}\n{said}{errors}== {what}: {} s", started.elapsed().as_secs());
+    if !output.status.success() {
+        bail!("{what} failed ({}): {line}", output.status);
+    }
+    Ok(())
+}
+
+fn line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 /// What a command prints.

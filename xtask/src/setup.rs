@@ -7,10 +7,14 @@ use std::any::Any;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Orphan prepared transactions are among the accidents on Postgres.
 pub const PREPARED: [&str; 1] = ["max_prepared_transactions=10"];
+
+/// What takes longer to start is said.
+const SLOW: Duration = Duration::from_secs(2);
 
 /// How a store is set up.
 #[derive(Clone, Copy)]
@@ -80,6 +84,7 @@ impl Shown {
         let mut shown = Self { _engines: Vec::new(), variables: Vec::new(), folder: tempfile::tempdir()? };
         let mut config = String::new();
         for (store, setup) in stores {
+            let started = Instant::now();
             write!(config, "[stores.{store}]\nprovider = \"{}\"\n", setup.provider())?;
             match *setup {
                 Setup::Memory => {}
@@ -128,6 +133,9 @@ impl Shown {
                     shown._engines.push(Box::new(engine));
                     writeln!(config, "auto_create = true")?;
                 }
+            }
+            if started.elapsed() > SLOW {
+                println!("== start {}: {} s", setup.name(), started.elapsed().as_secs());
             }
         }
         std::fs::write(shown.folder.path().join("evstore.toml"), config)?;
