@@ -276,7 +276,22 @@ fn sequencers() -> Result<()> {
     let engine = dynamodb::DynamoDb::start()?;
     let mut command = cargo(&arguments);
     command.envs(engine.environment()).env("EVSTORE_TEST_SEQUENCER_KILLS", "50");
-    run("sequencers that are killed", &mut command)
+    run("sequencers that are killed", &mut command)?;
+    // Each takes four seconds until another takes its place.
+    let processes = [
+        "test",
+        "-p",
+        "evstore-cli",
+        "--features",
+        "engine-tests",
+        "--test",
+        "it",
+        "--",
+        "one_that_is_killed_under_load",
+    ];
+    let mut command = cargo(&processes);
+    command.envs(engine.environment()).env("EVSTORE_TEST_SEQUENCER_KILLS", "10");
+    run("processes of sequencers that are killed", &mut command)
 }
 
 fn races() -> Result<()> {
