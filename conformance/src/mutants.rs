@@ -2,7 +2,7 @@
 //!
 //! A mutant is reached through the public traits alone: whatever notices it would notice a real store that is wrong in the
 //! same way. The repository that decides before it looks up the commit id is not a store: it stands with its like, and with
-//! the checks that notice them, in `store/tests/repository_mutants.rs`.
+//! the checks that notice them, in `store/tests/it/repository_mutants.rs`.
 
 mod append;
 mod backward;

@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Builds and runs the tests.
+/// Builds and runs the tests, up to the first step that fails: what it printed then stands at the end.
 #[derive(Args)]
 pub struct Test {
-    /// Everything, long runs too. Stopped and started again with the same seed, it goes on where it stopped.
+    /// Everything, long runs too, whatever fails on the way. Stopped and started again with the same seed, it goes on where it stopped.
     #[arg(long)]
     all: bool,
     /// Only the steps that have this in their name, long ones too.
@@ -53,6 +53,8 @@ impl Test {
                 println!("\n== {}: done before, with the same seed", step.name);
             } else if budget.is_some_and(|budget| started.elapsed() >= budget) {
                 failed.push(format!("not run, the budget is spent: {}", step.name));
+            } else if !self.all && !failed.is_empty() {
+                failed.push(format!("not run, a step before failed: {}", step.name));
             } else {
                 match (step.run)(run) {
                     Ok(()) => done.add(step.name)?,

@@ -135,7 +135,7 @@ const ELSEWHERE: &[(u8, &str)] = &[
     (18, "migrate/tests/there_and_back.rs: a_move_is_given_up_in_each_phase_and_made_all_the_same"),
     (19, "`moved::*` here: 10,000 appends before the rollback"),
     (22, "migrate/tests/cut_off.rs: a_copy_that_is_not_the_source_is_not_handed_over_to"),
-    (23, "cli/tests/migrate.rs: a_target_that_holds_less_is_refused_or_accepted_by_name"),
+    (23, "cli/tests/it/migrate.rs: a_target_that_holds_less_is_refused_or_accepted_by_name"),
     (26, "migrate/tests/there_and_back.rs: a_copy_that_does_not_come_near_is_told_and_closes_nothing"),
     (27, "`moved::*` here: every pair, more than 10,000 streams, equal exports"),
 ];

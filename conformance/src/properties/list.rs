@@ -60,8 +60,8 @@ pub const PROPERTIES: &[Property] = &[
         C,
         "an empty commit is refused and gives no revision",
         &[
-            "conformance/tests/coverage.rs::an_empty_commit_cannot_be_made",
-            "store/tests/typed_repository.rs::a_decision_without_events_appends_nothing",
+            "conformance/tests/it/coverage.rs::an_empty_commit_cannot_be_made",
+            "store/tests/it/typed_repository.rs::a_decision_without_events_appends_nothing",
         ],
     ),
     held(13, 'A', C, "a receipt has first and last revision, commit id, and a position or none"),
@@ -103,7 +103,7 @@ pub const PROPERTIES: &[Property] = &[
         'C',
         C,
         "no answer in time is \"unknown\", never \"failed\"",
-        &["store/tests/layers.rs::an_append_without_an_answer_is_indeterminate"],
+        &["store/tests/it/layers.rs::an_append_without_an_answer_is_indeterminate"],
     ),
     later(
         42,
@@ -261,21 +261,21 @@ pub const PROPERTIES: &[Property] = &[
         'I',
         K,
         "from the start, the end, a place; before the stream exists",
-        &["store/tests/subscription_feed.rs::a_subscription_begins_where_it_is_told_to"],
+        &["store/tests/it/subscription_feed.rs::a_subscription_begins_where_it_is_told_to"],
     ),
     elsewhere(
         113,
         'I',
         K,
         "catch-up to live loses and repeats nothing",
-        &["store/tests/subscription_feed.rs::going_live_under_load_loses_and_repeats_nothing"],
+        &["store/tests/it/subscription_feed.rs::going_live_under_load_loses_and_repeats_nothing"],
     ),
     elsewhere(
         114,
         'I',
         K,
         "caught up is told once, falling behind too",
-        &["store/tests/subscription_feed.rs::the_end_is_announced_once_and_falling_behind_too"],
+        &["store/tests/it/subscription_feed.rs::the_end_is_announced_once_and_falling_behind_too"],
     ),
     elsewhere(
         115,
@@ -283,8 +283,8 @@ pub const PROPERTIES: &[Property] = &[
         K,
         "order within a stream, once in an undisturbed run",
         &[
-            "store/tests/subscription_feed.rs::going_live_under_load_loses_and_repeats_nothing",
-            "store/tests/projection_at_least_once.rs::a_projection_goes_on_where_it_stopped",
+            "store/tests/it/subscription_feed.rs::going_live_under_load_loses_and_repeats_nothing",
+            "store/tests/it/projection_at_least_once.rs::a_projection_goes_on_where_it_stopped",
         ],
     ),
     elsewhere(
@@ -293,8 +293,8 @@ pub const PROPERTIES: &[Property] = &[
         K,
         "a failing handler is retried, stopped or parked as told; nothing later is lost",
         &[
-            "store/tests/projection_at_least_once.rs::a_failing_handler_is_tried_again_and_what_follows_waits",
-            "store/tests/projection_at_least_once.rs::a_projection_that_stops_at_an_event_keeps_what_was_handled_before_it",
+            "store/tests/it/projection_at_least_once.rs::a_failing_handler_is_tried_again_and_what_follows_waits",
+            "store/tests/it/projection_at_least_once.rs::a_projection_that_stops_at_an_event_keeps_what_was_handled_before_it",
         ],
     ),
     elsewhere(
@@ -302,7 +302,7 @@ pub const PROPERTIES: &[Property] = &[
         'I',
         K,
         "a poisoned event is parked with its cause, and its neighbours go on",
-        &["store/tests/projection_at_least_once.rs::a_poisoned_stream_is_parked_with_its_cause_and_others_go_on"],
+        &["store/tests/it/projection_at_least_once.rs::a_poisoned_stream_is_parked_with_its_cause_and_others_go_on"],
     ),
     elsewhere(
         118,
@@ -310,9 +310,9 @@ pub const PROPERTIES: &[Property] = &[
         K,
         "stopping while handling, twice, or with the store closed is clean",
         &[
-            "store/tests/subscription_feed.rs::a_closed_store_ends_the_subscription_and_says_so",
-            "store/tests/subscription_feed.rs::a_subscription_stops_from_elsewhere_while_it_waits_and_stopping_twice_is_harmless",
-            "store/tests/projection_at_least_once.rs::a_stop_waits_for_the_event_in_hand_and_keeps_it",
+            "store/tests/it/subscription_feed.rs::a_closed_store_ends_the_subscription_and_says_so",
+            "store/tests/it/subscription_feed.rs::a_subscription_stops_from_elsewhere_while_it_waits_and_stopping_twice_is_harmless",
+            "store/tests/it/projection_at_least_once.rs::a_stop_waits_for_the_event_in_hand_and_keeps_it",
         ],
     ),
     elsewhere(
@@ -321,7 +321,7 @@ pub const PROPERTIES: &[Property] = &[
         K,
         "a name runs once, and is free after it stops",
         &[
-            "store/tests/projection_at_least_once.rs::a_name_runs_once_among_the_clones_of_a_store_and_is_free_after_a_stop",
+            "store/tests/it/projection_at_least_once.rs::a_name_runs_once_among_the_clones_of_a_store_and_is_free_after_a_stop",
         ],
     ),
     later(
@@ -336,35 +336,35 @@ pub const PROPERTIES: &[Property] = &[
         'I',
         K,
         "a lost connection is resumed without loss",
-        &["store/tests/subscription_feed.rs::errors_that_pass_are_waited_out"],
+        &["store/tests/it/subscription_feed.rs::errors_that_pass_are_waited_out"],
     ),
     elsewhere(
         122,
         'I',
         K,
         "a slow consumer holds bounded memory",
-        &["store/tests/subscription_feed.rs::no_more_than_a_page_is_held_however_slow_the_consumer"],
+        &["store/tests/it/subscription_feed.rs::no_more_than_a_page_is_held_however_slow_the_consumer"],
     ),
     elsewhere(
         123,
         'I',
         K,
         "the largest event is delivered",
-        &["store/tests/subscription_feed.rs::the_largest_event_is_delivered"],
+        &["store/tests/it/subscription_feed.rs::the_largest_event_is_delivered"],
     ),
     elsewhere(
         124,
         'I',
         K,
         "a filter that nothing passes still moves the checkpoint",
-        &["store/tests/projection_at_least_once.rs::the_checkpoint_moves_also_where_the_filter_matches_nothing"],
+        &["store/tests/it/projection_at_least_once.rs::the_checkpoint_moves_also_where_the_filter_matches_nothing"],
     ),
     elsewhere(
         125,
         'I',
         K,
         "a lost notification is made up for by polling",
-        &["store/tests/subscription_feed.rs::an_event_whose_notification_is_lost_is_found_by_polling"],
+        &["store/tests/it/subscription_feed.rs::an_event_whose_notification_is_lost_is_found_by_polling"],
     ),
     later(126, 'I', K, "the time from append to handler is reported", "the comparison measures it"),
     held(127, 'J', K, "checkpoints are saved, read, overwritten, absent and deleted, each by its name"),
@@ -374,14 +374,14 @@ pub const PROPERTIES: &[Property] = &[
         'J',
         K,
         "checkpoint and read model in one transaction",
-        &["store/tests/projection_exactly_once.rs::every_event_counts_once_whatever_becomes_of_transactions"],
+        &["store/tests/it/projection_exactly_once.rs::every_event_counts_once_whatever_becomes_of_transactions"],
     ),
     elsewhere(
         130,
         'J',
         K,
         "what was applied is not applied again",
-        &["store/tests/projection_exactly_once.rs::an_event_that_a_rival_has_applied_is_not_applied_again"],
+        &["store/tests/it/projection_exactly_once.rs::an_event_that_a_rival_has_applied_is_not_applied_again"],
     ),
     elsewhere(
         131,
@@ -389,8 +389,8 @@ pub const PROPERTIES: &[Property] = &[
         K,
         "only what was handled moves the checkpoint",
         &[
-            "store/tests/projection_at_least_once.rs::a_projection_that_stops_at_an_event_keeps_what_was_handled_before_it",
-            "store/tests/projection_at_least_once.rs::what_was_handled_ahead_of_the_feed_does_not_come_again",
+            "store/tests/it/projection_at_least_once.rs::a_projection_that_stops_at_an_event_keeps_what_was_handled_before_it",
+            "store/tests/it/projection_at_least_once.rs::what_was_handled_ahead_of_the_feed_does_not_come_again",
         ],
     ),
     elsewhere(
@@ -398,7 +398,7 @@ pub const PROPERTIES: &[Property] = &[
         'J',
         K,
         "a crash before the checkpoint repeats and never loses",
-        &["store/tests/projection_at_least_once.rs::a_crash_before_the_checkpoint_repeats_and_loses_nothing"],
+        &["store/tests/it/projection_at_least_once.rs::a_crash_before_the_checkpoint_repeats_and_loses_nothing"],
     ),
     elsewhere(
         133,
@@ -406,8 +406,8 @@ pub const PROPERTIES: &[Property] = &[
         K,
         "one owner of a consumer; the write of a zombie is refused",
         &[
-            "store/tests/projection_at_least_once.rs::a_zombie_cannot_move_the_checkpoint_and_stops",
-            "store/tests/projection_at_least_once.rs::of_two_that_stand_by_one_runs_and_the_other_takes_over",
+            "store/tests/it/projection_at_least_once.rs::a_zombie_cannot_move_the_checkpoint_and_stops",
+            "store/tests/it/projection_at_least_once.rs::of_two_that_stand_by_one_runs_and_the_other_takes_over",
         ],
     ),
     elsewhere(
@@ -415,7 +415,7 @@ pub const PROPERTIES: &[Property] = &[
         'J',
         K,
         "no lock is left by a crash",
-        &["store/tests/projection_at_least_once.rs::of_two_that_stand_by_one_runs_and_the_other_takes_over"],
+        &["store/tests/it/projection_at_least_once.rs::of_two_that_stand_by_one_runs_and_the_other_takes_over"],
     ),
     elsewhere(
         135,
@@ -423,8 +423,8 @@ pub const PROPERTIES: &[Property] = &[
         K,
         "what a dead consumer had in hand goes to another",
         &[
-            "store/tests/projection_at_least_once.rs::of_two_that_stand_by_one_runs_and_the_other_takes_over",
-            "store/tests/projection_at_least_once.rs::a_zombie_cannot_move_the_checkpoint_and_stops",
+            "store/tests/it/projection_at_least_once.rs::of_two_that_stand_by_one_runs_and_the_other_takes_over",
+            "store/tests/it/projection_at_least_once.rs::a_zombie_cannot_move_the_checkpoint_and_stops",
         ],
     ),
     later(136, 'J', K, "one stream is never handled by two members", "consumer groups"),
@@ -477,9 +477,9 @@ pub const PROPERTIES: &[Property] = &[
         K,
         "a stale, corrupt or newer snapshot falls back to a replay",
         &[
-            "store/tests/typed_snapshots.rs::a_snapshot_of_a_newer_schema_falls_back_to_replay",
-            "store/tests/typed_snapshots.rs::a_snapshot_with_a_flipped_bit_falls_back_to_replay_also_where_it_still_reads",
-            "store/tests/typed_snapshots.rs::a_snapshot_of_an_older_schema_falls_back_to_replay",
+            "store/tests/it/typed_snapshots.rs::a_snapshot_of_a_newer_schema_falls_back_to_replay",
+            "store/tests/it/typed_snapshots.rs::a_snapshot_with_a_flipped_bit_falls_back_to_replay_also_where_it_still_reads",
+            "store/tests/it/typed_snapshots.rs::a_snapshot_of_an_older_schema_falls_back_to_replay",
         ],
     ),
     elsewhere(
@@ -488,8 +488,8 @@ pub const PROPERTIES: &[Property] = &[
         K,
         "a snapshot ahead of its stream is refused, and noticed when one is loaded",
         &[
-            "store/tests/typed_snapshots.rs::a_snapshot_ahead_of_the_stream_falls_back_to_replay",
-            "store/tests/typed_snapshots.rs::a_snapshot_of_another_commit_falls_back_to_replay",
+            "store/tests/it/typed_snapshots.rs::a_snapshot_ahead_of_the_stream_falls_back_to_replay",
+            "store/tests/it/typed_snapshots.rs::a_snapshot_of_another_commit_falls_back_to_replay",
         ],
     ),
     elsewhere(
@@ -498,8 +498,8 @@ pub const PROPERTIES: &[Property] = &[
         K,
         "when a snapshot is due",
         &[
-            "store/tests/typed_snapshots.rs::a_snapshot_is_taken_every_so_many_events",
-            "store/tests/typed_snapshots.rs::a_snapshot_is_taken_once_the_commits_since_outweigh_it",
+            "store/tests/it/typed_snapshots.rs::a_snapshot_is_taken_every_so_many_events",
+            "store/tests/it/typed_snapshots.rs::a_snapshot_is_taken_once_the_commits_since_outweigh_it",
         ],
     ),
     held(159, 'L', K, "a snapshot up to its limit, and one beyond"),
@@ -523,14 +523,14 @@ pub const PROPERTIES: &[Property] = &[
         'M',
         K,
         "upcasting on every way of reading; stored bytes stay",
-        &["store/tests/typed_events.rs::older_schemas_are_upcast"],
+        &["store/tests/it/typed_events.rs::older_schemas_are_upcast"],
     ),
     elsewhere(
         170,
         'M',
         C,
         "correlation and causation are kept",
-        &["store/tests/typed_events.rs::a_context_is_metadata_and_what_follows_inherits_it"],
+        &["store/tests/it/typed_events.rs::a_context_is_metadata_and_what_follows_inherits_it"],
     ),
     later(
         171,
@@ -566,9 +566,9 @@ pub const PROPERTIES: &[Property] = &[
         C,
         "what passes is repeated within bounds, then typed with what to do",
         &[
-            "store/tests/layers.rs::repeats_are_counted",
-            "store/tests/layers.rs::what_a_repeat_can_not_mend_is_not_repeated",
-            "store/tests/layers.rs::nothing_is_repeated_past_the_deadline",
+            "store/tests/it/layers.rs::repeats_are_counted",
+            "store/tests/it/layers.rs::what_a_repeat_can_not_mend_is_not_repeated",
+            "store/tests/it/layers.rs::nothing_is_repeated_past_the_deadline",
             "provider-postgres/tests/accidents.rs::a_deadlock_is_tried_again_within_the_deadline",
             "provider-postgres/tests/servers.rs::a_failover_to_a_standby_that_lacks_commits_is_told",
             "provider-redis/tests/accidents.rs::a_full_server_refuses_before_it_writes",
@@ -584,8 +584,8 @@ pub const PROPERTIES: &[Property] = &[
         C,
         "a connection lost in an append is resolved by the commit id",
         &[
-            "store/tests/layers.rs::a_lost_answer_ends_with_exactly_one_commit",
-            "store/tests/typed_repository.rs::after_an_unknown_outcome_the_same_bytes_are_repeated",
+            "store/tests/it/layers.rs::a_lost_answer_ends_with_exactly_one_commit",
+            "store/tests/it/typed_repository.rs::after_an_unknown_outcome_the_same_bytes_are_repeated",
             "provider-postgres/tests/accidents.rs::an_append_whose_connection_is_ended_is_indeterminate_and_resolves_by_its_id",
             "provider-dynamodb/tests/accidents.rs::a_lost_answer_is_indeterminate_and_the_commit_says_what_became_of_it",
             "provider-dynamodb/tests/accidents.rs::nothing_acknowledged_is_lost_where_a_fifth_of_the_answers_is",
@@ -600,7 +600,7 @@ pub const PROPERTIES: &[Property] = &[
         'P',
         C,
         "metrics count calls, outcomes, bytes and repeats",
-        &["store/tests/layers.rs::calls_outcomes_bytes_and_repeats_are_counted"],
+        &["store/tests/it/layers.rs::calls_outcomes_bytes_and_repeats_are_counted"],
     ),
     held(189, 'P', C, "a stuck feed is noticed, an idle one is not taken for stuck"),
     elsewhere(
@@ -609,7 +609,7 @@ pub const PROPERTIES: &[Property] = &[
         C,
         "logs and errors hold no payload",
         &[
-            "store/tests/layers.rs::neither_payloads_nor_the_keys_of_streams_are_logged",
+            "store/tests/it/layers.rs::neither_payloads_nor_the_keys_of_streams_are_logged",
             "provider-postgres/tests/logs.rs::nothing_that_is_stored_is_logged",
         ],
     ),
@@ -754,7 +754,7 @@ pub const PROPERTIES: &[Property] = &[
         "a consumer goes on in the target with its checkpoint",
         &[
             "migrate/tests/there_and_back.rs::everything_goes_there_and_back_and_there_again",
-            "store/tests/moves.rs::no_append_fails_and_none_is_lost_under_load",
+            "store/tests/it/moves.rs::no_append_fails_and_none_is_lost_under_load",
         ],
     ),
     elsewhere(
@@ -828,7 +828,7 @@ pub const PROPERTIES: &[Property] = &[
             &[
                 "conformance/tests/mutants.rs::mutant_is_noticed",
                 "conformance/tests/mutants.rs::every_check_is_named_by_a_mutant",
-                "store/tests/repository_mutants.rs::every_mutant_is_noticed_by_the_checks_that_it_names",
+                "store/tests/it/repository_mutants.rs::every_mutant_is_noticed_by_the_checks_that_it_names",
             ],
         ),
         "a store that loses tags comes with tags and conditions over them",
@@ -839,7 +839,7 @@ pub const PROPERTIES: &[Property] = &[
         X,
         "the same seed gives the same calls",
         &[
-            "conformance/tests/seeds.rs::the_same_seed_makes_the_same_calls",
+            "conformance/tests/it/seeds.rs::the_same_seed_makes_the_same_calls",
             "conformance/src/seed.rs::the_numbers_are_those_of_splitmix64",
         ],
     ),
@@ -848,7 +848,7 @@ pub const PROPERTIES: &[Property] = &[
         'U',
         X,
         "what is meant to be tried reports that it ran",
-        &["conformance/tests/history_clean.rs::made_up_histories_have_every_kind_of_call_and_answer"],
+        &["conformance/tests/it/history_clean.rs::made_up_histories_have_every_kind_of_call_and_answer"],
     ),
     elsewhere(
         234,

@@ -1,8 +1,4 @@
 //! Projections with their checkpoint in the store: nothing is lost, whatever fails.
-#![allow(clippy::unwrap_used, reason = "a test that cannot set its stage has failed")]
-
-mod stores;
-
 use evstore::api::*;
 use evstore::{
     Checkpoint, Executed, FeedEvent, LastCommit, OnError, Phase, Project, Projection, RetryError, Rivals, Start,
@@ -10,7 +6,7 @@ use evstore::{
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use stores::{Fault, Faulty, Recorder, append, memory, soon};
+use crate::stores::{Fault, Faulty, Recorder, append, memory, soon};
 use tokio::sync::Notify;
 
 /// What a handler was given, as `stream@revision`.

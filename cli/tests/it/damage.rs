@@ -1,10 +1,6 @@
 //! A store whose file was changed behind its back: verify goes on past damage, tells every place, and mends nothing.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
-
-mod evstore;
-
-use evstore::{Folder, document};
+use crate::evstore::{Folder, document};
 use serde_json::{Value, json};
 
 /// Turns the bits of one byte of a text that stands in the store's file.

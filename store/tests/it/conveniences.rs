@@ -1,6 +1,4 @@
 //! What can be said shorter: stores without a config, and a plain append, a whole stream, its latest event.
-#![allow(clippy::unwrap_used, reason = "a test that cannot set its stage has failed")]
-
 use evstore::{CommitId, ErrorKind, EventStoreExt, EventType, Expected, NewEvent, Revision, Store, StreamId};
 use futures::TryStreamExt;
 

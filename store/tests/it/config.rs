@@ -1,7 +1,5 @@
 //! The config: what is found where, what is stronger, what is refused and how, and what is never shown.
 
-#![expect(clippy::unwrap_used, reason = "in tests a failure is a panic")]
-
 use async_trait::async_trait;
 use evstore::api::{
     ConfigKey, Error, ErrorKind, EventStore, KeyDefault, KeyKind, Opener, Provider, Result, Secrecy, Settings,

@@ -1,11 +1,7 @@
 //! `evstore compare` by the real binary: what it writes, what it leaves alone, and how it exits.
 
 // A test may fail by a panic, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod evstore;
-
-use evstore::{Folder, document, lines};
+use crate::evstore::{Folder, document, lines};
 use serde_json::{Value, json};
 
 /// Workloads of a moment.

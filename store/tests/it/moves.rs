@@ -1,10 +1,6 @@
 //! An application whose store is moved under it keeps appending, reading and following, and nobody tells it.
 
 // A test may fail by a panic, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod stores;
-
 use evstore::api::{
     EventStore, Opener, Provider, PutRecord, ReadRecord, RecordExpected, RecordKey, RecordKind, Settings, StoreAdmin,
     Waited,
@@ -19,7 +15,7 @@ use evstore_migrate::{Migration, Settled, Side, Way};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use stores::{Fault, Faulty};
+use crate::stores::{Fault, Faulty};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const BOTH: &str = "default_store = \"old\"\n[stores.old]\nprovider = \"memory\"\nname = \"old\"\n[stores.new]\nprovider = \"memory\"\nname = \"new\"\n[migrate]\ntargets = [\"new\"]\n";

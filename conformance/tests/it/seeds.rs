@@ -1,7 +1,5 @@
 //! A seed repeats a run: the same calls, in the same order, with the same answers.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use evstore_api::{Settings, StoreName};
 use evstore_conformance::check::Verdict;
 use evstore_conformance::mutants::mutants;

@@ -1,11 +1,7 @@
 //! Ctrl-C: a command that follows, and one that waits for its input, stop at once and cleanly.
 #![cfg(unix)]
 // A test may fail by a panic, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod evstore;
-
-use evstore::Folder;
+use crate::evstore::Folder;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
@@ -48,7 +44,7 @@ fn an_interrupted_catalog_leaves_no_scratch_store() {
 #[test]
 fn a_command_that_waits_for_its_reader_stops_too() {
     let folder = Folder::new();
-    folder.ok(&format!("import {} -q", evstore::PERMITS));
+    folder.ok(&format!("import {} -q", crate::evstore::PERMITS));
     for signal in ["-INT", "-TERM"] {
         let mut child = folder.command("feed -o jsonl").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         // One line shows that it runs; nobody reads the rest.

@@ -1,11 +1,7 @@
 //! `evstore migrate` by the real binary, verb by verb. Running systems are moved in `mover`.
 
 // A test may fail by a panic, also in its helpers.
-#![allow(clippy::unwrap_used)]
-
-mod evstore;
-
-use evstore::{Folder, PERMITS, document};
+use crate::evstore::{Folder, PERMITS, document};
 
 fn folder() -> Folder {
     let folder = Folder::new();

@@ -1,8 +1,6 @@
 //! The real binary, run as a user runs it: what it prints, and how it exits.
 
-mod evstore;
-
-use evstore::{Folder, PERMITS, document, lines};
+use crate::evstore::{Folder, PERMITS, document, lines};
 use serde_json::{Value, json};
 
 const COMMIT: &str = "01900000000070008000000000000001";

@@ -1,14 +1,10 @@
 //! Subscriptions: everything once and in order, first what is there and then what comes.
-#![allow(clippy::unwrap_used, reason = "a test that cannot set its stage has failed")]
-
-mod stores;
-
 use evstore::api::*;
 use evstore::{Batch, Delivery, Start, Subscribe, Subscription};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use stores::{Fault, Faulty, append, memory, soon};
+use crate::stores::{Fault, Faulty, append, memory, soon};
 
 async fn open(store: &Arc<dyn EventStore>, start: Start) -> Subscription {
     Subscribe::to(store.clone(), start).open().await.unwrap()

@@ -1,8 +1,4 @@
 //! Snapshots: when they are taken, when they are believed, and that a load with one equals a replay.
-#![allow(clippy::unwrap_used, reason = "a test that cannot set its stage has failed")]
-
-mod stores;
-
 use bytes::Bytes;
 use evstore::api::*;
 use evstore::{Aggregate, DomainEvent, FoldedFrom, Repository, SnapshotPolicy, SnapshotRefused};
@@ -10,7 +6,7 @@ use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
-use stores::{Fault, Faulty, memory, memory_with};
+use crate::stores::{Fault, Faulty, memory, memory_with};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DomainEvent)]
 enum Noted {

@@ -1,14 +1,10 @@
 //! Commands: what is decided when, what is repeated, and what is never done twice.
-#![allow(clippy::unwrap_used, reason = "a test that cannot set its stage has failed")]
-
-mod stores;
-
 use evstore::api::*;
 use evstore::{Aggregate, Context, DomainEvent, ExecuteError, FoldedFrom, Repository};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-use stores::{Fault, Faulty, memory, memory_with};
+use crate::stores::{Fault, Faulty, memory, memory_with};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DomainEvent)]
 enum Counted {

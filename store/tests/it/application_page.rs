@@ -1,6 +1,4 @@
 //! The page for applications: its Rust is compiled, because it stands word for word in the example.
-#![allow(clippy::unwrap_used, reason = "a test that cannot set its stage has failed")]
-
 use std::fs;
 use std::path::Path;
 

@@ -1,7 +1,5 @@
 //! The checks that only read hold on a healthy store with content, write nothing, and notice stores that are wrong.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 use evstore_api::{
     Append, CommitId, ContentType, Deadline, EventType, Events, Expected, NewCommit, NewEvent, Settings, StoreName,
     StreamId,

@@ -1,10 +1,6 @@
 //! Logs and exports: in, out, again, cut off, damaged.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
-
-mod evstore;
-
-use evstore::{Folder, PERMITS, document, lines};
+use crate::evstore::{Folder, PERMITS, document, lines};
 use serde_json::json;
 
 fn line(stream: &str, data: &str) -> String {

@@ -1,9 +1,5 @@
 //! Repositories that are wrong in one way each, and the checks that notice: the repository keeps every promise, each mutant breaks
 //! the ones that it names, and each check is named by a mutant.
-#![allow(clippy::unwrap_used, reason = "a test that cannot set its stage has failed")]
-
-mod stores;
-
 use async_trait::async_trait;
 use evstore::api::*;
 use evstore::{Aggregate, DomainEvent, ExecuteError, Executed, Repository, SnapshotPolicy};
@@ -13,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-use stores::{Fault, Faulty, soon};
+use crate::stores::{Fault, Faulty, soon};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DomainEvent)]
 enum Counted {

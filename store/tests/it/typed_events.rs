@@ -1,6 +1,4 @@
 //! What `#[derive(DomainEvent)]` stores, and what it reads back.
-#![allow(clippy::unwrap_used, reason = "a test that cannot set its stage has failed")]
-
 use evstore::api::{CommitId, Error, ErrorKind, Event, EventType, NewEvent};
 use evstore::{Context, DomainEvent, RawEvent, testing};
 use serde::{Deserialize, Serialize};

@@ -1,8 +1,4 @@
 //! Projections whose read model keeps the cursor in its own transaction: every event counts once, whatever fails.
-#![allow(clippy::unwrap_used, reason = "a test that cannot set its stage has failed")]
-
-mod stores;
-
 use evstore::api::*;
 use evstore::{
     Batch, BoxError, Checkpoint, Executed, Move, OnError, Phase, Project, Projection, ReadModel, RetryError, Rivals,
@@ -10,7 +6,7 @@ use evstore::{
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use stores::{append, memory};
+use crate::stores::{append, memory};
 
 /// Stands for a database: what is committed outlives the read model.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -119,7 +115,7 @@ async fn with_rival_at(position: u64, sums: &Sums, rivals: Rivals) -> (Projectio
     let store = memory().await;
     let projection = project(&store).rivals(rivals).run_into(sums.clone()).await.unwrap();
     let receipt = append(&*store, "order-1", "Placed", &[1]).await;
-    let incarnation = store.feed_head(stores::soon()).await.unwrap().cursor.incarnation();
+    let incarnation = store.feed_head(crate::stores::soon()).await.unwrap().cursor.incarnation();
     wait(&projection, "order-1", receipt).await;
     sums.set(Cursor::total(incarnation, Position(position)));
     let receipt = append(&*store, "order-1", "Placed", &[5]).await;
@@ -177,7 +173,7 @@ async fn a_read_model_beyond_the_end_of_the_feed_is_not_fed() {
     let store = memory().await;
     let sums = Sums::new(&[]);
     append(&*store, "order-1", "Placed", &[1]).await;
-    let incarnation = store.feed_head(stores::soon()).await.unwrap().cursor.incarnation();
+    let incarnation = store.feed_head(crate::stores::soon()).await.unwrap().cursor.incarnation();
     sums.set(Cursor::total(incarnation, Position(6)));
     let projection = project(&store).run_into(sums.clone()).await.unwrap();
     let reason = tokio::time::timeout(Duration::from_secs(10), projection.stopped()).await.unwrap();
