@@ -1,13 +1,13 @@
 //! What stands beside the events: snapshots, which are hints and follow when they can, and consumers' checkpoints, which are carried
 //! exactly.
 
-use crate::copy::send;
+use crate::copy::{Filling, send};
 use crate::deadline;
 use crate::pages::{Records, Streams};
 use crate::side::Side;
 use evstore_api::{
-    Epoch, Error, ErrorKind, PutSnapshot, ReadRecord, ReadSnapshot, Record, RecordKey, RecordKind, Replica, Result,
-    Snapshot, StreamId,
+    Error, ErrorKind, PutSnapshot, ReadRecord, ReadSnapshot, Record, RecordKey, RecordKind, Replica, Result, Snapshot,
+    StreamId,
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use std::collections::HashSet;
@@ -18,11 +18,11 @@ const READS_MAX: usize = 16;
 const RECORDS_MAX: usize = 32;
 
 /// Copies every snapshot of streams that are copied as far. What is ahead comes with a later call.
-pub(crate) async fn snapshots(from: &Side, to: &Side, epoch: Epoch) -> Result<()> {
+pub(crate) async fn snapshots(from: &Side, to: &Side, filling: Filling) -> Result<()> {
     let mut streams = Streams::all(&*from.store);
     while let Some(page) = streams.next(&*from.store).await.map_err(|error| from.named(error))? {
         for snapshot in read_all(from, page.into_iter().map(|listed| listed.stream)).await? {
-            match send(to, epoch, vec![Replica::Snapshot(snapshot)]).await {
+            match send(to, filling, vec![Replica::Snapshot(snapshot)]).await {
                 // It is ahead of what is copied.
                 Err(error) if error.kind() == ErrorKind::Conflict => {}
                 sent => sent?,
@@ -69,16 +69,16 @@ async fn read(side: &Side, stream: StreamId) -> Result<Option<Snapshot>> {
 }
 
 /// Copies every checkpoint, deletions included.
-pub(crate) async fn checkpoints(from: &Side, to: &Side, epoch: Epoch) -> Result<()> {
+pub(crate) async fn checkpoints(from: &Side, to: &Side, filling: Filling) -> Result<()> {
     let records = all(from).await?;
     let names: HashSet<RecordKey> = records.iter().map(|record| record.key.clone()).collect();
     for part in records.chunks(RECORDS_MAX) {
-        send(to, epoch, part.iter().cloned().map(Replica::Record).collect()).await?;
+        send(to, filling, part.iter().cloned().map(Replica::Record).collect()).await?;
     }
     for gone in all(to).await?.into_iter().filter(|record| !names.contains(&record.key)) {
         // A list has no deleted ones, and their numbers have to come along.
         if let Some(record) = one(from, gone.key).await? {
-            send(to, epoch, vec![Replica::Record(record)]).await?;
+            send(to, filling, vec![Replica::Record(record)]).await?;
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use crate::governor::Governor;
 use crate::side::Side;
 use crate::walk::Walk;
 use crate::{Doing, News, Observer, Progress, deadline};
-use evstore_api::{Epoch, Error, ErrorKind, FeedItem, Origin, Position, Replica, Replicate, Result};
+use evstore_api::{Epoch, Error, ErrorKind, FeedItem, Incarnation, Meta, Origin, Position, Replica, Replicate, Result};
 use std::time::{Duration, Instant};
 
 /// Items of one request.
@@ -18,6 +18,20 @@ const BATCH_BYTES_MAX: usize = 2 << 20;
 pub struct Pace {
     /// Most events per second; as fast as it goes without it.
     pub events_per_second: Option<u64>,
+}
+
+/// What copies belong to. A store that is filled in another epoch or history by now refuses them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Filling {
+    pub epoch: Epoch,
+    history: Incarnation,
+}
+
+impl Filling {
+    /// As the record of the store that is filled says, before anything that is copied is read.
+    pub fn of(filled: &Meta) -> Self {
+        Self { epoch: filled.epoch, history: filled.incarnation() }
+    }
 }
 
 /// What a round copied.
@@ -44,7 +58,7 @@ pub(crate) struct Manner<'a> {
 pub(crate) async fn round(
     from: &Side,
     to: &Side,
-    epoch: Epoch,
+    filling: Filling,
     mut manner: Manner<'_>,
     observer: Option<&Observer>,
 ) -> Result<Copied> {
@@ -67,7 +81,7 @@ pub(crate) async fn round(
         let page_began = Instant::now();
         reached = items.last().and_then(last_of).unwrap_or(reached);
         // The next page is read while this one is written: two pages at most are held.
-        let (written, read) = futures::join!(write(to, epoch, items, manner.pace), walk.next());
+        let (written, read) = futures::join!(write(to, filling, items, manner.pace), walk.next());
         written?;
         next = read.map_err(|error| from.named(error))?;
         if let Some(observer) = observer {
@@ -95,7 +109,7 @@ fn last_of(item: &FeedItem) -> Option<Position> {
     }
 }
 
-async fn write(to: &Side, epoch: Epoch, items: Vec<FeedItem>, pace: Pace) -> Result<()> {
+async fn write(to: &Side, filling: Filling, items: Vec<FeedItem>, pace: Pace) -> Result<()> {
     let (mut batch, mut bytes, mut events) = (Vec::new(), 0, 0);
     for item in items {
         let replica = match item {
@@ -104,24 +118,25 @@ async fn write(to: &Side, epoch: Epoch, items: Vec<FeedItem>, pace: Pace) -> Res
         };
         let size = bytes_of(&replica);
         if !batch.is_empty() && (batch.len() >= BATCH_ITEMS_MAX || bytes + size > BATCH_BYTES_MAX) {
-            send(to, epoch, std::mem::take(&mut batch)).await?;
+            send(to, filling, std::mem::take(&mut batch)).await?;
             bytes = 0;
         }
         bytes += size;
         events += events_of(&replica);
         batch.push(replica);
     }
-    send(to, epoch, batch).await?;
+    send(to, filling, batch).await?;
     rest(pace, events).await;
     Ok(())
 }
 
 /// Sends one request. Nothing is retried here but what may have been written: then the same request is recognised.
-pub(crate) async fn send(to: &Side, epoch: Epoch, items: Vec<Replica>) -> Result<()> {
+pub(crate) async fn send(to: &Side, filling: Filling, items: Vec<Replica>) -> Result<()> {
     if items.is_empty() {
         return Ok(());
     }
-    let request = Replicate { epoch, origin: Origin::Move, items, deadline: deadline() };
+    let Filling { epoch, history } = filling;
+    let request = Replicate { epoch, origin: Origin::Move { history }, items, deadline: deadline() };
     match to.admin.replicate(request.clone()).await {
         Err(error) if error.kind() == ErrorKind::Indeterminate => {
             to.admin.replicate(request).await.map(drop).map_err(|error| to.named(error))

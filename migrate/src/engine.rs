@@ -1,7 +1,7 @@
 //! The move itself: looks where it stands, and makes the next step. Nothing is remembered between two looks.
 
 use crate::compare::{self, Compared};
-use crate::copy::{self, Manner, Pace};
+use crate::copy::{self, Filling, Manner, Pace};
 use crate::governor::Governor;
 use crate::phase::{self, Phase, Way};
 use crate::side::Side;
@@ -338,13 +338,13 @@ impl Migration {
 
     async fn copy_on(&self, way: Way, look: &Look, runner: &mut Runner, observer: Option<&Observer>) -> Result<()> {
         let (from, to) = self.sides(way);
-        let epoch = self.filled(way, look).epoch;
+        let filling = Filling::of(self.filled(way, look));
         if runner.governor.as_ref().is_none_or(|(of, _)| *of != way) {
             runner.governor = Some((way, Governor::begin(from).await));
         }
         let governor = runner.governor.as_mut().map(|(_, governor)| governor);
         let manner = Manner { pace: runner.pace, governor, most: Some(ROUND_MAX) };
-        let copied = self.copy(way, epoch, manner, observer).await?;
+        let copied = self.copy(way, filling, manner, observer).await?;
         if copied.positions > NEAR {
             return Ok(());
         }
@@ -360,10 +360,10 @@ impl Migration {
         }
         // Snapshots are as many as streams: once here, and once more before and after a hand-over.
         if runner.carried_at.is_none() {
-            carry::snapshots(from, to, epoch).await?;
+            carry::snapshots(from, to, filling).await?;
         }
         if runner.carried_at.is_none_or(|at| at.elapsed() > CARRY_EVERY) {
-            carry::checkpoints(from, to, epoch).await?;
+            carry::checkpoints(from, to, filling).await?;
             // One who took over and was killed may not have told those who can only read.
             self.tell_owner(way).await?;
             runner.carried_at = Some(Instant::now());
@@ -380,19 +380,28 @@ impl Migration {
     async fn copy(
         &self,
         way: Way,
-        epoch: Epoch,
-        manner: Manner<'_>,
+        mut filling: Filling,
+        mut manner: Manner<'_>,
         observer: Option<&Observer>,
     ) -> Result<copy::Copied> {
         let (from, to) = self.sides(way);
-        match copy::round(from, to, epoch, manner, observer).await {
-            Err(error) if error.kind() == ErrorKind::Conflict => {
-                // A failover that came after the look is why, perhaps.
-                self.sound_look().await?;
-                Err(error)
+        for _ in 0..LOOKS_MAX {
+            let Manner { pace, most, ref mut governor } = manner;
+            let governor = governor.as_deref_mut();
+            let error = match copy::round(from, to, filling, Manner { pace, governor, most }, observer).await {
+                Ok(copied) => return Ok(copied),
+                Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Fenced) => error,
+                Err(error) => return Err(error),
+            };
+            // A restart or a failover that came after the look is why, perhaps: then what was read has to be read again.
+            let look = self.sound_look().await?;
+            let now = Filling::of(self.filled(way, &look));
+            if error.kind() == ErrorKind::Conflict || now == filling || now.epoch != filling.epoch {
+                return Err(error);
             }
-            copied => copied,
+            filling = now;
         }
+        Err(contended())
     }
 
     /// Copies once, up to where the owner's feed ends now.
@@ -405,7 +414,7 @@ impl Migration {
             return Err(refused("nothing is copied now", look.phase));
         };
         let manner = Manner { pace, ..Manner::default() };
-        Ok(self.copy(way, self.filled(way, &look).epoch, manner, observer).await?.through)
+        Ok(self.copy(way, Filling::of(self.filled(way, &look)), manner, observer).await?.through)
     }
 
     /// Reads both stores and compares all that the one that is filled holds, or after a move what both do. What is found stands in the
@@ -545,11 +554,11 @@ impl Migration {
             return Err(Error::new(ErrorKind::Conflict, message).with("phase", look.phase.name()));
         }
         let (from, to) = self.sides(way);
-        let epoch = self.filled(way, look).epoch;
+        let filling = Filling::of(self.filled(way, look));
         let began = Instant::now();
-        carry::snapshots(from, to, epoch).await?;
+        carry::snapshots(from, to, filling).await?;
         loop {
-            let copied = self.copy(way, epoch, Manner::default(), observer).await?;
+            let copied = self.copy(way, filling, Manner::default(), observer).await?;
             let compared = self.compare_new(way, observer).await?;
             if compared.count() > 0 {
                 return Ok(Some(Settled::Differs(Box::new(compared))));
@@ -561,7 +570,7 @@ impl Migration {
                 return Ok(Some(Settled::Behind { lag: copied.positions }));
             }
         }
-        carry::checkpoints(from, to, epoch).await?;
+        carry::checkpoints(from, to, filling).await?;
         Ok(None)
     }
 
@@ -590,7 +599,7 @@ impl Migration {
         if !from.swap(owner, phase::fenced(owner, &from.name)).await? {
             return Err(contended());
         }
-        let rest = tokio::time::timeout(CLOSED_MAX, self.copy_rest(way, self.filled(way, &look).epoch)).await;
+        let rest = tokio::time::timeout(CLOSED_MAX, self.copy_rest(way, Filling::of(self.filled(way, &look)))).await;
         from.release(&from.name).await.map_err(|error| error.with("closed", &from.name))?;
         let pause = closed_at.elapsed();
         self.end_rehearsal(way).await?;
@@ -682,7 +691,7 @@ impl Migration {
                 return Err(refused("another command changed the move meanwhile", look.phase));
             }
             let owner = self.owner(way, &look);
-            let (end, compared) = match self.copy_rest(way, owner.epoch).await? {
+            let (end, compared) = match self.copy_rest(way, Filling::of(self.filled(way, &look))).await? {
                 Rest::Same { end, compared } => (end, compared),
                 Rest::Differs(compared) => return Ok(Decision::Differs(compared)),
             };
@@ -694,14 +703,14 @@ impl Migration {
     }
 
     /// Copies and compares what is left of a store that is closed.
-    async fn copy_rest(&self, way: Way, epoch: Epoch) -> Result<Rest> {
+    async fn copy_rest(&self, way: Way, filling: Filling) -> Result<Rest> {
         let (from, to) = self.sides(way);
-        let copied = self.copy(way, epoch, Manner::default(), None).await?;
+        let copied = self.copy(way, filling, Manner::default(), None).await?;
         let compared = self.compare_new(way, None).await?;
         if compared.count() > 0 {
             return Ok(Rest::Differs(compared));
         }
-        carry::checkpoints(from, to, epoch).await?;
+        carry::checkpoints(from, to, filling).await?;
         carry::check_checkpoints(from, to).await?;
         let end = to.head().await?;
         if end != copied.through || end != compared.through {
@@ -812,7 +821,7 @@ impl Migration {
         let (from, to) = self.sides(way);
         let end = owner.state.end().unwrap_or_default();
         if to.head().await? < end {
-            copy::round(from, to, filled.epoch, Manner::default(), None).await?;
+            copy::round(from, to, Filling::of(filled), Manner::default(), None).await?;
         }
         Ok(())
     }

@@ -10,9 +10,15 @@ use evstore_api::{
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Most bytes of data and metadata in a page.
 const PAGE_BYTES: u64 = 4 << 20;
+/// Events of the first page. A slow store under load would not give a large one in time, and a quick one soon gives larger ones.
+const LIMIT_FIRST: u32 = 256;
+/// Pages that come sooner grow, and those that come later shrink.
+const QUICK: Duration = Duration::from_millis(500);
+const SLOW: Duration = Duration::from_secs(2);
 /// How fast pages shrink where damage is met, and grow behind it.
 const LIMIT_FACTOR: u32 = 32;
 /// Stubs that are kept in memory at a time, over all streams; each stream has at least one.
@@ -64,7 +70,7 @@ impl Walk {
     pub async fn begin(store: Arc<dyn EventStore>, admin: Arc<dyn StoreAdmin>, damage: Damage) -> Result<Self> {
         let head = admin.advance_feed(AdvanceFeed { deadline: deadline() }).await?.head;
         let stubs = Some(Stubs::find(&*store, &*admin, Position(0), damage).await?);
-        let limit = store.capabilities().limits.page_items;
+        let limit = first_limit(&*store);
         let from = Some(FeedStart::First);
         Ok(Self { store, admin, stubs, from, at: Position(0), through: head.position, limit })
     }
@@ -73,7 +79,7 @@ impl Walk {
     /// stubs only where something without content is met.
     #[must_use]
     pub fn between(store: Arc<dyn EventStore>, admin: Arc<dyn StoreAdmin>, after: Position, through: Position) -> Self {
-        let limit = store.capabilities().limits.page_items;
+        let limit = first_limit(&*store);
         let from = (after < through).then_some(FeedStart::AfterPosition(after));
         Self { store, admin, stubs: None, from, at: after, through: Some(through), limit }
     }
@@ -95,7 +101,20 @@ impl Walk {
     /// As the store's feed. The walk stands where it stood.
     pub async fn next(&mut self) -> Result<Option<Vec<FeedItem>>> {
         while let Some(from) = self.from.clone() {
-            let page = self.read(from, self.limit).await?;
+            let asked_at = Instant::now();
+            let page = match self.read(from, self.limit).await {
+                // What does not come in time as a whole comes in parts.
+                Err(error) if error.kind() == ErrorKind::DeadlineExceeded && self.limit > 1 => {
+                    self.limit = (self.limit / 4).max(1);
+                    continue;
+                }
+                page => page?,
+            };
+            self.limit = match asked_at.elapsed() {
+                took if took < QUICK => self.limit.saturating_mul(2).min(self.store.capabilities().limits.page_items),
+                took if took > SLOW => (self.limit / 2).max(1),
+                _ => self.limit,
+            };
             let mut items = Vec::with_capacity(page.items.len());
             let mut ended = page.end;
             for item in page.items {
@@ -216,6 +235,10 @@ impl Walk {
     async fn has_changed(&self, stubs: &Stubs) -> Result<bool> {
         Ok(self.store.feed_head(deadline()).await?.position != stubs.at)
     }
+}
+
+fn first_limit(store: &dyn EventStore) -> u32 {
+    store.capabilities().limits.page_items.min(LIMIT_FIRST)
 }
 
 /// Whether stubs take every position of a range.

@@ -343,9 +343,10 @@ async fn a_copy_that_is_not_the_source_is_not_handed_over_to() {
     let digest = format::digest(&last.stream, id, &CommitKind::Events, &events);
     let (number, first_revision) = (last.number.next(), last.last_revision().next());
     let forged = Commit { id, events, digest, number, first_revision, first_position: Some(Position(7)), ..last };
-    let epoch = migration.target().admin.read_meta(deadline()).await.unwrap().epoch;
+    let filled = migration.target().admin.read_meta(deadline()).await.unwrap();
+    let (epoch, history) = (filled.epoch, filled.incarnation());
     let items = vec![Replica::Commit(forged)];
-    let request = Replicate { epoch, origin: Origin::Move, items, deadline: deadline() };
+    let request = Replicate { epoch, origin: Origin::Move { history }, items, deadline: deadline() };
     migration.target().admin.replicate(request).await.unwrap();
     // The target has more than the source: that is found, and nothing is closed.
     let compared = migration.verify(None).await.unwrap();

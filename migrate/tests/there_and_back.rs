@@ -465,3 +465,64 @@ async fn a_copy_that_is_paused_waits_and_is_not_handed_over_to() {
     hand_over(migration.cutover(PATIENCE, None).await).await;
     run.abort();
 }
+
+/// A tiered store over a file, and what moves its events into the archive.
+async fn tiered(folder: &std::path::Path, name: &str) -> (Side, evstore_tiered::Archiver) {
+    let sqlite = evstore_sqlite::provider();
+    let path = folder.join(format!("{name}.db")).display().to_string();
+    let hot = Settings::new(StoreName::new("hot").unwrap(), sqlite.keys, [("path".to_owned(), path)]).unwrap();
+    let provider = evstore_tiered::provider([sqlite.clone()]);
+    let archive = format!("file:{}", folder.join(format!("{name}-archive")).display());
+    let given = [("hot".to_owned(), "hot".to_owned()), ("archive".to_owned(), archive)];
+    let name = StoreName::new(name).unwrap();
+    let settings = Settings::new(name.clone(), provider.keys, given).unwrap();
+    let settings = evstore_tiered::with_hot(settings, &sqlite, &hot).unwrap();
+    let (store, admin) =
+        (provider.opener.open(&settings).await.unwrap(), provider.opener.open_admin(&settings).await.unwrap());
+    let archiver = evstore_tiered::Archiver::open(&settings, &[sqlite]).await.unwrap();
+    let policy = evstore_tiered::Policy { keep_last: Some(2), ..Default::default() };
+    (Side { name, store, admin }, archiver.with_policy(policy))
+}
+
+#[tokio::test]
+async fn stores_with_an_archive_are_moved_with_all_that_is_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (old, archives_old) = tiered(folder.path(), "old").await;
+    let (new, archives_new) = tiered(folder.path(), "new").await;
+    let migration = Migration::new(old, new).unwrap();
+    let (old, new) = (migration.source(), migration.target());
+    fill(old).await;
+    let everything = Cursor::total(old.admin.read_meta(deadline()).await.unwrap().incarnation(), Position(0));
+    let seen = feed(&*old.store, &everything).await;
+    let archived = archives_old.run(&|_| {}).await.unwrap();
+    assert!(archived.events > 20, "{archived:?}");
+    assert!(migration.plan(None).await.unwrap().weaker.is_empty());
+    migration.start().await.unwrap();
+    hand_over(migration.cutover(PATIENCE, None).await).await;
+    assert_eq!(feed(&*new.store, &everything).await, seen);
+    // The one archives what the other has in its archive too, which the other then takes no more of.
+    archives_new.run(&|_| {}).await.unwrap();
+    assert_eq!(archives_old.run(&|_| {}).await.unwrap_err().kind(), ErrorKind::Moved);
+    new.store.append(append("a-2", 61, 2)).await.unwrap();
+    let truncate =
+        Truncate { stream: stream("a-2"), commit: CommitId([103; 16]), before: Revision(5), deadline: deadline() };
+    new.admin.truncate(truncate).await.unwrap();
+    let delete =
+        Delete { stream: stream("b-1"), expected: Expected::Any, commit: CommitId([104; 16]), deadline: deadline() };
+    new.admin.delete(delete).await.unwrap();
+    let left = feed(&*new.store, &everything).await;
+    assert!(left.len() < seen.len(), "{left:?}");
+    hand_over(migration.rollback(PATIENCE, None).await).await;
+    assert_eq!(feed(&*old.store, &everything).await, left, "what was taken away is gone from the archive of the other");
+    archives_old.run(&|_| {}).await.unwrap();
+    assert_eq!(feed(&*old.store, &everything).await, left);
+    assert_eq!(migration.verify(None).await.unwrap().count(), 0);
+    // The store in front by itself lacks what is archived.
+    let sqlite = evstore_sqlite::provider();
+    let path = folder.path().join("old.db").display().to_string();
+    let settings = Settings::new(StoreName::new("hot").unwrap(), sqlite.keys, [("path".to_owned(), path)]).unwrap();
+    let (store, admin) = (sqlite.opener.open(&settings).await.unwrap(), sqlite.opener.open_admin(&settings).await);
+    let alone = Side { name: StoreName::new("alone").unwrap(), store, admin: admin.unwrap() };
+    let empty = memory_and_sqlite(folder.path()).await.target().clone();
+    assert_eq!(Migration::new(alone, empty).unwrap().start().await.unwrap_err().kind(), ErrorKind::Unsupported);
+}

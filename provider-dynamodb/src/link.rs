@@ -20,11 +20,14 @@ use aws_sdk_dynamodb::types::{
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use evstore_api::{Deadline, Error, ErrorKind, Position, Result, Usage};
 use evstore_aws::failure::bounded;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::HashMap;
 use std::time::Duration;
 
 /// Keys of one `BatchGetItem` at most.
 pub const BATCH_KEYS_MAX: usize = 100;
+/// Such requests of one read at a time: a page of a feed has one key for each commit, and would wait for ten of them in turn.
+const BATCHES_AT_ONCE: usize = 8;
 /// Items of one transaction at most.
 pub const TRANSACTION_ITEMS_MAX: usize = 100;
 /// Bytes of one transaction at most are 4 MB; this leaves room for what is counted otherwise than here.
@@ -359,11 +362,32 @@ impl Link {
         deadline: Deadline,
         usage: &mut Usage,
     ) -> Result<Vec<Item>> {
+        let batches: Vec<Vec<Item>> = keys.chunks(BATCH_KEYS_MAX).map(<[Item]>::to_vec).collect();
+        let asked = batches.into_iter().map(|batch| async move {
+            let mut usage = Usage::default();
+            let found = self.get_batch(table, batch, deadline, &mut usage).await?;
+            Ok::<_, Error>((found, usage))
+        });
+        let mut found = stream::iter(asked).buffer_unordered(BATCHES_AT_ONCE);
+        let mut items = Vec::with_capacity(keys.len());
+        while let Some((batch, cost)) = found.try_next().await? {
+            *usage += cost;
+            items.extend(batch);
+        }
+        Ok(items)
+    }
+
+    async fn get_batch(
+        &self,
+        table: Table,
+        keys: Vec<Item>,
+        deadline: Deadline,
+        usage: &mut Usage,
+    ) -> Result<Vec<Item>> {
         let mut items = Vec::with_capacity(keys.len());
         let mut rest = keys;
         let mut pause = LEFT_OVER_PAUSE;
         while !rest.is_empty() {
-            let later = rest.split_off(rest.len().min(BATCH_KEYS_MAX));
             let asked = KeysAndAttributes::builder().set_keys(Some(rest)).consistent_read(true).build();
             let asked = asked.expect("the keys are given");
             let request = self
@@ -387,7 +411,6 @@ impl Link {
             } else {
                 pause = LEFT_OVER_PAUSE;
             }
-            rest.extend(later);
         }
         Ok(items)
     }

@@ -216,7 +216,7 @@ impl<'a> Draft<'a> {
     async fn load(client: &'a Client, items: &[Item], request: &Replicate, usage: &mut Usage) -> Result<Self> {
         let deadline = request.deadline;
         let (tail, meta) = place(client, deadline, usage).await?;
-        copy::check_importing(&meta.meta, request.epoch)?;
+        copy::check_importing(&meta.meta, request.epoch, request.origin)?;
         let mut streams = HashSet::new();
         let mut slots = Vec::new();
         let mut keys = HashSet::new();

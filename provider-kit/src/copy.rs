@@ -40,14 +40,21 @@ pub enum Claimed {
     Otherwise,
 }
 
-/// Refuses copies into a store that is not being filled in this epoch.
+/// Refuses copies into a store that is not being filled in this epoch, and those of another history than its present one.
 ///
 /// # Errors
 /// `Fenced`.
-pub fn check_importing(meta: &Meta, epoch: Epoch) -> Result<()> {
-    match &meta.state {
-        StoreState::Importing { .. } if meta.epoch == epoch => Ok(()),
-        state => Err(Error::new(ErrorKind::Fenced, "the store is not importing in this epoch")
+pub fn check_importing(meta: &Meta, epoch: Epoch, origin: Origin) -> Result<()> {
+    match (&meta.state, origin) {
+        (StoreState::Importing { .. }, Origin::Move { history })
+            if meta.epoch == epoch && meta.incarnation() != history =>
+        {
+            Err(Error::new(ErrorKind::Fenced, "the store is being filled in another history by now")
+                .with("history", meta.incarnation())
+                .with("given", history))
+        }
+        (StoreState::Importing { .. }, Origin::Move { .. } | Origin::Restore) if meta.epoch == epoch => Ok(()),
+        (state, _) => Err(Error::new(ErrorKind::Fenced, "the store is not importing in this epoch")
             .with("state", state.name())
             .with("epoch", meta.epoch)
             .with("given", epoch)),
@@ -58,7 +65,7 @@ pub fn check_importing(meta: &Meta, epoch: Epoch) -> Result<()> {
 #[must_use]
 pub fn imported(origin: Origin, epoch: Epoch) -> Option<Epoch> {
     match origin {
-        Origin::Move => Some(epoch),
+        Origin::Move { .. } => Some(epoch),
         Origin::Restore => None,
     }
 }

@@ -15,7 +15,7 @@ pub fn replicate(client: &Client, request: Replicate) -> Result<Replicated> {
     check_content(client, &request.items)?;
     let imported = copy::imported(request.origin, request.epoch);
     let mut tables = client.enter(request.deadline)?;
-    copy::check_importing(&tables.meta, request.epoch)?;
+    copy::check_importing(&tables.meta, request.epoch, request.origin)?;
     let mut draft = Draft::new(&mut tables, client.own());
     let mut replicated = Replicated { written: 0, present: 0, usage: Usage::default() };
     for item in request.items {
@@ -265,7 +265,8 @@ mod tests {
     }
 
     async fn copy(admin: &Arc<dyn StoreAdmin>, items: Vec<Replica>) -> Result<(u64, u64), ErrorKind> {
-        let request = Replicate { epoch: Epoch(1), origin: Origin::Move, items, deadline: deadline() };
+        let history = admin.read_meta(deadline()).await.map_err(|error| error.kind())?.incarnation();
+        let request = Replicate { epoch: Epoch(1), origin: Origin::Move { history }, items, deadline: deadline() };
         let replicated = admin.replicate(request).await.map_err(|error| error.kind())?;
         Ok((replicated.written, replicated.present))
     }

@@ -47,7 +47,7 @@ async fn copy_all(
     transaction.run(|statements| &statements.lock_sequencer).await?;
     transaction.run(|statements| &statements.look_up).await?;
     let meta = transaction.meta().await?;
-    copy::check_importing(&meta, request.epoch)?;
+    copy::check_importing(&meta, request.epoch, request.origin)?;
     // What was appended here before the store was fenced has its positions first.
     transaction.run(|statements| &statements.sequence).await?;
     let imported = copy::imported(request.origin, request.epoch);

@@ -45,7 +45,7 @@ pub async fn replicate(client: &Client, request: Replicate) -> Result<Replicated
     for _ in 0..TRIES_MAX {
         let mut draft = Draft::load(client, &items, &request).await?;
         requests += 2;
-        copy::check_importing(&draft.known.meta, request.epoch)?;
+        copy::check_importing(&draft.known.meta, request.epoch, request.origin)?;
         let mut replicated = Replicated { written: 0, present: 0, usage: Usage::default() };
         for item in &items {
             match draft.add(item)? {

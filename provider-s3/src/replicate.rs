@@ -30,7 +30,8 @@ enum Item {
 /// Copies the items of a request.
 pub async fn replicate(handle: &Handle, request: Replicate) -> Result<Replicated> {
     let client = &handle.client;
-    let (epoch, imported) = (request.epoch, copy::imported(request.origin, request.epoch));
+    let (epoch, origin) = (request.epoch, request.origin);
+    let imported = copy::imported(origin, epoch);
     let mut bytes = 0;
     let mut items = Vec::with_capacity(request.items.len());
     for replica in request.items {
@@ -62,7 +63,7 @@ pub async fn replicate(handle: &Handle, request: Replicate) -> Result<Replicated
     }
     let _open = client.enter(request.deadline).await?;
     let written = handle.lane.write(bytes, request.deadline, move |draft| {
-        copy::check_importing(draft.meta(), epoch)?;
+        copy::check_importing(draft.meta(), epoch, origin)?;
         let mut copying = Copying { draft, strips: BTreeMap::new() };
         let (mut written, mut present) = (0, 0);
         for item in &items {

@@ -115,7 +115,7 @@ fn strip_all(transaction: &mut Transaction<'_>, found: &mut StreamRow) -> Worked
 /// Copies recorded content, all of a request or nothing.
 pub fn replicate(transaction: &mut Transaction<'_>, request: &Replicate, limits: &Limits) -> Worked<Replicated> {
     transaction.all_or_nothing(|transaction| {
-        copy::check_importing(transaction.meta(), request.epoch)?;
+        copy::check_importing(transaction.meta(), request.epoch, request.origin)?;
         let imported = copy::imported(request.origin, request.epoch);
         let mut done = Replicated { written: 0, present: 0, usage: USAGE };
         for item in &request.items {

@@ -3,18 +3,24 @@
 use crate::archive::Archive;
 use crate::archiver::Archiver;
 use crate::config::Config;
-use crate::{note, read};
+use crate::note::{self, Note};
+use crate::{copied, read};
 use async_trait::async_trait;
 use evstore_api::capabilities::Support;
 use evstore_api::{
     AdvanceFeed, Capabilities, CommitId, CommitKind, CommitsPage, Content, Deadline, Delete, Deleted, Error, ErrorKind,
-    EventStore, FeedAdvanced, Finding, Meta, MetaSwapped, OpenStream, Provider, ReadCommits, Release, Released,
-    Replicate, Replicated, Result, Revision, SchemaPlan, SealStream, Settings, StoreAdmin, StreamId, StreamOpened,
-    StreamSealed, SwapMeta, Truncate, Truncated, Usage,
+    EventStore, FeedAdvanced, FeedFilter, FeedStart, Finding, Meta, MetaSwapped, OpenStream, Position, Provider,
+    ReadCommits, ReadFeed, ReadHead, RecordNumber, Release, Released, Replica, Replicate, Replicated, Result, Revision,
+    SchemaPlan, SealStream, Settings, StoreAdmin, StoreState, StreamId, StreamOpened, StreamSealed, StreamState,
+    SwapMeta, Truncate, Truncated, Usage,
 };
-use evstore_kit::refusal;
+use evstore_kit::{copy, refusal};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
+
+/// Most bytes of a page of the feed of the store in front that is looked through.
+const PAGE_BYTES: u64 = 4 << 20;
 
 /// The administrative side.
 pub struct TieredAdmin {
@@ -55,25 +61,118 @@ impl TieredAdmin {
     }
 
     /// Sees to it that nobody reads from the archive what is gone, and takes it out.
-    async fn forget(
+    async fn forget(&self, stream: &StreamId, before: Option<Revision>, deadline: Deadline) -> Result<()> {
+        let store = self.store().await?.clone();
+        if note::read(&*store, deadline).await?.is_none() {
+            return Ok(());
+        }
+        let archiver = Archiver::new(store, self.hot.clone(), self.archive.clone(), &self.config);
+        archiver.forget(stream, before, deadline).await
+    }
+
+    /// The same for what copies have taken out of the store in front, as that has it now.
+    async fn forget_as_in_front(&self, stream: &StreamId, deadline: Deadline) -> Result<()> {
+        let head = self.store().await?.head(ReadHead { stream: stream.clone(), deadline }).await?;
+        let before = (head.state != StreamState::Deleted).then_some(head.first_retained);
+        self.forget(stream, before, deadline).await
+    }
+
+    /// Tells the archive what a copy has taken away, and what others have of which it does not know, and notes how far that went.
+    async fn tell_archive(
         &self,
-        stream: &StreamId,
-        before: Option<Revision>,
-        id: CommitId,
+        (known, number): (Position, RecordNumber),
+        streams: BTreeSet<StreamId>,
+        range: Option<(Position, Position)>,
         deadline: Deadline,
     ) -> Result<()> {
-        let forget = async {
-            let store = self.store().await?.clone();
-            if note::read(&*store, deadline).await?.is_none() {
-                return Ok(());
+        for stream in streams {
+            self.forget_as_in_front(&stream, deadline).await?;
+        }
+        let Some((first, last)) = range.filter(|(_, last)| *last > known) else { return Ok(()) };
+        let through = if first <= known.next() { last } else { self.forget_behind(known, deadline).await? };
+        copied::raise(&**self.store().await?, number, through, deadline).await
+    }
+
+    /// Tells the archive what was taken away behind a position, by the markers in the feed; gives where that ends.
+    async fn forget_behind(&self, known: Position, deadline: Deadline) -> Result<Position> {
+        let (store, mut streams, mut after) = (self.store().await?, BTreeSet::new(), known);
+        loop {
+            let (from, filter) = (FeedStart::AfterPosition(after), FeedFilter::none());
+            let limit = self.capabilities.limits.page_items;
+            let page = store.read_feed(ReadFeed { from, filter, limit, max_bytes: PAGE_BYTES, deadline }).await?;
+            streams
+                .extend(page.commits().filter(|commit| takes_away(&commit.kind)).map(|commit| commit.stream.clone()));
+            after = page.next.position().unwrap_or_default().max(after);
+            if page.end {
+                break;
             }
-            let archiver = Archiver::new(store, self.hot.clone(), self.archive.clone(), &self.config);
-            archiver.forget(stream, before, deadline).await
-        };
-        forget.await.map_err(|failed: Error| {
-            let message = "the marker is written, and the archive does not know of it yet; repeat the call";
-            Error::new(ErrorKind::Indeterminate, message).caused_by(failed).of_commit(id)
-        })
+        }
+        for stream in streams {
+            self.forget_as_in_front(&stream, deadline).await?;
+        }
+        Ok(after)
+    }
+
+    /// Refuses ranges without content where something stands that only the archive has: to the store in front they are without it.
+    async fn check_removed(&self, request: &Replicate, noted: &Note) -> Result<()> {
+        let store = self.store().await?;
+        let ranges = request.items.iter().filter_map(removed);
+        for (first, last) in ranges.filter(|(first, last)| first <= last && first.0 <= noted.through) {
+            let mut after = Position(first.0.saturating_sub(1));
+            while after < last {
+                let (from, filter) = (FeedStart::AfterPosition(after), FeedFilter::none());
+                let ask = ReadFeed { from, filter, limit: 1, max_bytes: 1, deadline: request.deadline };
+                let page = read::feed(&**store, &self.archive, ask, self.capabilities.limits.page_items).await?;
+                let found = page.commits().find_map(|commit| commit.first_position);
+                if found.is_some_and(|found| found <= last) {
+                    return copy::removed(first, last, last, false).map(drop);
+                }
+                match page.next.position() {
+                    Some(next) if next > after && !page.end && found.is_none() => after = next,
+                    _ => break,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn not_forgotten(failed: Error, commit: CommitId) -> Error {
+    let message = "the marker is written, and the archive does not know of it yet; repeat the call";
+    Error::new(ErrorKind::Indeterminate, message).caused_by(failed).of_commit(commit)
+}
+
+/// Whether a marker takes events away.
+fn takes_away(kind: &CommitKind) -> bool {
+    match kind {
+        CommitKind::Truncated { .. } | CommitKind::Deleted => true,
+        CommitKind::Events | CommitKind::MovedOut { .. } | CommitKind::MovedIn { .. } => false,
+    }
+}
+
+/// The streams that a request takes events from.
+fn taken_from(request: &Replicate) -> BTreeSet<StreamId> {
+    let commits = request.items.iter().filter_map(|item| match item {
+        Replica::Commit(commit) => Some(commit),
+        Replica::Removed { .. } | Replica::Snapshot(_) | Replica::Record(_) => None,
+    });
+    commits.filter(|commit| takes_away(&commit.kind)).map(|commit| commit.stream.clone()).collect()
+}
+
+/// The first and the last position of what is in a request; none where it has none.
+fn range_of(request: &Replicate) -> Option<(Position, Position)> {
+    let ranges = request.items.iter().filter_map(|item| match item {
+        Replica::Commit(commit) => commit.first_position.zip(commit.last_position()),
+        Replica::Removed { first, last } => Some((*first, *last)),
+        Replica::Snapshot(_) | Replica::Record(_) => None,
+    });
+    ranges.reduce(|(first, last), (begin, end)| (first.min(begin), last.max(end)))
+}
+
+fn removed(item: &Replica) -> Option<(Position, Position)> {
+    match item {
+        Replica::Removed { first, last } => Some((*first, *last)),
+        Replica::Commit(_) | Replica::Snapshot(_) | Replica::Record(_) => None,
     }
 }
 
@@ -88,7 +187,25 @@ impl StoreAdmin for TieredAdmin {
     }
 
     async fn swap_meta(&self, request: SwapMeta) -> Result<MetaSwapped> {
-        self.hot.swap_meta(request).await
+        let opens =
+            matches!(request.expected.state, StoreState::Importing { .. }) && request.new.state == StoreState::Open;
+        if !opens {
+            return self.hot.swap_meta(request).await;
+        }
+        // A copier may have been killed between its last copy and the archive. Nobody reads as the owner's what is not opened yet.
+        let (store, deadline) = (self.store().await?, request.deadline);
+        let known = copied::read(&**store, deadline).await?;
+        if let Some((known, _)) = known {
+            self.forget_behind(known, deadline).await?;
+        }
+        let swapped = self.hot.swap_meta(request).await?;
+        if known.is_some() && swapped == MetaSwapped::Done {
+            // A place that stays behind costs a longer look the next time.
+            if let Err(failed) = copied::end(&**store, deadline).await {
+                tracing::debug!(%failed, "the note about copies was left behind");
+            }
+        }
+        Ok(swapped)
     }
 
     async fn seal_stream(&self, request: SealStream) -> Result<StreamSealed> {
@@ -100,9 +217,18 @@ impl StoreAdmin for TieredAdmin {
     }
 
     async fn replicate(&self, request: Replicate) -> Result<Replicated> {
-        // The refusals that come first come first here too.
-        self.hot.read_meta(request.deadline).await?;
-        Err(refusal::unsupported("replicate", "replication", self.capabilities.replication))
+        let (store, deadline) = (self.store().await?, request.deadline);
+        let Some(noted) = note::read(&**store, deadline).await? else { return self.hot.replicate(request).await };
+        copy::check_importing(&self.hot.read_meta(deadline).await?, request.epoch, request.origin)?;
+        self.check_removed(&request, &noted).await?;
+        let known = copied::begun(&**store, deadline).await?;
+        let (streams, range) = (taken_from(&request), range_of(&request));
+        let replicated = self.hot.replicate(request).await?;
+        self.tell_archive(known, streams, range, deadline).await.map_err(|failed| {
+            let message = "the request is written, and the archive does not know of what it takes away; repeat it";
+            Error::new(ErrorKind::Indeterminate, message).caused_by(failed)
+        })?;
+        Ok(replicated)
     }
 
     async fn read_commits(&self, request: ReadCommits) -> Result<CommitsPage> {
@@ -118,7 +244,8 @@ impl StoreAdmin for TieredAdmin {
     async fn truncate(&self, request: Truncate) -> Result<Truncated> {
         let (stream, commit, deadline) = (request.stream.clone(), request.commit, request.deadline);
         let truncated = self.hot.truncate(request).await?;
-        self.forget(&stream, Some(truncated.first_retained), commit, deadline).await?;
+        let forgotten = self.forget(&stream, Some(truncated.first_retained), deadline).await;
+        forgotten.map_err(|failed| not_forgotten(failed, commit))?;
         Ok(truncated)
     }
 
@@ -130,7 +257,7 @@ impl StoreAdmin for TieredAdmin {
     async fn delete(&self, request: Delete) -> Result<Deleted> {
         let (stream, commit, deadline) = (request.stream.clone(), request.commit, request.deadline);
         let deleted = self.hot.delete(request).await?;
-        self.forget(&stream, None, commit, deadline).await?;
+        self.forget(&stream, None, deadline).await.map_err(|failed| not_forgotten(failed, commit))?;
         Ok(deleted)
     }
 

@@ -28,8 +28,6 @@ pub fn of(hot: &Capabilities) -> Result<Capabilities> {
     Ok(Capabilities {
         provider: crate::NAME,
         engine: format!("{}, and an archive", hot.engine),
-        // Moves of tiered stores are not in this release.
-        replication: Support::Refused,
         archive: Support::Refused,
         ..hot.clone()
     })

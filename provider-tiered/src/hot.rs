@@ -1,7 +1,7 @@
 //! The store in front, as a setting: a registry resolves its name and hands its provider and settings along, so that every process
 //! that gets the settings of the tiered store can open both.
 
-use evstore_api::{Error, ErrorKind, Provider, Result, Settings, StoreName};
+use evstore_api::{Error, ErrorKind, Provider, Result, Settings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -11,7 +11,6 @@ pub const HOT_STORE: &str = "hot_store";
 #[derive(Serialize, Deserialize)]
 struct Resolved {
     provider: String,
-    store: String,
     values: BTreeMap<String, String>,
 }
 
@@ -24,7 +23,7 @@ pub fn with_hot(settings: Settings, hot: &Provider, hot_settings: &Settings) -> 
         return Err(Error::new(ErrorKind::Invalid, "a tiered store has no tiered store in front").with("key", "hot"));
     }
     let values = hot_settings.values().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    let resolved = Resolved { provider: hot.name.into(), store: hot_settings.store().to_string(), values };
+    let resolved = Resolved { provider: hot.name.into(), values };
     settings.with(HOT_STORE, serde_json::to_string(&resolved).unwrap_or_default())
 }
 
@@ -40,6 +39,7 @@ pub fn resolve(settings: &Settings, providers: &[Provider]) -> Result<(Provider,
         serde_json::from_str(text).map_err(|_| refused("the store in front can't be understood"))?;
     let provider = providers.iter().find(|provider| provider.name == resolved.provider).cloned();
     let provider = provider.ok_or_else(|| refused("no such provider").with("provider", &resolved.provider))?;
-    let settings = Settings::new(StoreName::new(&resolved.store)?, provider.keys, resolved.values)?;
+    // It has the name of the whole: where its streams live is where the whole is.
+    let settings = Settings::new(settings.store().clone(), provider.keys, resolved.values)?;
     Ok((provider, settings))
 }

@@ -12,6 +12,7 @@ mod archiver;
 mod capabilities;
 mod catalog;
 mod config;
+mod copied;
 mod error;
 mod feed;
 mod hot;

@@ -1,15 +1,20 @@
 //! The store that applications hold: the one in front, with the archive behind its reads.
 
 use crate::archive::Archive;
-use crate::{note, read};
+use crate::{copied, note, read};
 use async_trait::async_trait;
 use evstore_api::{
     Append, Appended, Capabilities, Deadline, DeleteSnapshot, Error, ErrorKind, EventStore, FeedHead, FeedPage,
     FindCommit, Head, ListRecords, ListStreams, PutRecord, PutSnapshot, ReadFeed, ReadHead, ReadRecord, ReadSnapshot,
-    ReadStream, Record, RecordKind, RecordPut, RecordsPage, Result, Snapshot, SnapshotPut, StreamPage, StreamsPage,
+    ReadStream, Record, RecordKey, RecordPut, RecordsPage, Result, Snapshot, SnapshotPut, StreamPage, StreamsPage,
     WaitFeed, Waited,
 };
 use std::sync::Arc;
+
+/// Whether a record is one of the archive's.
+fn is_own(key: &RecordKey) -> bool {
+    note::is(key) || copied::is(key)
+}
 
 /// A tiered store.
 #[derive(Debug)]
@@ -81,28 +86,36 @@ impl EventStore for Tiered {
     }
 
     async fn put_record(&self, request: PutRecord) -> Result<RecordPut> {
-        if note::is(&request.key) {
-            return Err(Error::new(ErrorKind::Invalid, "the record is the archive's own").with("record", note::NAME));
+        if is_own(&request.key) {
+            return Err(
+                Error::new(ErrorKind::Invalid, "the record is the archive's own").with("record", &request.key.name)
+            );
         }
         self.hot.put_record(request).await
     }
 
     async fn read_record(&self, request: ReadRecord) -> Result<Option<Record>> {
-        if note::is(&request.key) { Ok(None) } else { self.hot.read_record(request).await }
+        if is_own(&request.key) { Ok(None) } else { self.hot.read_record(request).await }
     }
 
-    /// Without the note of the archive; one more is asked for where it may be in the way.
+    /// Without the notes of the archive; as many more are asked for as were in the way.
     async fn list_records(&self, request: ListRecords) -> Result<RecordsPage> {
         let mut page = self.hot.list_records(request.clone()).await?;
-        if request.kind != RecordKind::Presence || !page.records.iter().any(|record| note::is(&record.key)) {
-            return Ok(page);
+        // Each of the two is in the way once.
+        for _ in 0..2 {
+            let found = page.records.len();
+            page.records.retain(|record| !is_own(&record.key));
+            let hidden = found - page.records.len();
+            if hidden == 0 {
+                break;
+            }
+            let Some(after) = page.next.take() else { break };
+            let ask = ListRecords { after: Some(after), limit: hidden as u32, ..request.clone() };
+            let rest = self.hot.list_records(ask).await?;
+            page.usage += rest.usage;
+            page.records.extend(rest.records);
+            page.next = rest.next;
         }
-        page.records.retain(|record| !note::is(&record.key));
-        let Some(after) = page.next.take() else { return Ok(page) };
-        let rest = self.hot.list_records(ListRecords { after: Some(after), limit: 1, ..request }).await?;
-        page.usage += rest.usage;
-        page.records.extend(rest.records);
-        page.next = rest.next;
         Ok(page)
     }
 

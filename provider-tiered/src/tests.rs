@@ -599,6 +599,56 @@ async fn what_is_truncated_or_deleted_is_gone_from_the_archive_too() {
     assert_eq!(copied.archiver(0).verify(&|_, _| {}).await.unwrap().damages, vec![]);
 }
 
+async fn enter(admin: &Arc<dyn StoreAdmin>, state: StoreState) -> Epoch {
+    let expected = admin.read_meta(deadline()).await.unwrap();
+    let new = Meta { epoch: expected.epoch.next(), state, ..expected.clone() };
+    let epoch = new.epoch;
+    assert_eq!(admin.swap_meta(SwapMeta { expected, new, deadline: deadline() }).await.unwrap(), MetaSwapped::Done);
+    epoch
+}
+
+/// As on the way back of a move: what the owner took away meanwhile comes as copies, and whoever copies is killed before the archive is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_copies_take_away_is_gone_from_the_archive_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, _) = original(folder.path()).await;
+    let untiered = Copied::of(&file).await;
+    let owner = &untiered.hot;
+    let before = Position(owner.end().await);
+    owner.append("b-2", 600, 1, 1).await;
+    owner.truncate("a-1", 601, 5).await;
+    owner.delete("tenant/a-1", 602).await;
+    owner.append("b-2", 603, 1, 1).await;
+    let wanted = brief(owner).await;
+    let request = ReadFeed {
+        from: FeedStart::AfterPosition(before),
+        filter: FeedFilter::none(),
+        limit: 100,
+        max_bytes: u64::MAX,
+        deadline: deadline(),
+    };
+    let items: Vec<_> = owner.store.read_feed(request).await.unwrap().commits().cloned().map(Replica::Commit).collect();
+    assert_eq!(items.len(), 4);
+    for killed_at in [vec![], vec![1], vec![1, 2], vec![1, 2, 3]] {
+        let copied = Copied::of(&file).await;
+        copied.archiver(0).run(&|_| {}).await.unwrap();
+        let tiered = copied.tiered();
+        let epoch = enter(&tiered.admin, StoreState::Importing { from: None }).await;
+        for (at, item) in items.iter().cloned().enumerate() {
+            let admin = if killed_at.contains(&at) { &copied.hot.admin } else { &tiered.admin };
+            let request = Replicate { epoch, origin: Origin::Restore, items: vec![item], deadline: deadline() };
+            assert_eq!(admin.replicate(request).await.unwrap().written, 1);
+        }
+        enter(&tiered.admin, StoreState::Open).await;
+        ensure_same(&brief(&tiered).await, &wanted, &format!("killed at {killed_at:?}"));
+        // What stands in the archive only is not taken for a range without content.
+        let epoch = enter(&tiered.admin, StoreState::Importing { from: None }).await;
+        let items = vec![Replica::Removed { first: Position(1), last: before }];
+        let request = Replicate { epoch, origin: Origin::Restore, items, deadline: deadline() };
+        assert_eq!(tiered.admin.replicate(request).await.unwrap_err().kind(), ErrorKind::Conflict);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_archive_that_is_away_or_slow_touches_only_what_is_in_it() {
     let folder = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@ use crate::commit::Commit;
 use crate::deadline::Deadline;
 use crate::error::Result;
 use crate::feed::FeedHead;
-use crate::id::CommitId;
+use crate::id::{CommitId, Incarnation};
 use crate::meta::{Meta, MetaSwapped, SwapMeta};
 use crate::name::{StoreName, StreamId};
 use crate::number::{CommitNumber, Epoch, Position, Revision};
@@ -57,7 +57,11 @@ pub type StreamOpened = Appended;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A copy of another store's commits: they carry `imported` and open no stream.
-    Move,
+    Move {
+        /// The present history of both stores, as it was before what is copied was read. A store that is filled takes over the histories
+        /// of its owner, and after that no copy that was read from one of which the owner has lost something since.
+        history: Incarnation,
+    },
     /// A restore of this store's own content from an export: they carry nothing.
     Restore,
 }
@@ -293,7 +297,7 @@ pub trait StoreAdmin: Send + Sync + std::fmt::Debug {
     /// Copies recorded content, all of a request or nothing.
     ///
     /// # Errors
-    /// `Fenced` when the store is not importing this epoch. `Conflict` for a gap, or for a slot or position that holds
+    /// `Fenced` when the store is not importing this epoch, or has another present history. `Conflict` for a gap, or for a slot or position that holds
     /// something else. `TooLarge` for a commit beyond the declared limits. `Corrupt` for a commit whose content is not
     /// what its digest says. Nothing was written.
     async fn replicate(&self, request: Replicate) -> Result<Replicated>;

@@ -148,6 +148,7 @@ impl Subscribe {
             events: self.events,
             filter,
             page_events,
+            page_now: page_events,
             poll: self.poll,
             after,
             phase: Phase::CatchingUp,
@@ -180,6 +181,8 @@ pub struct Subscription {
     events: Arc<dyn EventStore>,
     filter: FeedFilter,
     page_events: u32,
+    /// What is asked for now: less where a page did not come. One that is never read in time would be asked for as it is for ever.
+    page_now: u32,
     poll: Duration,
     after: Option<Cursor>,
     phase: Phase,
@@ -532,13 +535,20 @@ impl Subscription {
             let request = ReadFeed {
                 from: self.after.clone().map_or(FeedStart::First, FeedStart::After),
                 filter: self.filter.clone(),
-                limit: self.page_events,
+                limit: self.page_now,
                 max_bytes: PAGE_BYTES_MAX,
                 deadline: Deadline::within(READ_TIMEOUT),
             };
             match self.events.read_feed(request).await {
-                Ok(page) => return Ok(page),
-                Err(error) => self.wait_out(error).await?,
+                Ok(page) => {
+                    // Slowly: finding out what is too much costs a timeout each time.
+                    self.page_now = (self.page_now + self.page_now / 8 + 1).min(self.page_events);
+                    return Ok(page);
+                }
+                Err(error) => {
+                    self.page_now = (self.page_now / 2).max(1);
+                    self.wait_out(error).await?;
+                }
             }
         }
     }

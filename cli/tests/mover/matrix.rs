@@ -117,6 +117,7 @@ fn there_and_back_and_for_good(a: Kind, b: Kind) {
     let recalls = system.node(Role::Recall, OLD);
     system.wait_for(recalls);
     lap("recalled");
+    system.archive("a");
     for _ in 0..5 {
         system.node(Role::Write, OLD);
     }
@@ -132,6 +133,7 @@ fn there_and_back_and_for_good(a: Kind, b: Kind) {
     let taken_over = ["moved", "copying_back"];
     system.killed_until("migrate cutover -y --timeout 120s", kills, &taken_over);
     lap("cut over");
+    system.archive("b");
     // One that starts cold, with the old config, when the streams have left; and a consumer that was down for a while.
     system.node(Role::Write, OLD);
     system.kill(consumer);
@@ -144,6 +146,7 @@ fn there_and_back_and_for_good(a: Kind, b: Kind) {
     system.run_killed(kills);
     system.killed_until("migrate rollback -y --timeout 120s", kills, &["moved_back"]);
     lap("rolled back");
+    system.archive("a");
     system.start();
     system.kill(other);
     system.node_again(other, Role::Consume(1), NEW);
@@ -165,4 +168,5 @@ fn there_and_back_and_for_good(a: Kind, b: Kind) {
     seen.judge();
     lap("judged");
     system.ok("verify b");
+    lap("passed");
 }

@@ -460,30 +460,35 @@ impl Node {
         let mut feed = self.store.subscribe(start).open().await.unwrap();
         let mut told_at = None;
         loop {
-            match tokio::time::timeout(QUIET, feed.next()).await {
-                Ok(delivery) => {
-                    let Some(Delivery::Batch(batch)) = delivery.unwrap() else { continue };
-                    for entry in batch.commits().iter().flat_map(|commit| entries(commit)) {
-                        line(&Line::Delivered { subscriber, run, at: now(), entry });
-                    }
-                    reached = batch.cursor().position();
-                    let value = Some(Checkpoint::at(batch.cursor().clone()).to_value().unwrap());
-                    let (key, expected) = (key.clone(), RecordExpected::Any);
-                    match events.put_record(PutRecord { key, expected, value, deadline: deadline() }).await {
-                        // A checkpoint that may not be kept only means that more is delivered again.
-                        Err(error) if error.kind() == ErrorKind::Indeterminate => {}
-                        put => drop(put.unwrap()),
-                    }
-                }
-                Err(_) if self.stop.with_file_name(DRAIN).exists() => {
-                    // A reader may believe the owner before for a moment, and in the end that it has.
-                    let told_at = *told_at.get_or_insert_with(tokio::time::Instant::now);
-                    let end = events.feed_head(deadline()).await.unwrap().position;
-                    if end <= reached && told_at.elapsed() > BELIEVED_MAX {
-                        return line(&Line::RunDrained { subscriber, run });
+            let delivery = {
+                // Not dropped while it is quiet: a page may take longer than that.
+                let mut next = std::pin::pin!(feed.next());
+                loop {
+                    match tokio::time::timeout(QUIET, &mut next).await {
+                        Ok(delivery) => break delivery.unwrap(),
+                        Err(_) if self.stop.with_file_name(DRAIN).exists() => {
+                            // A reader may believe the owner before for a moment, and in the end that it has.
+                            let told_at = *told_at.get_or_insert_with(tokio::time::Instant::now);
+                            let end = events.feed_head(deadline()).await.unwrap().position;
+                            if end <= reached && told_at.elapsed() > BELIEVED_MAX {
+                                return line(&Line::RunDrained { subscriber, run });
+                            }
+                        }
+                        Err(_) => {}
                     }
                 }
-                Err(_) => {}
+            };
+            let Some(Delivery::Batch(batch)) = delivery else { continue };
+            for entry in batch.commits().iter().flat_map(|commit| entries(commit)) {
+                line(&Line::Delivered { subscriber, run, at: now(), entry });
+            }
+            reached = batch.cursor().position();
+            let value = Some(Checkpoint::at(batch.cursor().clone()).to_value().unwrap());
+            let (key, expected) = (key.clone(), RecordExpected::Any);
+            match events.put_record(PutRecord { key, expected, value, deadline: deadline() }).await {
+                // A checkpoint that may not be kept only means that more is delivered again.
+                Err(error) if error.kind() == ErrorKind::Indeterminate => {}
+                put => drop(put.unwrap()),
             }
         }
     }

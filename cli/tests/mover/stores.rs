@@ -39,12 +39,14 @@ pub enum Kind {
     DynamoDb,
     /// The same.
     S3,
+    /// A file, and an archive in a folder behind it.
+    Tiered,
 }
 
 impl Kind {
     /// All of them that this build can start.
     pub const ALL: &[Self] = if cfg!(feature = "engine-tests") {
-        &[Self::Sqlite, Self::Postgres, Self::Redis, Self::DynamoDb, Self::S3]
+        &[Self::Sqlite, Self::Postgres, Self::Redis, Self::DynamoDb, Self::S3, Self::Tiered]
     } else {
         &[Self::Sqlite]
     };
@@ -57,6 +59,7 @@ impl Kind {
             Self::Redis => "redis",
             Self::DynamoDb => "dynamodb",
             Self::S3 => "s3",
+            Self::Tiered => "tiered",
         }
     }
 }
@@ -77,6 +80,8 @@ pub struct Place {
 pub enum Engine {
     /// A file in the system's folder.
     File,
+    /// The same, and a folder beside it.
+    FileAndFolder,
     /// A cluster.
     Postgres(Cluster),
     /// A server.
@@ -110,6 +115,7 @@ impl Place {
     pub fn new(name: &'static str, kind: Kind) -> Self {
         let engine = match kind {
             Kind::Sqlite => Engine::File,
+            Kind::Tiered => Engine::FileAndFolder,
             Kind::Postgres => Engine::Postgres(Cluster::new()),
             Kind::Redis => Engine::Redis(Redis::new()),
             Kind::DynamoDb => Engine::shared(
@@ -132,7 +138,7 @@ impl Place {
     /// The process of its server, where it has one of its own.
     pub fn process(&self) -> Option<u32> {
         match &self.engine {
-            Engine::File | Engine::Shared { .. } => None,
+            Engine::File | Engine::FileAndFolder | Engine::Shared { .. } => None,
             Engine::Postgres(cluster) => cluster.process(),
             Engine::Redis(server) => server.process.as_ref().map(Process::id),
         }
@@ -140,7 +146,7 @@ impl Place {
 
     fn port(&self) -> Option<u16> {
         match &self.engine {
-            Engine::File => None,
+            Engine::File | Engine::FileAndFolder => None,
             Engine::Postgres(cluster) => Some(cluster.port()),
             Engine::Redis(server) => Some(server.port),
             Engine::Shared { port, .. } => Some(*port),
@@ -151,8 +157,15 @@ impl Place {
     pub fn window(&self) -> Option<u64> {
         match &self.engine {
             Engine::Shared { keys, .. } if keys.contains("\"dynamodb\"") => Some(WINDOW),
-            Engine::File | Engine::Postgres(_) | Engine::Redis(_) | Engine::Shared { .. } => None,
+            Engine::File | Engine::FileAndFolder | Engine::Postgres(_) | Engine::Redis(_) | Engine::Shared { .. } => {
+                None
+            }
         }
+    }
+
+    /// Whether it has an archive.
+    pub fn has_archive(&self) -> bool {
+        matches!(self.engine, Engine::FileAndFolder)
     }
 
     /// The way of nodes to it.
@@ -182,8 +195,15 @@ impl Place {
     }
 
     fn table(&self, way: Option<&Proxy>) -> String {
+        let name = self.name;
+        let file = format!("provider = \"sqlite\"\npath = \"{name}.db\"\n");
         let address = match (&self.engine, way) {
-            (Engine::File, _) | (_, None) => format!("provider = \"sqlite\"\npath = \"{}.db\"\n", self.name),
+            (Engine::FileAndFolder, _) => {
+                let tiered =
+                    format!("provider = \"tiered\"\nhot = \"{name}-front\"\narchive = \"file:./{name}-archive\"\n");
+                return format!("[stores.{name}-front]\n{file}[stores.{name}]\n{tiered}");
+            }
+            (Engine::File, _) | (_, None) => file,
             (Engine::Postgres(_), Some(way)) => format!(
                 "provider = \"postgres\"\nurl = \"postgres://postgres@127.0.0.1:{}/postgres\"\nauto_create = true\n",
                 way.port
@@ -195,13 +215,13 @@ impl Place {
                 format!("endpoint = \"http://127.0.0.1:{}\"\n{keys}auto_create = true\n", way.port)
             }
         };
-        format!("[stores.{}]\n{address}", self.name)
+        format!("[stores.{name}]\n{address}")
     }
 
     /// Kills its server as a crash would, and starts it again.
     pub fn crash(&mut self) {
         match &mut self.engine {
-            Engine::File | Engine::Shared { .. } => panic!("it has no server of its own"),
+            Engine::File | Engine::FileAndFolder | Engine::Shared { .. } => panic!("it has no server of its own"),
             Engine::Postgres(cluster) => {
                 cluster.kill();
                 cluster.start();
@@ -217,7 +237,9 @@ impl Place {
     pub fn redis(&self) -> &Redis {
         match &self.engine {
             Engine::Redis(server) => server,
-            Engine::File | Engine::Postgres(_) | Engine::Shared { .. } => panic!("{} is no Redis", self.name),
+            Engine::File | Engine::FileAndFolder | Engine::Postgres(_) | Engine::Shared { .. } => {
+                panic!("{} is no Redis", self.name)
+            }
         }
     }
 
@@ -225,7 +247,9 @@ impl Place {
     pub fn postgres(&mut self) -> &mut Cluster {
         match &mut self.engine {
             Engine::Postgres(cluster) => cluster,
-            Engine::File | Engine::Redis(_) | Engine::Shared { .. } => panic!("{} is no Postgres", self.name),
+            Engine::File | Engine::FileAndFolder | Engine::Redis(_) | Engine::Shared { .. } => {
+                panic!("{} is no Postgres", self.name)
+            }
         }
     }
 }

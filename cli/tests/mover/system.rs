@@ -204,6 +204,14 @@ impl System {
             .unwrap_or_else(|_| panic!("{arguments}: {}", String::from_utf8_lossy(&output.stderr)))
     }
 
+    /// Moves all but the last events of the owner into its archive, where it has one.
+    pub fn archive(&self, owner: &str) {
+        let place = if owner == "a" { &self.a } else { &self.b };
+        if place.has_archive() {
+            println!("archived: {}", self.ok(&format!("archive run {owner} --keep-last 200 -o json")).trim());
+        }
+    }
+
     /// Begins a move, whatever the target promises less of.
     pub fn start(&self) {
         let accepted: Vec<_> = ACCEPTED.iter().map(|name| format!("--accept {name}")).collect();

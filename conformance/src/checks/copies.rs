@@ -12,9 +12,9 @@ use evstore_api::capabilities::{FeedOrder, Fence, Limit, Positions, Support};
 use evstore_api::chain::Chain;
 use evstore_api::{
     Commit, CommitId, CommitKind, CommitNumber, Content, ContentType, Delete, Epoch, Error, ErrorKind, Event, EventId,
-    Expected, Extension, FeedItem, FindCommit, Head, ListRecords, ListStreams, NamespaceFilter, NewEvent, Origin,
-    Position, PutSnapshot, ReadSnapshot, Record, RecordExpected, RecordKind, RecordNumber, Replica, Replicate,
-    Replicated, Revision, Snapshot, StoreState, StreamId, StreamState, Timestamp, Truncate, format,
+    Expected, Extension, FeedItem, FindCommit, Head, Incarnation, Lineage, ListRecords, ListStreams, NamespaceFilter,
+    NewEvent, Origin, Position, PutSnapshot, ReadSnapshot, Record, RecordExpected, RecordKind, RecordNumber, Replica,
+    Replicate, Replicated, Revision, Snapshot, StoreState, StreamId, StreamState, Timestamp, Truncate, format,
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -66,6 +66,12 @@ pub(crate) static CHECKS: &[Check] = &[
         "a copy of another epoch than the import's, or into a store that does not import, is refused",
         [206, 209],
         only_an_importing_store_takes_them
+    ),
+    check!(
+        "copies.of-an-older-history-are-refused",
+        "a copy for a move that was read before the store took over a newer history is refused",
+        [206, 209],
+        of_an_older_history_are_refused
     ),
     check!(
         "copies.two-copiers-make-one-copy",
@@ -120,7 +126,7 @@ pub(super) async fn refused(context: &Context) -> Result<Option<Outcome>, Broken
     let stream = context.stream();
     append_to(context, &*source.store, &stream, 1).await?;
     let items = slots(context, &*source.admin, &stream).await?.into_iter().map(Replica::Commit).collect();
-    let refused = replicate(context, &target, Epoch(0), Origin::Move, items).await;
+    let refused = replicate(context, &target, Epoch(0), For::Move, items).await;
     let answer = ensure_kind!(refused, Unsupported, "a copy that is not promised");
     ensure_eq!(slots(context, &*target.admin, &stream).await?.len(), 0, "slots after a copy that was refused");
     Outcome::refused(&answer, "the store takes no copies").map(Some)
@@ -137,14 +143,26 @@ macro_rules! copying {
 
 pub(super) use copying;
 
+/// What a copy is made for; one for a move is of the target's present history.
+#[derive(Clone, Copy, Debug)]
+enum For {
+    Move,
+    Restore,
+}
+
 async fn replicate(
     context: &Context,
     target: &Fresh,
     epoch: Epoch,
-    origin: Origin,
+    made_for: For,
     items: Vec<Replica>,
 ) -> Result<Replicated, Error> {
-    target.admin.replicate(Replicate { epoch, origin, items, deadline: context.deadline() }).await
+    let deadline = context.deadline();
+    let origin = match made_for {
+        For::Move => Origin::Move { history: target.admin.read_meta(deadline).await?.incarnation() },
+        For::Restore => Origin::Restore,
+    };
+    target.admin.replicate(Replicate { epoch, origin, items, deadline }).await
 }
 
 /// A store that is being filled, and in which epoch.
@@ -312,12 +330,12 @@ async fn copy(
     context: &Context,
     target: &Fresh,
     epoch: Epoch,
-    origin: Origin,
+    made_for: For,
     items: &[Replica],
 ) -> Result<(u64, u64), Broken> {
     let (mut written, mut present) = (0, 0);
     for batch in items.chunks(3) {
-        let done = replicate(context, target, epoch, origin, batch.to_vec()).await?;
+        let done = replicate(context, target, epoch, made_for, batch.to_vec()).await?;
         ensure_eq!(done.written + done.present, batch.len() as u64, "items that a receipt accounts for");
         written += done.written;
         present += done.present;
@@ -329,9 +347,9 @@ async fn a_copy_is_the_same(context: Context) -> Result<Outcome, Broken> {
     copying!(context);
     let source = source(&context).await?;
     let items = items(&context, &source).await?;
-    for origin in [Origin::Move, Origin::Restore] {
+    for made_for in [For::Move, For::Restore] {
         let (target, epoch) = importing(&context).await?;
-        let (written, present) = copy(&context, &target, epoch, origin, &items).await?;
+        let (written, present) = copy(&context, &target, epoch, made_for, &items).await?;
         ensure_eq!((written, present), (items.len() as u64, 0), "items written and present, in an empty store");
         ensure_alike(&picture(&context, &target).await?, &picture(&context, &source).await?, "a copy")?;
         target.swap_meta(&context, |meta| meta.state = StoreState::Open).await?;
@@ -344,13 +362,13 @@ async fn a_copy_says_so(context: Context) -> Result<Outcome, Broken> {
     copying!(context);
     let source = source(&context).await?;
     let items = items(&context, &source).await?;
-    for (origin, carries) in [(Origin::Move, true), (Origin::Restore, false)] {
+    for (made_for, carries) in [(For::Move, true), (For::Restore, false)] {
         let (target, epoch) = importing(&context).await?;
-        copy(&context, &target, epoch, origin, &items).await?;
+        copy(&context, &target, epoch, made_for, &items).await?;
         let wanted = carries.then_some(epoch);
         for stream in picture(&context, &target).await?.heads.keys() {
             for commit in slots(&context, &*target.admin, stream).await? {
-                ensure_eq!(commit.imported, wanted, "the mark of {:?} copied as {origin:?}", commit.kind);
+                ensure_eq!(commit.imported, wanted, "the mark of {:?} copied as {made_for:?}", commit.kind);
             }
         }
         target.swap_meta(&context, |meta| meta.state = StoreState::Open).await?;
@@ -370,11 +388,11 @@ async fn a_repeat_adds_nothing(context: Context) -> Result<Outcome, Broken> {
     let (target, epoch) = importing(&context).await?;
     // Cut off in the middle of the way, then begun again from the start.
     let half = items.len() / 2;
-    copy(&context, &target, epoch, Origin::Move, &items[..half]).await?;
-    let rest = copy(&context, &target, epoch, Origin::Move, &items).await?;
+    copy(&context, &target, epoch, For::Move, &items[..half]).await?;
+    let rest = copy(&context, &target, epoch, For::Move, &items).await?;
     ensure_eq!(rest, (all - half as u64, half as u64), "items written and present of a copy that goes on");
     let before = picture(&context, &target).await?;
-    let again = copy(&context, &target, epoch, Origin::Move, &items).await?;
+    let again = copy(&context, &target, epoch, For::Move, &items).await?;
     ensure_eq!(again, (0, all), "items written and present of a copy that is run again");
     ensure_alike(&picture(&context, &target).await?, &before, "a copy that was run again")?;
     ensure_alike(&before, &picture(&context, &source).await?, "a copy that was cut off")?;
@@ -417,7 +435,7 @@ async fn a_request_is_all_or_nothing(context: Context) -> Result<Outcome, Broken
         let mut items = good[..2].to_vec();
         items.push(Replica::Record(record.clone()));
         items.push(Replica::Commit(wrong));
-        let refused = replicate(&context, &target, epoch, Origin::Move, items).await;
+        let refused = replicate(&context, &target, epoch, For::Move, items).await;
         let Err(error) = refused else { return Err(Broken::new("a request with a wrong item was taken")) };
         ensure_eq!(error.kind(), kind, "kind of the refusal");
         ensure_alike(&picture(&context, &target).await?, &empty, "a store that refused a request")?;
@@ -427,7 +445,7 @@ async fn a_request_is_all_or_nothing(context: Context) -> Result<Outcome, Broken
             ensure_eq!(found, None, "a commit of a request that was refused");
         }
     }
-    let done = replicate(&context, &target, epoch, Origin::Move, good).await?;
+    let done = replicate(&context, &target, epoch, For::Move, good).await?;
     ensure_eq!((done.written, done.present), (3, 0), "items written and present of the request once it was mended");
     Ok(Outcome::Held)
 }
@@ -445,7 +463,7 @@ async fn what_does_not_follow_is_refused(context: Context) -> Result<Outcome, Br
     let commits = three_commits(&context).await?;
     let (target, epoch) = importing(&context).await?;
     let copied = commits[..2].iter().cloned().map(Replica::Commit).collect();
-    replicate(&context, &target, epoch, Origin::Move, copied).await?;
+    replicate(&context, &target, epoch, For::Move, copied).await?;
     let before = picture(&context, &target).await?;
     let (first, next) = (&commits[0], &commits[2]);
     let positioned = next.first_position.is_some();
@@ -464,7 +482,7 @@ async fn what_does_not_follow_is_refused(context: Context) -> Result<Outcome, Br
         wrong.push(("a position that is taken", Commit { first_position: first.first_position, ..next.clone() }));
     }
     for (what, commit) in wrong {
-        let refused = replicate(&context, &target, epoch, Origin::Move, vec![Replica::Commit(commit)]).await;
+        let refused = replicate(&context, &target, epoch, For::Move, vec![Replica::Commit(commit)]).await;
         ensure_kind!(refused, Conflict, "a copy with {what}");
         ensure_alike(&picture(&context, &target).await?, &before, &format!("a store that refused {what}"))?;
     }
@@ -473,13 +491,12 @@ async fn what_does_not_follow_is_refused(context: Context) -> Result<Outcome, Br
             ("a removed range behind a gap", position.plus(1), position.plus(2)),
             ("a removed range where events stand", Position(1), Position(2)),
         ] {
-            let refused =
-                replicate(&context, &target, epoch, Origin::Move, vec![Replica::Removed { first, last }]).await;
+            let refused = replicate(&context, &target, epoch, For::Move, vec![Replica::Removed { first, last }]).await;
             ensure_kind!(refused, Conflict, "{what}");
             ensure_alike(&picture(&context, &target).await?, &before, &format!("a store that refused {what}"))?;
         }
     }
-    let done = replicate(&context, &target, epoch, Origin::Move, vec![Replica::Commit(next.clone())]).await?;
+    let done = replicate(&context, &target, epoch, For::Move, vec![Replica::Commit(next.clone())]).await?;
     ensure_eq!(done.written, 1, "items written of what does follow");
     Ok(Outcome::Held)
 }
@@ -506,7 +523,7 @@ async fn tampered_content_is_refused(context: Context) -> Result<Outcome, Broken
         ("a stream", Commit { stream: context.stream(), ..whole.clone() }),
     ];
     for (what, commit) in tampered {
-        let refused = replicate(&context, &target, epoch, Origin::Move, vec![Replica::Commit(commit)]).await;
+        let refused = replicate(&context, &target, epoch, For::Move, vec![Replica::Commit(commit)]).await;
         ensure_kind!(refused, Corrupt, "a copy with another {what}");
         ensure_alike(&picture(&context, &target).await?, &empty, "a store that refused it")?;
     }
@@ -541,11 +558,11 @@ async fn nothing_is_cut_to_fit(context: Context) -> Result<Outcome, Broken> {
         commit
     };
     if beyond {
-        let too_large = replicate(&context, &target, epoch, Origin::Move, vec![Replica::Commit(of(max + 1))]).await;
+        let too_large = replicate(&context, &target, epoch, For::Move, vec![Replica::Commit(of(max + 1))]).await;
         ensure_kind!(too_large, TooLarge, "a copy of an event of {max} bytes and one");
         ensure_eq!(slots(&context, &*target.admin, &template.stream).await?.len(), 0, "slots after that");
     }
-    replicate(&context, &target, epoch, Origin::Move, vec![Replica::Commit(of(max))]).await?;
+    replicate(&context, &target, epoch, For::Move, vec![Replica::Commit(of(max))]).await?;
     let copied = slots(&context, &*target.admin, &template.stream).await?;
     let found = copied.first().map(|commit| (commit.digest, commit.events[0].data.len() as u64));
     ensure_eq!(found, Some((of(max).digest, max)), "digest and bytes of a copy of {max} bytes");
@@ -558,7 +575,7 @@ async fn only_an_importing_store_takes_them(context: Context) -> Result<Outcome,
     let items = || vec![Replica::Commit(commits[0].clone())];
     let target = context.fresh().await?;
     let refuse = async |epoch: u64, what: &str| {
-        let refused = replicate(&context, &target, Epoch(epoch), Origin::Move, items()).await;
+        let refused = replicate(&context, &target, Epoch(epoch), For::Move, items()).await;
         ensure_kind!(refused, Fenced, "a copy {what}");
         ensure_eq!(slots(&context, &*target.admin, &commits[0].stream).await?.len(), 0, "slots after a copy {what}");
         Ok::<(), Broken>(())
@@ -575,7 +592,34 @@ async fn only_an_importing_store_takes_them(context: Context) -> Result<Outcome,
     target.enter(&context, StoreState::Open).await?;
     refuse(second.0 + 2, "into a store that was opened").await?;
     let third = target.enter(&context, StoreState::Importing { from: Some(elsewhere()) }).await?.epoch;
-    replicate(&context, &target, third, Origin::Move, items()).await?;
+    replicate(&context, &target, third, For::Move, items()).await?;
+    Ok(Outcome::Held)
+}
+
+async fn of_an_older_history_are_refused(context: Context) -> Result<Outcome, Broken> {
+    copying!(context);
+    let commits = three_commits(&context).await?;
+    let stream = &commits[0].stream;
+    let items = || vec![Replica::Commit(commits[0].clone())];
+    let target = context.fresh().await?;
+    let before = target.enter(&context, StoreState::Importing { from: Some(elsewhere()) }).await?;
+    // As an owner that failed over: what it lost may still be on its way.
+    let newer = Incarnation::generate();
+    let taken_over = target
+        .swap_meta(&context, |meta| {
+            meta.lineage.iter_mut().for_each(|one| one.ended_at = one.ended_at.or(Some(Position(0))));
+            meta.lineage.push(Lineage { incarnation: newer, ended_at: None });
+        })
+        .await?;
+    ensure_eq!(taken_over.epoch, before.epoch, "the epoch once a newer history was taken over");
+    let copy = async |history| {
+        let (origin, deadline) = (Origin::Move { history }, context.deadline());
+        target.admin.replicate(Replicate { epoch: before.epoch, origin, items: items(), deadline }).await
+    };
+    ensure_kind!(copy(before.incarnation()).await, Fenced, "a copy of an older history");
+    ensure_kind!(copy(Incarnation::generate()).await, Fenced, "a copy of another store's history");
+    ensure_eq!(slots(&context, &*target.admin, stream).await?.len(), 0, "slots after copies that were refused");
+    ensure_eq!(copy(newer).await?.written, 1, "items of a copy of the present history");
     Ok(Outcome::Held)
 }
 
@@ -589,7 +633,7 @@ async fn two_copiers_make_one_copy(context: Context) -> Result<Outcome, Broken> 
         let answers = context
             .together(2, |_| {
                 let (context, target, items) = (context.clone(), target.clone(), items.clone());
-                async move { copy(&context, &target, epoch, Origin::Move, &items).await }
+                async move { copy(&context, &target, epoch, For::Move, &items).await }
             })
             .await?;
         let written = answers.into_iter().map(|answer| answer.map(|done| done.0)).sum::<Result<u64, Broken>>()?;
@@ -609,7 +653,7 @@ async fn copied_ids_are_recognised(context: Context) -> Result<Outcome, Broken> 
         appends.push((request.clone(), source.store.append(request).await?));
     }
     let (target, epoch) = importing(&context).await?;
-    copy(&context, &target, epoch, Origin::Move, &items(&context, &source).await?).await?;
+    copy(&context, &target, epoch, For::Move, &items(&context, &source).await?).await?;
     for state in ["importing", "open"] {
         for (request, receipt) in &appends {
             let repeat = target.store.append(request.clone()).await?;
@@ -630,7 +674,7 @@ async fn a_copy_opens_with_its_store(context: Context) -> Result<Outcome, Broken
     let commits = three_commits(&context).await?;
     let (target, epoch) = importing(&context).await?;
     let items = commits.iter().cloned().map(Replica::Commit).collect();
-    replicate(&context, &target, epoch, Origin::Move, items).await?;
+    replicate(&context, &target, epoch, For::Move, items).await?;
     let stream = &commits[0].stream;
     let closed = StreamState::Sealed { epoch, to: target.settings.store().clone() };
     ensure_eq!(context.read_from(&*target.store, stream).await?.head.state, closed, "state of a stream being copied");
@@ -678,17 +722,13 @@ async fn a_snapshot_waits_for_its_commits(context: Context) -> Result<Outcome, B
     for (commits, what) in [(&commits[..0], "without its stream"), (&commits[..2], "behind its last commit")] {
         let mut items = copied(commits);
         items.push(Replica::Snapshot(snapshot.clone()));
-        let result = replicate(&context, &target, epoch, Origin::Move, items).await;
+        let result = replicate(&context, &target, epoch, For::Move, items).await;
         ensure_kind!(result, Conflict, "a copied snapshot {what}");
         ensure_alike(&picture(&context, &target).await?, &empty, "a store that refused a snapshot")?;
     }
-    replicate(&context, &target, epoch, Origin::Move, copied(&commits)).await?;
+    replicate(&context, &target, epoch, For::Move, copied(&commits)).await?;
     let items = vec![Replica::Snapshot(snapshot.clone())];
-    ensure_eq!(
-        replicate(&context, &target, epoch, Origin::Move, items).await?.written,
-        1,
-        "snapshots that were written"
-    );
+    ensure_eq!(replicate(&context, &target, epoch, For::Move, items).await?.written, 1, "snapshots that were written");
     ensure_eq!(picture(&context, &target).await?.snapshots, [snapshot], "the snapshots that were copied");
     Ok(Outcome::Held)
 }
@@ -698,7 +738,7 @@ async fn older_state_is_passed_over(context: Context) -> Result<Outcome, Broken>
     let commits = three_commits(&context).await?;
     let (target, epoch) = importing(&context).await?;
     let items = commits.iter().cloned().map(Replica::Commit).collect();
-    replicate(&context, &target, epoch, Origin::Move, items).await?;
+    replicate(&context, &target, epoch, For::Move, items).await?;
     let record = |number, value: Option<&'static [u8]>| Record {
         key: record_key(&context),
         number: RecordNumber(number),
@@ -710,16 +750,16 @@ async fn older_state_is_passed_over(context: Context) -> Result<Outcome, Broken>
     let (older, newer) = (record(2, Some(b"older")), record(5, Some(b"newer")));
     let both = |one: &Snapshot, other: &Record| vec![Replica::Snapshot(one.clone()), Replica::Record(other.clone())];
     for (items, counts) in [(both(&new, &newer), (2, 0)), (both(&old, &older), (0, 2)), (both(&new, &newer), (0, 2))] {
-        let done = replicate(&context, &target, epoch, Origin::Move, items).await?;
+        let done = replicate(&context, &target, epoch, For::Move, items).await?;
         ensure_eq!((done.written, done.present), counts, "items written and present");
         let picture = picture(&context, &target).await?;
         ensure_eq!(picture.snapshots, std::slice::from_ref(&new), "the snapshot that is kept");
         ensure_eq!(picture.records, std::slice::from_ref(&newer), "the checkpoint that is kept");
     }
     let deleted = record(6, None);
-    replicate(&context, &target, epoch, Origin::Move, vec![Replica::Record(deleted)]).await?;
+    replicate(&context, &target, epoch, For::Move, vec![Replica::Record(deleted)]).await?;
     ensure_eq!(picture(&context, &target).await?.records, [], "checkpoints once a deletion was copied");
-    let late = replicate(&context, &target, epoch, Origin::Move, vec![Replica::Record(newer)]).await?;
+    let late = replicate(&context, &target, epoch, For::Move, vec![Replica::Record(newer)]).await?;
     ensure_eq!((late.written, late.present), (0, 1), "items of a checkpoint from before its deletion");
     Ok(Outcome::Held)
 }
@@ -735,11 +775,11 @@ async fn removed_ranges_keep_their_place(context: Context) -> Result<Outcome, Br
     let range = |first, last| Replica::Removed { first: Position(first), last: Position(last) };
     let items = vec![range(1, 10), Replica::Commit(commit.clone()), range(12, 12), range(13, 20)];
     let all = items.len() as u64;
-    let done = replicate(&context, &target, epoch, Origin::Move, items.clone()).await?;
+    let done = replicate(&context, &target, epoch, For::Move, items.clone()).await?;
     ensure_eq!((done.written, done.present), (all, 0), "items written and present");
-    let again = replicate(&context, &target, epoch, Origin::Move, items).await?;
+    let again = replicate(&context, &target, epoch, For::Move, items).await?;
     ensure_eq!((again.written, again.present), (0, all), "items written and present of the repeat");
-    let inverted = replicate(&context, &target, epoch, Origin::Move, vec![range(25, 21)]).await;
+    let inverted = replicate(&context, &target, epoch, For::Move, vec![range(25, 21)]).await;
     ensure!(inverted.is_err(), "a range that ends before it begins was taken");
     let feed: Vec<_> = whole_feed(&context, &target).await?.into_iter().flat_map(|page| page.items).collect();
     let mut places = Vec::new();
@@ -782,7 +822,7 @@ async fn the_way_back_adds_what_is_new(context: Context) -> Result<Outcome, Brok
     }
     let source = source(&context).await?;
     let (target, epoch) = importing(&context).await?;
-    copy(&context, &target, epoch, Origin::Move, &items(&context, &source).await?).await?;
+    copy(&context, &target, epoch, For::Move, &items(&context, &source).await?).await?;
     let last = source.store.feed_head(context.deadline()).await?.position.unwrap_or_default();
     source.enter(&context, StoreState::Moved { to: elsewhere(), end: last }).await?;
     target.swap_meta(&context, |meta| meta.state = StoreState::Open).await?;
@@ -799,7 +839,7 @@ async fn the_way_back_adds_what_is_new(context: Context) -> Result<Outcome, Brok
     append_to(&context, &*target.store, &context.stream(), 1).await?;
     let back = source.enter(&context, StoreState::Importing { from: Some(elsewhere()) }).await?.epoch;
     let items = items(&context, &target).await?;
-    let (written, _) = copy(&context, &source, back, Origin::Move, &items).await?;
+    let (written, _) = copy(&context, &source, back, For::Move, &items).await?;
     ensure_eq!(written, live.len() as u64 + 1, "items that were written on the way back");
     source.swap_meta(&context, |meta| meta.state = StoreState::Open).await?;
     ensure_alike(

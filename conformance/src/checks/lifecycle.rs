@@ -628,9 +628,10 @@ async fn errors_hold_no_payload(context: Context) -> Result<Outcome, Broken> {
         calls.push(("too large", ok(store.append(request(Expected::Any, context.commit_id(), vec![large])?).await)));
     }
     if context.capabilities().replication == Support::Promised {
-        let epoch = admin.read_meta(deadline).await?.epoch;
+        let meta = admin.read_meta(deadline).await?;
+        let (epoch, origin) = (meta.epoch, Origin::Move { history: meta.incarnation() });
         let items = slots(&context, admin, &stream).await?.into_iter().map(Replica::Commit).collect();
-        calls.push(("copy", ok(admin.replicate(Replicate { epoch, origin: Origin::Move, items, deadline }).await)));
+        calls.push(("copy", ok(admin.replicate(Replicate { epoch, origin, items, deadline }).await)));
     }
     for (what, result) in calls {
         let Err(error) = result else { return Err(Broken::new(format!("{what}: succeeded and had to be refused"))) };

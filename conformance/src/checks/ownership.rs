@@ -596,9 +596,10 @@ async fn an_imported_stream_is_opened_at_its_slot(context: Context) -> Result<Ou
     for _ in 0..2 {
         append_to(&context, &*source.store, &stream, 2).await?;
     }
-    let epoch = target.enter(&context, StoreState::Importing { from: Some(elsewhere()) }).await?.epoch;
+    let filled = target.enter(&context, StoreState::Importing { from: Some(elsewhere()) }).await?;
+    let (epoch, origin) = (filled.epoch, Origin::Move { history: filled.incarnation() });
     let items = slots(&context, &*source.admin, &stream).await?.into_iter().map(Replica::Commit).collect();
-    let copy = Replicate { epoch, origin: Origin::Move, items, deadline: context.deadline() };
+    let copy = Replicate { epoch, origin, items, deadline: context.deadline() };
     target.admin.replicate(copy).await?;
     target.swap_meta(&context, |meta| meta.state = StoreState::Open).await?;
     let state = context.read_from(&*target.store, &stream).await?.head.state;

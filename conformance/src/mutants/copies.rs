@@ -53,6 +53,11 @@ pub(super) static MUTANTS: &[Mutant] = &[
         "the epoch of a copy is not looked at",
         &["copies.only-an-importing-store-takes-them"],
     ),
+    mutant::<AnyHistory>(
+        "copies.of-any-history",
+        "the history that a copy was read from is not looked at",
+        &["copies.of-an-older-history-are-refused"],
+    ),
     mutant::<ForgetsIds>(
         "copies.forget-ids",
         "the ids of copied commits are not recognised",
@@ -213,6 +218,20 @@ impl Defect for AnyEpoch {
     async fn replicate(&self, admin: &dyn StoreAdmin, request: Replicate) -> Result<Replicated> {
         let epoch = admin.read_meta(request.deadline).await?.epoch;
         admin.replicate(Replicate { epoch, ..request }).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct AnyHistory;
+
+#[async_trait]
+impl Defect for AnyHistory {
+    async fn replicate(&self, admin: &dyn StoreAdmin, request: Replicate) -> Result<Replicated> {
+        let origin = match request.origin {
+            Origin::Move { .. } => Origin::Move { history: admin.read_meta(request.deadline).await?.incarnation() },
+            Origin::Restore => Origin::Restore,
+        };
+        admin.replicate(Replicate { origin, ..request }).await
     }
 }
 

@@ -18,6 +18,7 @@ use evstore_api::{
     RecordExpected, RecordKey, RecordKind, RecordName, RecordNumber, Result, StoreName,
 };
 use evstore_kit::presence::Reached;
+use evstore_kit::refusal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,8 +55,18 @@ pub(super) struct Places {
     now: Mutex<Arc<Place>>,
     /// Told when that changes.
     pub followed: Notify,
+    /// Held by the call that goes to another store, with what became of the last one that could not. Opening a store may mean reading much
+    /// of it, and a node has hundreds of calls that are refused at once.
+    turn: tokio::sync::Mutex<Option<Failed>>,
     /// Every one that was opened, the first one included.
     opened: Mutex<BTreeMap<StoreName, Arc<Place>>>,
+}
+
+/// A store that could not be gone to.
+struct Failed {
+    to: StoreName,
+    at: Instant,
+    error: Error,
 }
 
 /// A store that calls can go to.
@@ -177,18 +188,48 @@ impl Route {
         let opened = Mutex::new(BTreeMap::from([(name.clone(), home.clone())]));
         let expects_move = !config.migrate().targets().is_empty();
         let (registry, config) = (registry.clone(), config.clone());
-        let places = Places { registry, config, now: Mutex::new(home), followed: Notify::new(), opened };
+        let places = Places {
+            registry,
+            config,
+            now: Mutex::new(home),
+            followed: Notify::new(),
+            turn: Default::default(),
+            opened,
+        };
         let places = Arc::new(places);
         Self { expects_move, presence: Presence::of(name, places.clone()), places }
     }
 
-    /// Goes where a refusal points, from the place that gave it.
+    /// Goes where a refusal points, from the place that gave it. Of many calls that were refused at once one goes, and the others find it
+    /// done, or failed.
     async fn follow(&self, from: &Place, moved: Error, deadline: Deadline) -> Result<StoreName> {
         let Some(to) = moved.moved_to().cloned() else { return Err(moved) };
         if let Some(unknown) = self.places.unknown(&to, moved) {
             return Err(unknown);
         }
-        let place = self.places.open(&to).await?;
+        let refused_at = Instant::now();
+        let turn = tokio::time::timeout_at(deadline.0.into(), self.places.turn.lock());
+        let Ok(mut failed) = turn.await else {
+            let message = "the deadline passed while the store was being opened that the streams moved to";
+            return Err(Error::new(ErrorKind::DeadlineExceeded, message).with("to", &to));
+        };
+        if self.places.now().name == to {
+            return Ok(to);
+        }
+        if let Some(failed) = failed.as_ref().filter(|failed| failed.to == to && failed.at > refused_at) {
+            return Err(refusal::again(&failed.error));
+        }
+        let gone = self.go(from, &to, deadline).await;
+        *failed = gone.as_ref().err().map(|error| Failed {
+            to: to.clone(),
+            at: Instant::now(),
+            error: refusal::again(error),
+        });
+        gone.map(|()| to)
+    }
+
+    async fn go(&self, from: &Place, to: &StoreName, deadline: Deadline) -> Result<()> {
+        let place = self.places.open(to).await?;
         // A store of the right name and another history was made by mistake: appending there would be a fork.
         if !(place.knows(from, deadline).await? || from.knows(&place, deadline).await?) {
             return Err(Error::new(
@@ -196,17 +237,14 @@ impl Route {
                 "the store that the streams moved to has another history; check its settings in the config",
             )
             .with("store", &from.name)
-            .with("to", &to));
+            .with("to", to));
         }
-        let mut now = self.places.now.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.name != to {
-            tracing::info!(from = %from.name, to = %to, "calls follow a move");
-            // What it said when the streams left it is no longer so.
-            place.left_for.lock().unwrap_or_else(PoisonError::into_inner).take();
-            *now = place;
-            self.places.followed.notify_one();
-        }
-        Ok(to)
+        tracing::info!(from = %from.name, %to, "calls follow a move");
+        // What it said when the streams left it is no longer so.
+        place.left_for.lock().unwrap_or_else(PoisonError::into_inner).take();
+        *self.places.now.lock().unwrap_or_else(PoisonError::into_inner) = place;
+        self.places.followed.notify_one();
+        Ok(())
     }
 }
 

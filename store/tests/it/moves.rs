@@ -13,7 +13,8 @@ use evstore::{
 use evstore_kit::presence::{self, Reached};
 use evstore_migrate::nodes::{self, Lack, Present};
 use evstore_migrate::{Migration, Settled, Side, Way};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -293,6 +294,75 @@ async fn a_node_that_may_only_read_follows_there_and_back() {
     writer.events().append(append(6, PATIENCE)).await.unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(revision(&reader, "a-0").await, 3);
+}
+
+/// Opens stores slowly, and counts how often each was opened by its name; one it can't open.
+struct Slow {
+    inner: Arc<dyn Opener>,
+    opened: Mutex<Vec<StoreName>>,
+    away: AtomicBool,
+}
+
+#[async_trait::async_trait]
+impl Opener for Slow {
+    async fn open(&self, settings: &Settings) -> evstore::Result<Arc<dyn EventStore>> {
+        self.opened.lock().unwrap().push(settings.store().clone());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if self.away.load(Ordering::SeqCst) {
+            return Err(evstore::Error::new(ErrorKind::Unavailable, "it is away"));
+        }
+        self.inner.open(settings).await
+    }
+
+    async fn open_admin(&self, settings: &Settings) -> evstore::Result<Arc<dyn StoreAdmin>> {
+        self.inner.open_admin(settings).await
+    }
+
+    fn scratch(&self, settings: &Settings, tag: &str) -> evstore::Result<Settings> {
+        self.inner.scratch(settings, tag)
+    }
+
+    async fn make_scratch(&self, settings: &Settings, tag: &str) -> evstore::Result<Settings> {
+        self.inner.make_scratch(settings, tag).await
+    }
+
+    async fn drop_scratch(&self, scratch: &Settings) -> evstore::Result<()> {
+        self.inner.drop_scratch(scratch).await
+    }
+
+    async fn list_scratch(&self, settings: &Settings) -> evstore::Result<Vec<String>> {
+        self.inner.list_scratch(settings).await
+    }
+}
+
+/// A store on S3 reads much of itself when it is opened: calls that each opened one would keep each other from ever having one.
+#[tokio::test]
+async fn calls_that_follow_at_once_open_the_store_once() {
+    let registry = Registry::builtin();
+    let memory = registry.get("memory").unwrap().clone();
+    let slow = Arc::new(Slow { inner: memory.opener.clone(), opened: Mutex::default(), away: AtomicBool::new(false) });
+    let slowly = registry.clone().with(Provider { name: "slow", opener: slow.clone(), ..memory });
+    // Without targets, so that it is not opened ahead.
+    let text = BOTH.replace("\"memory\"", "\"slow\"").replace("[migrate]\ntargets = [\"new\"]\n", "");
+    let node = node(&slowly, &text, "old").await;
+    let migration = migration(&registry).await;
+    migration.start().await.unwrap();
+    done(migration.cutover(PATIENCE, None).await).await;
+    slow.away.store(true, Ordering::SeqCst);
+    let calls = |from: u64, wait| (from..from + 50).map(move |id| append(id, wait));
+    let failed = calls(0, PATIENCE).map(|request| node.events().append(request));
+    for answer in futures::future::join_all(failed).await {
+        assert_eq!(answer.unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+    let opened = || slow.opened.lock().unwrap().iter().filter(|store| **store == name("new")).count();
+    let tried = opened();
+    assert_eq!(tried, 1, "what fails for one is not tried by all");
+    slow.away.store(false, Ordering::SeqCst);
+    let taken = calls(100, PATIENCE).map(|request| node.events().append(request));
+    for answer in futures::future::join_all(taken).await {
+        answer.unwrap();
+    }
+    assert_eq!(opened(), tried + 1);
 }
 
 /// Waits until what nodes say of themselves in a store is as wanted.

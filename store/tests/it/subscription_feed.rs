@@ -188,6 +188,18 @@ async fn errors_that_pass_are_waited_out() {
     assert_eq!(numbers(&mut open(&store, Start::First).await, 1).await, [1]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_page_that_does_not_come_in_time_is_asked_for_in_parts() {
+    let store = Faulty::new().await;
+    for number in 1..=200 {
+        append(&*store, "order-1", "Placed", &[number]).await;
+    }
+    *store.feed_page_max.lock().unwrap() = Some(20);
+    let store: Arc<dyn EventStore> = store;
+    let wanted: Vec<u64> = (1..=200).collect();
+    assert_eq!(numbers(&mut open(&store, Start::First).await, 200).await, wanted);
+}
+
 #[tokio::test]
 async fn an_error_that_does_not_pass_ends_the_subscription() {
     let store = Faulty::new().await;

@@ -236,12 +236,15 @@ async fn append(
         deadline: deadline(),
     };
     let is_conflict = |answer: &Result<_, Error>| matches!(answer, Err(error) if error.kind() == ErrorKind::Conflict);
+    // One without an answer that is sent again before the one before it was stored does not find its place, and its first sending may
+    // yet be taken: so that is not known either.
+    let came_early = |answer: &Result<_, Error>| matches!(answer, Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Indeterminate));
     let mut answer = store.append(request(expected)).await;
-    if is_conflict(&answer)
+    if came_early(&answer)
         && let Some(before) = before
         && let Ok(revision) = before.await
     {
-        // The store took this one first, or the one before was there already. Now it has its turn.
+        // The store took this one first, or the one before was there already. Now it has its turn: its id tells whether it was stored.
         expected = revision;
         answer = store.append(request(expected)).await;
     }
@@ -451,5 +454,105 @@ fn next_revision(before: Option<Revision>, given: Option<Revision>) -> Result<Op
                 .with("wanted", wanted))
         }
         _ => Ok(wanted),
+    }
+}
+
+#[cfg(all(test, feature = "memory"))]
+#[allow(clippy::unwrap_used, reason = "a test may fail by a panic")]
+mod tests {
+    use super::*;
+    use async_trait::async_trait;
+    use evstore::{Config, Registry, Sources, StoreName};
+    use evstore_api::{
+        Appended, Capabilities, Deadline, DeleteSnapshot, EventType, FeedHead, FeedPage, FindCommit, Head, ListRecords,
+        ListStreams, NewEvent, PutRecord, PutSnapshot, ReadFeed, ReadRecord, ReadSnapshot, Record, RecordPut,
+        RecordsPage, Snapshot, SnapshotPut, StreamPage, StreamsPage, WaitFeed, Waited,
+    };
+    use std::collections::HashSet;
+    use std::sync::Mutex;
+
+    /// A store behind a connection that breaks: of the first sending of each commit nothing is known. It did not arrive, and sent again
+    /// it was not at its turn.
+    #[derive(Debug)]
+    struct Breaks {
+        inner: Arc<dyn EventStore>,
+        sent: Mutex<HashSet<CommitId>>,
+    }
+
+    macro_rules! passed_on {
+        ($($name:ident($request:ty) -> $answer:ty;)*) => {
+            #[async_trait]
+            impl EventStore for Breaks {
+                fn capabilities(&self) -> &Capabilities {
+                    self.inner.capabilities()
+                }
+
+                async fn append(&self, request: Append) -> Result<Appended, Error> {
+                    let is_first = self.sent.lock().unwrap().insert(request.commit.id);
+                    if is_first && request.expected != Expected::At(Revision(0)) {
+                        let early = Error::new(ErrorKind::Conflict, "the stream is not as expected");
+                        return Err(Error::new(ErrorKind::Indeterminate, "no later try could tell").caused_by(early));
+                    }
+                    self.inner.append(request).await
+                }
+
+                async fn close(&self) -> Result<(), Error> {
+                    self.inner.close().await
+                }
+
+                $(async fn $name(&self, request: $request) -> Result<$answer, Error> {
+                    self.inner.$name(request).await
+                })*
+            }
+        };
+    }
+
+    passed_on! {
+        find_commit(FindCommit) -> Option<Appended>;
+        head(ReadHead) -> Head;
+        read_stream(ReadStream) -> StreamPage;
+        read_feed(ReadFeed) -> FeedPage;
+        wait_feed(WaitFeed) -> Waited;
+        feed_head(Deadline) -> FeedHead;
+        list_streams(ListStreams) -> StreamsPage;
+        put_snapshot(PutSnapshot) -> SnapshotPut;
+        read_snapshot(ReadSnapshot) -> Option<Snapshot>;
+        delete_snapshot(DeleteSnapshot) -> ();
+        put_record(PutRecord) -> RecordPut;
+        read_record(ReadRecord) -> Option<Record>;
+        list_records(ListRecords) -> RecordsPage;
+    }
+
+    async fn memory() -> Arc<dyn EventStore> {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "default_store = \"a\"\n[stores.a]\nprovider = \"memory\"\n";
+        let file = folder.path().join("evstore.toml");
+        std::fs::write(&file, text).unwrap();
+        let sources = Sources::new(folder.path(), evstore::Environment::default()).with_file(&file);
+        let config = Config::load(&sources).unwrap();
+        Registry::builtin().open(&config, &StoreName::new("a").unwrap()).await.unwrap().events().clone()
+    }
+
+    fn line(line: u64) -> Ready {
+        let stream = StreamId::new("a-1").unwrap();
+        let events = Events::new(vec![NewEvent::new(EventType::new("made").unwrap(), vec![line as u8])]).unwrap();
+        let commit = NewCommit { id: CommitId([line as u8; 16]), events };
+        Ready { line, stream, revision: None, named: false, commit }
+    }
+
+    #[tokio::test]
+    async fn a_line_of_which_nothing_is_known_is_sent_again_at_its_turn() {
+        let store = Arc::new(Breaks { inner: memory().await, sent: Mutex::default() });
+        let mut appends = Appends::new(Some(store.clone()), Mode::Append);
+        let lines: Vec<_> = (1..=20).map(line).collect();
+        appends.look_up(&lines).await.unwrap();
+        for line in lines {
+            appends.begin(line).await;
+        }
+        while appends.finish_one().await {}
+        assert!(appends.failed.is_none(), "{:?}", appends.failed);
+        assert_eq!(appends.added, 20);
+        let (stream, page) = state_of(store, StreamId::new("a-1").unwrap()).await.unwrap();
+        assert_eq!((stream.name.as_str(), page.revision, page.known.len()), ("a-1", Revision(20), 20));
     }
 }

@@ -57,6 +57,8 @@ pub struct Faulty {
     pub on_feed_head: Mutex<VecDeque<Fault>>,
     /// Every read of the feed takes so long.
     pub read_feed_takes: Mutex<std::time::Duration>,
+    /// Pages of the feed of more events than this do not come in time.
+    pub feed_page_max: Mutex<Option<u32>>,
     /// The end of the feed, where it is not the inner store's: an older copy of it was restored.
     pub feed_ends_at: Mutex<Option<Cursor>>,
     /// How far the feed says that it is behind, where it is not the inner store's.
@@ -86,6 +88,7 @@ impl Faulty {
             on_read_record: Mutex::default(),
             on_feed_head: Mutex::default(),
             read_feed_takes: Mutex::default(),
+            feed_page_max: Mutex::default(),
             feed_ends_at: Mutex::default(),
             feed_lags: Mutex::default(),
             deaf: false,
@@ -162,6 +165,9 @@ impl EventStore for Faulty {
         self.called("read_feed");
         let takes = *self.read_feed_takes.lock().unwrap();
         tokio::time::sleep(takes).await;
+        if self.feed_page_max.lock().unwrap().is_some_and(|max| request.limit > max) {
+            return Err(Error::new(ErrorKind::DeadlineExceeded, "injected: too much at a time"));
+        }
         inject(&self.on_read_feed, self.inner.read_feed(request)).await
     }
 
