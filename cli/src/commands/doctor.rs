@@ -295,7 +295,8 @@ async fn check_feed(findings: &mut Findings, store: &dyn EventStore) {
     };
     let bearable = match store.capabilities().positioned {
         Positioned::BySequencer { within } => within,
-        Positioned::ByAppend | Positioned::Never { .. } => Duration::ZERO,
+        Positioned::Never { settling } => settling,
+        Positioned::ByAppend => Duration::ZERO,
     };
     if head.lag.commits > 0 && head.lag.age > bearable {
         let mending = "see that a process runs which has the store open: it numbers what was appended; a finding about the \

@@ -73,7 +73,7 @@ fn check(store: &dyn EventStore) -> Result {
     match store.capabilities().positioned {
         Positioned::BySequencer { .. } => Ok(()),
         Positioned::ByAppend | Positioned::Never { .. } => Err(Failure::usage(
-            "the store has no sequencer: its appends order the feed",
+            "the store has no sequencer: nobody numbers its feed behind its appends",
             "evstore providers tells which stores have one",
         )),
     }
