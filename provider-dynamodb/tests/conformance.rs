@@ -17,15 +17,17 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Each of the feeds, with settings that say so. Requests that are held up by a busy machine are late for an index that settles sooner.
+/// Each of the feeds, with settings that say so. Requests that are held up by a busy machine are late for an index that settles sooner, and clients
+/// repeat commits of theirs that many others followed on the one stream.
 const FEEDS: [(&str, &str); 3] = [
-    ("sequencer", "feed=sequencer"),
-    ("transactional", "feed=transactional"),
-    ("sharded-index", "feed=sharded-index;settling=2s"),
+    ("sequencer", "feed=sequencer;idempotency_commits=1000"),
+    ("transactional", "feed=transactional;idempotency_commits=1000"),
+    ("sharded-index", "feed=sharded-index;settling=2s;idempotency_commits=1000"),
 ];
 const PROCESSES: u64 = 4;
 const CLIENTS: u64 = 16;
-/// Calls of each, and how many streams are many: few on every change.
+/// Calls of each, and how many streams are many: few on every change. With more than 20 calls the one stream would have more
+/// commits than are recognised.
 const CALLS: u64 = 2;
 const STREAMS: u64 = 20;
 

@@ -300,7 +300,7 @@ fn races() -> Result<()> {
     let engine = dynamodb::DynamoDb::start()?;
     let mut command = cargo(&arguments);
     command.arg("--test-threads=1").envs(engine.environment());
-    command.env("EVSTORE_TEST_RACE_CALLS", "30").env("EVSTORE_TEST_RACE_STREAMS", "1000");
+    command.env("EVSTORE_TEST_RACE_CALLS", "20").env("EVSTORE_TEST_RACE_STREAMS", "1000");
     run("races on DynamoDB", &mut command)
 }
 
