@@ -1,12 +1,12 @@
 //! The layers: their order, what each does to a call, and what none of them lets be seen.
 
+use crate::stores::{Fault, Faulty, Recorder, memory_with};
 use evstore::api::*;
 use evstore::layers::{self, LayerSettings};
 use evstore::{Config, Registry};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use crate::stores::{Fault, Faulty, Recorder, memory_with};
 
 /// What must never be seen.
 const CANARY: &str = "canary-4f1d";

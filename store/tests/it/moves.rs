@@ -1,6 +1,7 @@
 //! An application whose store is moved under it keeps appending, reading and following, and nobody tells it.
 
 // A test may fail by a panic, also in its helpers.
+use crate::stores::{Fault, Faulty};
 use evstore::api::{
     EventStore, Opener, Provider, PutRecord, ReadRecord, RecordExpected, RecordKey, RecordKind, Settings, StoreAdmin,
     Waited,
@@ -15,7 +16,6 @@ use evstore_migrate::{Migration, Settled, Side, Way};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use crate::stores::{Fault, Faulty};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const BOTH: &str = "default_store = \"old\"\n[stores.old]\nprovider = \"memory\"\nname = \"old\"\n[stores.new]\nprovider = \"memory\"\nname = \"new\"\n[migrate]\ntargets = [\"new\"]\n";
@@ -363,6 +363,27 @@ async fn calls_that_follow_at_once_open_the_store_once() {
         answer.unwrap();
     }
     assert_eq!(opened(), tried + 1);
+}
+
+/// As `select!` leaves a future that it goes on with later.
+#[tokio::test]
+async fn a_call_that_is_not_polled_keeps_no_other_from_following() {
+    let registry = Registry::builtin();
+    let memory = registry.get("memory").unwrap().clone();
+    let slow = Arc::new(Slow { inner: memory.opener.clone(), opened: Mutex::default(), away: AtomicBool::new(false) });
+    let slowly = registry.clone().with(Provider { name: "slow", opener: slow.clone(), ..memory });
+    let text = BOTH.replace("\"memory\"", "\"slow\"").replace("[migrate]\ntargets = [\"new\"]\n", "");
+    let node = node(&slowly, &text, "old").await;
+    let migration = migration(&registry).await;
+    migration.start().await.unwrap();
+    done(migration.cutover(PATIENCE, None).await).await;
+    let mut left = Box::pin(node.events().append(append(0, PATIENCE)));
+    while slow.opened.lock().unwrap().last() != Some(&name("new")) {
+        assert!(futures::poll!(&mut left).is_pending());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    node.events().append(append(3, Duration::from_secs(2))).await.unwrap();
+    left.await.unwrap();
 }
 
 /// Waits until what nodes say of themselves in a store is as wanted.

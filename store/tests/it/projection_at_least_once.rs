@@ -1,4 +1,5 @@
 //! Projections with their checkpoint in the store: nothing is lost, whatever fails.
+use crate::stores::{Fault, Faulty, Recorder, append, memory, soon};
 use evstore::api::*;
 use evstore::{
     Checkpoint, Executed, FeedEvent, LastCommit, OnError, Phase, Project, Projection, RetryError, Rivals, Start,
@@ -6,7 +7,6 @@ use evstore::{
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use crate::stores::{Fault, Faulty, Recorder, append, memory, soon};
 use tokio::sync::Notify;
 
 /// What a handler was given, as `stream@revision`.

@@ -1,4 +1,5 @@
 //! Projections whose read model keeps the cursor in its own transaction: every event counts once, whatever fails.
+use crate::stores::{append, memory};
 use evstore::api::*;
 use evstore::{
     Batch, BoxError, Checkpoint, Executed, Move, OnError, Phase, Project, Projection, ReadModel, RetryError, Rivals,
@@ -6,7 +7,6 @@ use evstore::{
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use crate::stores::{append, memory};
 
 /// Stands for a database: what is committed outlives the read model.
 #[derive(Clone, Debug, Default, PartialEq)]

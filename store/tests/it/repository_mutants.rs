@@ -1,5 +1,6 @@
 //! Repositories that are wrong in one way each, and the checks that notice: the repository keeps every promise, each mutant breaks
 //! the ones that it names, and each check is named by a mutant.
+use crate::stores::{Fault, Faulty, soon};
 use async_trait::async_trait;
 use evstore::api::*;
 use evstore::{Aggregate, DomainEvent, ExecuteError, Executed, Repository, SnapshotPolicy};
@@ -9,7 +10,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-use crate::stores::{Fault, Faulty, soon};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DomainEvent)]
 enum Counted {

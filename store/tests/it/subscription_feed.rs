@@ -1,10 +1,10 @@
 //! Subscriptions: everything once and in order, first what is there and then what comes.
+use crate::stores::{Fault, Faulty, append, memory, soon};
 use evstore::api::*;
 use evstore::{Batch, Delivery, Start, Subscribe, Subscription};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use crate::stores::{Fault, Faulty, append, memory, soon};
 
 async fn open(store: &Arc<dyn EventStore>, start: Start) -> Subscription {
     Subscribe::to(store.clone(), start).open().await.unwrap()

@@ -1,10 +1,10 @@
 //! Commands: what is decided when, what is repeated, and what is never done twice.
+use crate::stores::{Fault, Faulty, memory, memory_with};
 use evstore::api::*;
 use evstore::{Aggregate, Context, DomainEvent, ExecuteError, FoldedFrom, Repository};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-use crate::stores::{Fault, Faulty, memory, memory_with};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DomainEvent)]
 enum Counted {

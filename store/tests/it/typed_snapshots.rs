@@ -1,4 +1,5 @@
 //! Snapshots: when they are taken, when they are believed, and that a load with one equals a replay.
+use crate::stores::{Fault, Faulty, memory, memory_with};
 use bytes::Bytes;
 use evstore::api::*;
 use evstore::{Aggregate, DomainEvent, FoldedFrom, Repository, SnapshotPolicy, SnapshotRefused};
@@ -6,7 +7,6 @@ use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
-use crate::stores::{Fault, Faulty, memory, memory_with};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DomainEvent)]
 enum Noted {
