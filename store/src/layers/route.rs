@@ -112,7 +112,9 @@ impl Place {
 
     /// Asks whether it is the owner: gives its refusal where it is not.
     async fn ask(&self, deadline: Deadline) -> Result<Option<Error>> {
-        let mut believed = self.believed.lock().await;
+        // Whoever asks may not be polled for a while, and is not waited for longer than a question may take: the read itself has to tell.
+        let turn = tokio::time::timeout_at(deadline.min(Deadline::within(ASKED_MAX)).0.into(), self.believed.lock());
+        let Ok(mut believed) = turn.await else { return Ok(None) };
         if believed.is_some_and(|at| at.elapsed() < BELIEVED) {
             return Ok(None);
         }
