@@ -14,6 +14,7 @@ use evstore::{
 use evstore_conformance::history::lines::{Line, write_line};
 use evstore_conformance::history::record as seen;
 use evstore_conformance::seed::Seed;
+use futures::future::Either;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -469,7 +470,12 @@ impl Node {
                         Err(_) if self.stop.with_file_name(DRAIN).exists() => {
                             // A reader may believe the owner before for a moment, and in the end that it has.
                             let told_at = *told_at.get_or_insert_with(tokio::time::Instant::now);
-                            let end = events.feed_head(deadline()).await.unwrap().position;
+                            // Polled beside it: a read that waits for the owner's answer has others wait for that too.
+                            let head = std::pin::pin!(events.feed_head(deadline()));
+                            let end = match futures::future::select(next.as_mut(), head).await {
+                                Either::Left((delivery, _)) => break delivery.unwrap(),
+                                Either::Right((head, _)) => head.unwrap().position,
+                            };
                             if end <= reached && told_at.elapsed() > BELIEVED_MAX {
                                 return line(&Line::RunDrained { subscriber, run });
                             }

@@ -23,12 +23,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// How long a store is believed to be the owner that said so: a reader that has not noticed a move is behind by no more than this.
 const BELIEVED: Duration = Duration::from_millis(250);
 /// Longest that the question may take, so that a store that can be read but not written does not stop readers.
 pub(super) const ASKED_MAX: Duration = Duration::from_secs(2);
+/// Longest that opening the store and a look at its history may take, for whoever waits.
+const FOLLOW_MAX: Duration = Duration::from_secs(30);
 /// Longest time that is waited for more of a feed before the question is asked again.
 const WAIT_MAX: Duration = Duration::from_millis(500);
 /// Pauses while two stores name each other: it is decided who takes over, and that one is about to be opened.
@@ -55,19 +57,14 @@ pub(super) struct Places {
     now: Mutex<Arc<Place>>,
     /// Told when that changes.
     pub followed: Notify,
-    /// Held by the call that goes to another store, with what became of the last one that could not. Opening a store may mean reading much
-    /// of it, and a node has hundreds of calls that are refused at once.
-    turn: tokio::sync::Mutex<Option<Failed>>,
+    /// Where calls are about to go. Opening a store may mean reading much of it, and a node has hundreds of calls that are refused at once.
+    going: Mutex<BTreeMap<StoreName, watch::Receiver<Gone>>>,
     /// Every one that was opened, the first one included.
     opened: Mutex<BTreeMap<StoreName, Arc<Place>>>,
 }
 
-/// A store that could not be gone to.
-struct Failed {
-    to: StoreName,
-    at: Instant,
-    error: Error,
-}
+/// What became of going to another store; none yet.
+type Gone = Option<Result<()>>;
 
 /// A store that calls can go to.
 pub(super) struct Place {
@@ -115,7 +112,9 @@ impl Place {
 
     /// Asks whether it is the owner: gives its refusal where it is not.
     async fn ask(&self, deadline: Deadline) -> Result<Option<Error>> {
-        let mut believed = self.believed.lock().await;
+        // Whoever asks may not be polled for a while, and is not waited for longer than a question may take: the read itself has to tell.
+        let turn = tokio::time::timeout_at(deadline.min(Deadline::within(ASKED_MAX)).0.into(), self.believed.lock());
+        let Ok(mut believed) = turn.await else { return Ok(None) };
         if believed.is_some_and(|at| at.elapsed() < BELIEVED) {
             return Ok(None);
         }
@@ -193,7 +192,7 @@ impl Route {
             config,
             now: Mutex::new(home),
             followed: Notify::new(),
-            turn: Default::default(),
+            going: Mutex::default(),
             opened,
         };
         let places = Arc::new(places);
@@ -202,34 +201,52 @@ impl Route {
 
     /// Goes where a refusal points, from the place that gave it. Of many calls that were refused at once one goes, and the others find it
     /// done, or failed.
-    async fn follow(&self, from: &Place, moved: Error, deadline: Deadline) -> Result<StoreName> {
+    async fn follow(&self, from: &Arc<Place>, moved: Error, deadline: Deadline) -> Result<StoreName> {
         let Some(to) = moved.moved_to().cloned() else { return Err(moved) };
         if let Some(unknown) = self.places.unknown(&to, moved) {
             return Err(unknown);
         }
-        let refused_at = Instant::now();
-        let turn = tokio::time::timeout_at(deadline.0.into(), self.places.turn.lock());
-        let Ok(mut failed) = turn.await else {
+        let mut done = match self.places.go_to(from, &to) {
+            Some(done) => done,
+            None => return Ok(to),
+        };
+        let Ok(done) = tokio::time::timeout_at(deadline.0.into(), done.wait_for(Option::is_some)).await else {
             let message = "the deadline passed while the store was being opened that the streams moved to";
             return Err(Error::new(ErrorKind::DeadlineExceeded, message).with("to", &to));
         };
-        if self.places.now().name == to {
-            return Ok(to);
+        match done.as_deref().ok().and_then(Option::as_ref) {
+            Some(Ok(())) => Ok(to),
+            Some(Err(error)) => Err(refusal::again(error)),
+            None => Err(Error::new(ErrorKind::Unavailable, "the call that follows a move was cut off").with("to", &to)),
         }
-        if let Some(failed) = failed.as_ref().filter(|failed| failed.to == to && failed.at > refused_at) {
-            return Err(refusal::again(&failed.error));
+    }
+}
+
+impl Places {
+    /// Begins to go to another store, or joins whoever does; none where calls go there by now. It is a task of its own: a caller may be
+    /// dropped, or not be polled while it waits for another call, and must not keep others from following.
+    fn go_to(self: &Arc<Self>, from: &Arc<Place>, to: &StoreName) -> Option<watch::Receiver<Gone>> {
+        let mut going = self.going();
+        if self.now().name == *to {
+            return None;
         }
-        let gone = self.go(from, &to, deadline).await;
-        *failed = gone.as_ref().err().map(|error| Failed {
-            to: to.clone(),
-            at: Instant::now(),
-            error: refusal::again(error),
+        // One whose task was cut off has no sender any more.
+        if let Some(done) = going.get(to).filter(|done| done.has_changed().is_ok()) {
+            return Some(done.clone());
+        }
+        let (tell, done) = watch::channel(None);
+        going.insert(to.clone(), done.clone());
+        let (places, from, to) = (self.clone(), from.clone(), to.clone());
+        tokio::spawn(async move {
+            let gone = places.go(&from, &to, Deadline::within(FOLLOW_MAX)).await;
+            places.going().remove(&to);
+            tell.send_replace(Some(gone));
         });
-        gone.map(|()| to)
+        Some(done)
     }
 
     async fn go(&self, from: &Place, to: &StoreName, deadline: Deadline) -> Result<()> {
-        let place = self.places.open(to).await?;
+        let place = self.open(to).await?;
         // A store of the right name and another history was made by mistake: appending there would be a fork.
         if !(place.knows(from, deadline).await? || from.knows(&place, deadline).await?) {
             return Err(Error::new(
@@ -242,13 +259,15 @@ impl Route {
         tracing::info!(from = %from.name, %to, "calls follow a move");
         // What it said when the streams left it is no longer so.
         place.left_for.lock().unwrap_or_else(PoisonError::into_inner).take();
-        *self.places.now.lock().unwrap_or_else(PoisonError::into_inner) = place;
-        self.places.followed.notify_one();
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = place;
+        self.followed.notify_one();
         Ok(())
     }
-}
 
-impl Places {
+    fn going(&self) -> MutexGuard<'_, BTreeMap<StoreName, watch::Receiver<Gone>>> {
+        self.going.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Where calls go now.
     pub fn now(&self) -> Arc<Place> {
         self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()

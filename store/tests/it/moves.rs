@@ -365,6 +365,27 @@ async fn calls_that_follow_at_once_open_the_store_once() {
     assert_eq!(opened(), tried + 1);
 }
 
+/// As `select!` leaves a future that it goes on with later.
+#[tokio::test]
+async fn a_call_that_is_not_polled_keeps_no_other_from_following() {
+    let registry = Registry::builtin();
+    let memory = registry.get("memory").unwrap().clone();
+    let slow = Arc::new(Slow { inner: memory.opener.clone(), opened: Mutex::default(), away: AtomicBool::new(false) });
+    let slowly = registry.clone().with(Provider { name: "slow", opener: slow.clone(), ..memory });
+    let text = BOTH.replace("\"memory\"", "\"slow\"").replace("[migrate]\ntargets = [\"new\"]\n", "");
+    let node = node(&slowly, &text, "old").await;
+    let migration = migration(&registry).await;
+    migration.start().await.unwrap();
+    done(migration.cutover(PATIENCE, None).await).await;
+    let mut left = Box::pin(node.events().append(append(0, PATIENCE)));
+    while slow.opened.lock().unwrap().last() != Some(&name("new")) {
+        assert!(futures::poll!(&mut left).is_pending());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    node.events().append(append(3, Duration::from_secs(2))).await.unwrap();
+    left.await.unwrap();
+}
+
 /// Waits until what nodes say of themselves in a store is as wanted.
 async fn present(side: &Side, what: &str, is: impl Fn(&[Present]) -> bool) -> Vec<Present> {
     let begun = std::time::Instant::now();
