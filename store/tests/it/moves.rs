@@ -335,9 +335,8 @@ impl Opener for Slow {
     }
 }
 
-/// A store on S3 reads much of itself when it is opened: calls that each opened one would keep each other from ever having one.
-#[tokio::test]
-async fn calls_that_follow_at_once_open_the_store_once() {
+/// A store that is slow to open, and a node of it that has not noticed that its streams have moved there.
+async fn slow_and_moved() -> (Arc<Slow>, Store) {
     let registry = Registry::builtin();
     let memory = registry.get("memory").unwrap().clone();
     let slow = Arc::new(Slow { inner: memory.opener.clone(), opened: Mutex::default(), away: AtomicBool::new(false) });
@@ -348,6 +347,13 @@ async fn calls_that_follow_at_once_open_the_store_once() {
     let migration = migration(&registry).await;
     migration.start().await.unwrap();
     done(migration.cutover(PATIENCE, None).await).await;
+    (slow, node)
+}
+
+/// A store on S3 reads much of itself when it is opened: calls that each opened one would keep each other from ever having one.
+#[tokio::test]
+async fn calls_that_follow_at_once_open_the_store_once() {
+    let (slow, node) = slow_and_moved().await;
     slow.away.store(true, Ordering::SeqCst);
     let calls = |from: u64, wait| (from..from + 50).map(move |id| append(id, wait));
     let failed = calls(0, PATIENCE).map(|request| node.events().append(request));
@@ -368,15 +374,7 @@ async fn calls_that_follow_at_once_open_the_store_once() {
 /// As `select!` leaves a future that it goes on with later.
 #[tokio::test]
 async fn a_call_that_is_not_polled_keeps_no_other_from_following() {
-    let registry = Registry::builtin();
-    let memory = registry.get("memory").unwrap().clone();
-    let slow = Arc::new(Slow { inner: memory.opener.clone(), opened: Mutex::default(), away: AtomicBool::new(false) });
-    let slowly = registry.clone().with(Provider { name: "slow", opener: slow.clone(), ..memory });
-    let text = BOTH.replace("\"memory\"", "\"slow\"").replace("[migrate]\ntargets = [\"new\"]\n", "");
-    let node = node(&slowly, &text, "old").await;
-    let migration = migration(&registry).await;
-    migration.start().await.unwrap();
-    done(migration.cutover(PATIENCE, None).await).await;
+    let (slow, node) = slow_and_moved().await;
     let mut left = Box::pin(node.events().append(append(0, PATIENCE)));
     while slow.opened.lock().unwrap().last() != Some(&name("new")) {
         assert!(futures::poll!(&mut left).is_pending());
