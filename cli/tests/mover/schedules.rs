@@ -268,7 +268,8 @@ fn node_is_stopped() {
     system.let_work(100);
     let goes_on_at = now();
     system.process(stopped).signal("-CONT");
-    system.let_work(100);
+    // By itself: the others are long done while it finds out that it has to follow.
+    system.let_node_work(stopped, 100);
     let seen = system.end("b");
     let of_it = |one: &&Operation| one.client == stopped;
     let went_on = seen.history.operations.iter().filter(of_it).any(|one| {
@@ -569,15 +570,14 @@ fn consumers_restart() {
 
 fn snapshots_race() {
     let mut system = begun(Kind::Sqlite, Kind::Sqlite);
-    system.node(Role::Snapshot, OLD);
-    system.node(Role::Snapshot, NEW);
+    let nodes = [OLD, NEW].map(|config| system.node(Role::Snapshot, config));
     let copies = system.copies();
-    system.let_work(200);
+    nodes.iter().for_each(|node| system.let_node_work(*node, 100));
     copied(&system);
     let closes_at = now();
     cutover(&system);
     let opened_at = now();
-    system.let_work(200);
+    nodes.iter().for_each(|node| system.let_node_work(*node, 100));
     until_done(&mut system, "migrate rollback -y", &["moved_back"]);
     system.let_work(100);
     drop(copies);

@@ -50,6 +50,13 @@ pub struct Node {
     role: Role,
 }
 
+impl Node {
+    /// How many calls it has told of so far, each before and after.
+    fn calls(&self) -> usize {
+        std::fs::read(&self.seen).unwrap().iter().filter(|byte| **byte == b'\n').count()
+    }
+}
+
 /// Two stores, `a` and `b`, and the processes that use them.
 pub struct System {
     nodes: Vec<Node>,
@@ -281,19 +288,24 @@ impl System {
     /// Whether a node was answered by a store.
     pub fn has_told(&self, client: u64) -> bool {
         // The first line says that it is about to ask.
-        std::fs::read(&self.with_number(client).seen).unwrap().iter().filter(|byte| **byte == b'\n').count() > 1
+        self.with_number(client).calls() > 1
     }
 
     /// How many calls the nodes have told of so far.
     pub fn calls(&self) -> usize {
-        let lines = |path: &PathBuf| std::fs::read(path).unwrap().iter().filter(|byte| **byte == b'\n').count();
-        self.nodes.iter().map(|node| lines(&node.seen)).sum()
+        self.nodes.iter().map(Node::calls).sum()
     }
 
     /// Lets the nodes do so much more.
     pub fn let_work(&self, calls: usize) {
         let before = self.calls();
         self.until("the nodes go on", || self.calls() > before + calls);
+    }
+
+    /// Lets one of them do so much more.
+    pub fn let_node_work(&self, client: u64, calls: usize) {
+        let before = self.with_number(client).calls();
+        self.until("the node goes on", || self.with_number(client).calls() > before + calls);
     }
 
     /// Leaves the move in a phase as a migrator does that is killed right there, and waits until nothing holds it up.

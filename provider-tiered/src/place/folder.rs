@@ -103,6 +103,19 @@ fn put_new(path: &Path, body: &[u8]) -> std::io::Result<bool> {
     Ok(put)
 }
 
+/// Whoever is still at work puts one thing or another there meanwhile; none of them goes on for long.
+fn remove_whole(folder: &Path) -> std::io::Result<()> {
+    const ATTEMPTS_MAX: usize = 100;
+    for _ in 1..ATTEMPTS_MAX {
+        match fs::remove_dir_all(folder) {
+            Err(cause) if cause.kind() == Io::DirectoryNotEmpty => {}
+            Err(cause) if cause.kind() == Io::NotFound => return Ok(()),
+            removed => return removed,
+        }
+    }
+    fs::remove_dir_all(folder)
+}
+
 fn list(folder: &Path) -> std::io::Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -163,12 +176,7 @@ impl Place for Folder {
     async fn unmake(&self, deadline: Deadline) -> Result<()> {
         let root = self.root.clone();
         let remove = move |_| {
-            for folder in [root.join("catalog"), root.join("segments")] {
-                match fs::remove_dir_all(&folder) {
-                    Err(cause) if cause.kind() != Io::NotFound => return Err(cause),
-                    _ => {}
-                }
-            }
+            ["catalog", "segments"].iter().try_for_each(|folder| remove_whole(&root.join(folder)))?;
             match fs::remove_dir(&root) {
                 Err(cause) if !matches!(cause.kind(), Io::NotFound | Io::DirectoryNotEmpty) => Err(cause),
                 _ => Ok(()),
@@ -186,5 +194,34 @@ impl Place for Folder {
         let folder = folder.to_owned();
         let names = self.run("catalog", deadline, move |_| list(&folder)).await?;
         Ok(names.iter().filter_map(|name| name.strip_prefix(&prefix)).map(str::to_owned).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn a_folder_that_is_written_to_can_be_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("catalog");
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let write = || {
+                for number in 0.. {
+                    if is_over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    // The folder may be gone before the object is there.
+                    let _ = put_new(&folder.join(number.to_string()), b"object");
+                }
+            };
+            scope.spawn(write);
+            scope.spawn(write);
+            let removed: Vec<_> = (0..300).map(|_| remove_whole(&folder)).collect();
+            is_over.store(true, Ordering::Relaxed);
+            removed.into_iter().for_each(|removed| removed.unwrap());
+        });
     }
 }
