@@ -4,6 +4,7 @@ use crate::engines::{dynamodb, faketime, postgres, redis, s3};
 use crate::page;
 use crate::run::{EVERYTHING, cargo, evstore, evstore_release, root, run, run_apart, target};
 use crate::setup::{PREPARED, Setup, Shown};
+use crate::tidy;
 use anyhow::{Result, anyhow, ensure};
 use std::process::Command;
 use std::sync::Mutex;
@@ -76,6 +77,7 @@ pub const STEPS: &[Step] = &[
         lane: Lane::All,
         run: |_| archives(),
     },
+    Step { name: "each feature alone, and its dependencies", lane: Lane::All, run: |_| tidy::features_alone() },
     Step { name: "accidents on Postgres 15", lane: Lane::All, run: |_| older_postgres() },
     Step { name: "accidents on Redis 7", lane: Lane::All, run: |_| older_redis() },
     Step { name: "kill -9 of an appending process, 100 times", lane: Lane::All, run: kill },

@@ -4,10 +4,20 @@ use crate::run::{EVERYTHING, cargo, run};
 use crate::{docs, licences, readme};
 use anyhow::Result;
 use clap::Args;
+use std::process::Command;
 
 /// Features that are built alone, so that none leans on another by accident: in the command, which hands each on to the library and
-/// adds nothing to it.
-const ALONE: &[&str] = &["memory", "sqlite", "postgres", "redis", "dynamodb", "s3", "tiered"];
+/// adds nothing to it; and none.
+const ALONE: &[&str] = &[
+    "",
+    "evstore-cli/memory",
+    "evstore-cli/sqlite",
+    "evstore-cli/postgres",
+    "evstore-cli/redis",
+    "evstore-cli/dynamodb",
+    "evstore-cli/s3",
+    "evstore-cli/tiered",
+];
 
 /// What has to be in order besides the tests.
 #[derive(Args)]
@@ -25,28 +35,16 @@ impl Tidy {
     pub fn run(self) -> Result<()> {
         let check: &[&str] = if self.check { &["--", "--check"] } else { &[] };
         run("formatting", cargo(&["fmt", "--all"]).args(check))?;
-        let everything = ["clippy", "--workspace", "--all-targets", "--quiet", "--features", EVERYTHING];
-        run("lints", cargo(&everything).args(["--", "--deny", "warnings"]))?;
-        // With the features of the lints, which have compiled all that it is built on.
-        let documented =
-            ["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet", "--features", EVERYTHING];
-        run("documentation", cargo(&documented).env("RUSTDOCFLAGS", "--deny warnings"))?;
-        // Nothing of these checks runs: SQLite, which is C and compiled all the same, need not be fast.
-        let slow_sqlite = "profile.dev.package.libsqlite3-sys.opt-level=0";
-        let alone = [
-            "check",
-            "--quiet",
-            "--config",
-            slow_sqlite,
-            "-p",
-            "evstore",
-            "-p",
-            "evstore-cli",
-            "--no-default-features",
-        ];
-        run("no feature", &mut cargo(&alone))?;
+        let everything = ["--all-targets", "--features", EVERYTHING];
+        run("lints", &mut clippy(&everything))?;
+        // Examples are named so that all is built on what the lints have compiled: without them, cargo leaves out what tests ask of it.
+        let mut documented = cargo(&["doc", "--workspace", "--lib", "--bins", "--examples", "--no-deps"]);
+        documented.args(["--document-private-items", "--quiet", "--features", EVERYTHING]);
+        run("documentation", documented.env("RUSTDOCFLAGS", "--deny warnings"))?;
         for feature in ALONE {
-            run("a feature alone", cargo(&alone).arg("--features").arg(format!("evstore-cli/{feature}")))?;
+            // The whole workspace, so that it is built on what the lints have compiled; `features_alone` does without.
+            let alone = ["--lib", "--bins", "--examples", "--no-default-features", "--features", feature];
+            run("a feature alone", &mut clippy(&alone))?;
         }
         licences::check()?;
         if self.check {
@@ -56,4 +54,23 @@ impl Tidy {
         }
         readme::check()
     }
+}
+
+fn clippy(arguments: &[&str]) -> Command {
+    let mut command = cargo(&["clippy", "--workspace", "--quiet"]);
+    command.args(arguments).args(["--", "--deny", "warnings"]);
+    command
+}
+
+/// Builds the library and the command with each feature alone, and with nothing that another crate of the workspace asks of the crates
+/// that they depend on: as whoever depends on them has it.
+///
+/// # Errors
+/// When one does not build.
+pub fn features_alone() -> Result<()> {
+    for feature in ALONE {
+        let check = ["check", "--quiet", "-p", "evstore", "-p", "evstore-cli", "--no-default-features", "--features"];
+        run("a feature alone, and its dependencies", cargo(&check).arg(feature))?;
+    }
+    Ok(())
 }
