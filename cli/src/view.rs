@@ -3,6 +3,7 @@
 use crate::line::{self, Detail};
 use crate::moment;
 use crate::output::{Cell, Tone};
+use evstore_api::capabilities::Positioned;
 use evstore_api::{Appended, Commit, CommitKind, Content, EventRef, Head, Position, StreamId, StreamState, Timestamp};
 use serde_json::{Map, Value};
 
@@ -103,18 +104,17 @@ pub fn receipt_json(stream: &StreamId, receipt: &Appended) -> Map<String, Value>
     map
 }
 
-/// The facts of a receipt, for people.
+/// The facts of a receipt, for people. Where positions are given by nobody, or later, it has none and says which.
 #[must_use]
-pub fn receipt_facts(stream: &StreamId, receipt: &Appended) -> Vec<(&'static str, Cell)> {
+pub fn receipt_facts(stream: &StreamId, receipt: &Appended, positioned: Positioned) -> Vec<(&'static str, Cell)> {
     let revisions = match receipt.last > receipt.first {
         true => format!("{} to {}", receipt.first, receipt.last),
         false => receipt.last.to_string(),
     };
-    let position = receipt.position.map_or("not yet known".into(), |position| position.to_string());
     let mut facts = vec![
         ("stream", stream.to_string().into()),
         ("revision", revisions.into()),
-        ("position", position.into()),
+        ("position", position_given(receipt.position, positioned).into()),
         ("commit", receipt.commit.to_string().into()),
         ("recorded at", moment::show(receipt.recorded_at).into()),
     ];
@@ -122,6 +122,14 @@ pub fn receipt_facts(stream: &StreamId, receipt: &Appended) -> Vec<(&'static str
         facts.push(("repeated", Cell::toned("yes: it was there already, nothing was written", Tone::Warning)));
     }
     facts
+}
+
+fn position_given(position: Option<Position>, positioned: Positioned) -> String {
+    match (position, positioned) {
+        (Some(position), _) => position.to_string(),
+        (None, Positioned::Never { .. }) => "none: this store does not number its feed".into(),
+        (None, Positioned::ByAppend | Positioned::BySequencer { .. }) => "not yet known".into(),
+    }
 }
 
 /// An event as a line for programs.
@@ -209,7 +217,17 @@ pub fn preview(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::preview;
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_receipt_says_whether_a_position_is_to_come() {
+        assert_eq!(position_given(Some(Position(7)), Positioned::ByAppend), "7");
+        let later = Positioned::BySequencer { within: Duration::from_millis(1) };
+        assert_eq!(position_given(None, later), "not yet known");
+        let never = Positioned::Never { settling: Duration::ZERO };
+        assert_eq!(position_given(None, never), "none: this store does not number its feed");
+    }
 
     #[test]
     fn a_preview_is_one_short_line() {

@@ -93,12 +93,21 @@ where
     };
     let steps = |path: &stateright::Path<M::State, M::Action>| path.clone().into_actions().len();
     // The checker keeps the last trace of a block of states, not the shortest: search again, by depth.
-    let shortest = broken.iter().map(|(_, path)| steps(path)).max().and_then(|longest| {
-        (1..=longest + 2).find_map(|depth| {
-            let found = model.clone().checker().target_max_depth(depth).spawn_bfs().join().discoveries();
-            found.into_iter().filter(|(n, _)| kinds[n] == Expectation::Always).min_by_key(|(n, path)| (steps(path), *n))
-        })
-    });
+    let within = |depth| {
+        let found = model.clone().checker().target_max_depth(depth).spawn_bfs().join().discoveries();
+        found.into_iter().filter(|(n, _)| kinds[n] == Expectation::Always).min_by_key(|(n, path)| (steps(path), *n))
+    };
+    let mut shortest = None;
+    if let Some(longest) = broken.iter().map(|(_, path)| steps(path)).max() {
+        let (mut low, mut high) = (1, longest + 2);
+        while low <= high {
+            let depth = low.midpoint(high);
+            match within(depth) {
+                Some(found) => (shortest, high) = (Some(found), depth - 1),
+                None => low = depth + 1,
+            }
+        }
+    }
     let verdict = match &shortest {
         Some((n, path)) => format!("BROKEN: {n}, {} steps", steps(path)),
         None if got == Expect::Stuck => {

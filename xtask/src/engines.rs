@@ -29,6 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub struct Server {
     name: &'static str,
     child: Child,
+    has_children: bool,
 }
 
 impl Server {
@@ -41,7 +42,7 @@ impl Server {
         let log = std::fs::File::create(&path).with_context(|| format!("{}", path.display()))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().with_context(|| format!("{name}: {command:?} could not be started"))?;
-        let mut server = Self { name, child };
+        let mut server = Self { name, child, has_children: false };
         let started = Instant::now();
         while !ready() {
             if let Some(status) = server.child.try_wait()? {
@@ -54,17 +55,29 @@ impl Server {
         }
         Ok(server)
     }
-}
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Asked first, so that a server with children ends them; then killed, and waited for: a dead child that nobody waited
-        // for keeps its place, and some engines then refuse to start again.
+    /// The same for one that has processes of its own, and ends them when it is asked to quit.
+    #[must_use]
+    pub fn with_children(mut self) -> Self {
+        self.has_children = true;
+        self
+    }
+
+    fn ask_to_quit(&mut self) {
         let asked = crate::run::output(Command::new("kill").args(["-QUIT", &self.child.id().to_string()]));
         let started = Instant::now();
         while asked.is_ok() && started.elapsed() < STOP_MAX && matches!(self.child.try_wait(), Ok(None)) {
             std::thread::sleep(LOOK_EVERY);
         }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.has_children {
+            self.ask_to_quit();
+        }
+        // Waited for: a dead child that nobody waited for keeps its place, and some engines then refuse to start again.
         let killed = self.child.kill().and_then(|()| self.child.wait());
         if let Err(error) = killed {
             println!("{} could not be stopped: {error}", self.name);

@@ -97,16 +97,16 @@ pub const STEPS: &[Step] = &[
 ];
 
 /// Beside the defaults, Postgres 18, a Valkey 9 that syncs what it acknowledges and snapshots apart on DynamoDB: the pairs of release and set-up of which
-/// every release, topology, persistence and partitioning is in one.
+/// every release, topology, persistence and partitioning is in one. Those that take longest come first.
 const OTHERS: &[Setup] = &[
+    Setup::DynamoDb("snapshots=interleaved"),
+    Setup::DynamoDb("feed=transactional"),
     Setup::Postgres(postgres::Release::Distribution),
     Setup::PgBouncer(postgres::Release::Newest),
     Setup::Redis(redis::Release::Distribution, redis::Setup::EverySecond, ""),
     Setup::Redis(redis::Release::Newest, redis::Setup::Memory, "partitions=3"),
     Setup::Redis(redis::Release::Distribution, redis::Setup::Sentinel, ""),
     Setup::Redis(redis::Release::Newest, redis::Setup::Partitions, ""),
-    Setup::DynamoDb("snapshots=interleaved"),
-    Setup::DynamoDb("feed=transactional"),
 ];
 
 /// Those that need no engine.
@@ -154,14 +154,18 @@ const S3_URL: &str = "EVSTORE_TEST_S3_URL";
 /// it shows each test by itself; else `cargo test`, which needs nothing.
 fn tests() -> Result<()> {
     let nextest = cargo(&["nextest", "--version"]).output().is_ok_and(|output| output.status.success());
-    // Most of a test is waiting, for an engine or for a time to pass: two for each processor keep it busy.
-    let threads = (2 * std::thread::available_parallelism()?.get()).to_string();
+    let threads = threads()?.to_string();
     let arguments: &[&str] = if nextest {
         &["nextest", "run", "--workspace", "--no-fail-fast", "--test-threads", &threads]
     } else {
         &["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"]
     };
     on_engines(postgres::Release::Newest, redis::Release::Newest, cargo(arguments).args(["--features", EVERYTHING]))
+}
+
+/// Most of a test is waiting, for an engine or for a time to pass: two for each processor keep it busy.
+fn threads() -> Result<usize> {
+    Ok(2 * std::thread::available_parallelism()?.get())
 }
 
 fn older_postgres() -> Result<()> {
@@ -205,8 +209,7 @@ fn doc_tests() -> Result<()> {
     run("examples in the documentation", &mut cargo(&arguments))
 }
 
-/// Set-ups held to the catalog by the command that a user types, one for each processor at a time: most of it is waiting. What was not
-/// run is listed by it.
+/// Set-ups held to the catalog by the command that a user types, some at a time: most of it is waiting. What was not run is listed by it.
 fn catalog(setups: &[Setup], seed: u64, effort: u64) -> Result<()> {
     let evstore = evstore()?;
     let reports = target().join("conformance");
@@ -223,7 +226,7 @@ fn catalog(setups: &[Setup], seed: u64, effort: u64) -> Result<()> {
     let waiting = Mutex::new(setups.iter());
     let next = || waiting.lock().map_or(None, |mut waiting| waiting.next());
     let work = || std::iter::from_fn(next).filter_map(|setup| hold(setup).err()).collect::<Vec<_>>();
-    let threads = std::thread::available_parallelism()?.get();
+    let threads = threads()?;
     let failed: Vec<_> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         workers

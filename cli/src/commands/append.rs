@@ -8,6 +8,7 @@ use crate::plan;
 use crate::session::Session;
 use crate::view;
 use bytes::Bytes;
+use evstore_api::capabilities::Positioned;
 use evstore_api::{
     Append, Appended, CommitId, ContentType, Error, ErrorKind, EventType, Events, Expected, NewCommit, NewEvent,
     Revision, StreamId, StreamName, Timestamp,
@@ -90,13 +91,13 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
     // A failed append is told with its id: the caller may not have chosen it, and needs it to repeat.
     let receipt = answer.map_err(|error| if error.commit().is_none() { error.of_commit(commit) } else { error })?;
     session.written(Some(commit));
-    print_receipt(session, &stream, &receipt)
+    print_receipt(session, &stream, &receipt, store.capabilities().positioned)
 }
 
 /// A receipt, in the format asked for.
-pub fn print_receipt(session: &mut Session, stream: &StreamId, receipt: &Appended) -> Result {
+pub fn print_receipt(session: &mut Session, stream: &StreamId, receipt: &Appended, positioned: Positioned) -> Result {
     let json = Value::Object(view::receipt_json(stream, receipt));
-    session.output().facts(&json, &view::receipt_facts(stream, receipt))
+    session.output().facts(&json, &view::receipt_facts(stream, receipt, positioned))
 }
 
 async fn plan_append(session: &mut Session, request: Append) -> Result {

@@ -154,7 +154,7 @@ async fn truncate(args: TruncateArgs, session: &mut Session) -> Result {
     session.written(Some(commit));
     let mut json = view::receipt_json(&stream, &truncated.marker);
     json.insert("first_retained".into(), truncated.first_retained.0.into());
-    let mut facts = view::receipt_facts(&stream, &truncated.marker);
+    let mut facts = view::receipt_facts(&stream, &truncated.marker, admin.capabilities().positioned);
     facts.push(("first retained", truncated.first_retained.to_string().into()));
     session.output().facts(&Value::Object(json), &facts)
 }
@@ -182,7 +182,7 @@ async fn delete(args: DeleteArgs, session: &mut Session) -> Result {
     session.commit_ended();
     let deleted = answer.map_err(|error| if error.commit().is_none() { error.of_commit(commit) } else { error })?;
     session.written(Some(commit));
-    print_receipt(session, &stream, &deleted)
+    print_receipt(session, &stream, &deleted, admin.capabilities().positioned)
 }
 
 fn print_plan(session: &mut Session, stream: &StreamId, verb: &str, what: &str, plan: &Plan) -> Result {

@@ -60,7 +60,7 @@ impl Postgres {
             let mut ask = unprivileged(&bin.join("pg_isready"), folder.path());
             output(ask.args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()])).is_ok()
         };
-        let server = Server::start("Postgres", &mut postgres, folder.path(), ready)?;
+        let server = Server::start("Postgres", &mut postgres, folder.path(), ready)?.with_children();
         let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
         Ok(Self { _server: server, _folder: folder, bin, url })
     }
