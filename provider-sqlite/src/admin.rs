@@ -91,7 +91,8 @@ fn first_retained(connection: &Connection, found: &StreamRow, before: Revision) 
     start_of_commit(connection, found.key, before)
 }
 
-/// Takes out the events of commits that an archive holds: those that lie wholly before a revision.
+/// Takes out the events of commits that an archive holds: those that lie wholly before a revision. They are not erased by that, so that
+/// the WAL need not be emptied of them: whoever strips the stream later does that, whether events are still there or not.
 pub fn release(transaction: &mut Transaction<'_>, request: &Release) -> Worked<Released> {
     const RELEASE: &str = "UPDATE commits SET events = NULL, checksum = 4294967295 - checksum
         WHERE stream = ?1 AND revision < ?2 AND revision + count <= ?2 AND events IS NOT NULL";
@@ -100,9 +101,7 @@ pub fn release(transaction: &mut Transaction<'_>, request: &Release) -> Worked<R
         let Some(found) = find_stream(transaction.connection, stream)? else { continue };
         let before = (*before).min(found.revision.next());
         let bounds = params![found.key, codec::integer(before.0)?];
-        if transaction.connection.prepare_cached(RELEASE)?.execute(bounds)? > 0 {
-            transaction.mark_erased();
-        }
+        transaction.connection.prepare_cached(RELEASE)?.execute(bounds)?;
     }
     Ok(Released { usage: USAGE })
 }

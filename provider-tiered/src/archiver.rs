@@ -29,8 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Events and bytes of a page of the hot feed.
 const PAGE_EVENTS: u32 = 2_000;
 const PAGE_BYTES: u64 = 4 << 20;
-/// Streams that are released at a time.
-const RELEASED_AT_ONCE: usize = 500;
+/// Streams that are released at a time: appends to a SQLite file wait for some 50 ms then. With more it is faster, because streams share
+/// pages of the file (60,000 events/s with 2,000 at a time, 52,000 with 500).
+const RELEASED_AT_ONCE: usize = 1_000;
 /// Times that a run begins anew because another changed the catalog.
 const TRIES_MAX: u32 = 16;
 /// Objects that no catalog names are removed when they are this old: before, their catalog may be on its way.

@@ -111,6 +111,8 @@ impl Opener for TieredOpener {
             );
         }
         let parts = parts(scratch, &self.providers).await?;
+        // First, so that no archiver begins any more.
+        parts.provider.opener.drop_scratch(&parts.settings).await?;
         let (place, deadline) = (parts.archive.place().clone(), Deadline::within(PATIENCE));
         for prefix in ["catalog/", "segments/"] {
             let listed = match place.list(prefix, deadline, &mut Usage::default()).await {
@@ -122,8 +124,7 @@ impl Opener for TieredOpener {
                 place.remove(&key, deadline, &mut Usage::default()).await?;
             }
         }
-        place.unmake(deadline).await?;
-        parts.provider.opener.drop_scratch(&parts.settings).await
+        place.unmake(deadline).await
     }
 
     async fn list_scratch(&self, settings: &Settings) -> Result<Vec<String>> {

@@ -7,6 +7,7 @@ use evstore_api::{Commit, Error, ErrorKind, Position, Result, Revision, StreamId
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::thread::JoinHandle;
 
 /// Bytes of lines after which a frame ends: one ranged GET of some ten kilobytes, and as good a ratio as one large frame.
 pub const FRAME_BYTES: usize = 256 << 10;
@@ -174,7 +175,11 @@ pub struct Builder {
     object: Vec<u8>,
     lines: Vec<u8>,
     frame: Option<Frame>,
+    /// The frame before, which is compressed while the lines of this one are written.
+    packing: Option<JoinHandle<Result<(Frame, Vec<u8>)>>>,
     frames: Vec<Frame>,
+    /// The last position that was added.
+    last: u64,
     streams: BTreeMap<StreamId, (Vec<(u32, u64)>, u64)>,
     content: Content,
 }
@@ -237,14 +242,14 @@ impl Builder {
         let (Some(first), Some(last), true) = (commit.first_position, commit.last_position(), commit.is_whole()) else {
             return refused("only a whole commit with a position is archived");
         };
-        let before = self.frame.as_ref().or(self.frames.last()).map_or(0, |frame| frame.last);
-        if first.0 <= before {
+        if first.0 <= self.last {
             return refused("commits are archived in the order of their positions");
         }
         if self.object.is_empty() {
             skippable(&mut self.object, HEADER);
         }
-        let at = self.frames.len() as u32;
+        self.last = last.0;
+        let at = self.frames.len() as u32 + u32::from(self.packing.is_some());
         let (runs, end) = self.streams.entry(commit.stream.clone()).or_insert((Vec::new(), 0));
         if !runs.is_empty() && *end + 1 != commit.first_revision.0 {
             return refused("a stream is archived without a gap");
@@ -275,15 +280,20 @@ impl Builder {
     }
 
     fn end_frame(&mut self) -> Result<()> {
-        let Some(mut frame) = self.frame.take() else { return Ok(()) };
-        let packed = zstd::bulk::compress(&self.lines, LEVEL).map_err(unwritten)?;
+        self.end_packing()?;
+        if let Some(frame) = self.frame.take() {
+            let lines = std::mem::take(&mut self.lines);
+            self.packing = Some(std::thread::spawn(move || pack(frame, &lines)));
+        }
+        Ok(())
+    }
+
+    fn end_packing(&mut self) -> Result<()> {
+        let Some(packing) = self.packing.take() else { return Ok(()) };
+        let (mut frame, packed) = packing.join().map_err(|_| unwritten("a thread ended"))??;
         frame.offset = self.object.len() as u64;
-        frame.bytes = packed.len() as u64;
-        frame.raw_bytes = self.lines.len() as u64;
-        frame.blake3 = hex(&checksum(&packed));
         self.object.extend_from_slice(&packed);
         self.frames.push(frame);
-        self.lines.clear();
         Ok(())
     }
 
@@ -293,6 +303,7 @@ impl Builder {
     /// `Unavailable` where it can't be compressed.
     pub fn finish(mut self) -> Result<Option<Made>> {
         self.end_frame()?;
+        self.end_packing()?;
         let (Some(first), Some(last)) = (self.frames.first(), self.frames.last()) else { return Ok(None) };
         let (first, last) = (Position(first.first), Position(last.last));
         let raw_bytes = self.frames.iter().map(|frame| frame.raw_bytes).sum();
@@ -315,6 +326,14 @@ impl Builder {
         skippable(&mut self.object, &tail);
         Ok(Some(Made { object: self.object.into(), first, last, index, part, raw_bytes, content: self.content }))
     }
+}
+
+fn pack(mut frame: Frame, lines: &[u8]) -> Result<(Frame, Vec<u8>)> {
+    let packed = zstd::bulk::compress(lines, LEVEL).map_err(unwritten)?;
+    frame.bytes = packed.len() as u64;
+    frame.raw_bytes = lines.len() as u64;
+    frame.blake3 = hex(&checksum(&packed));
+    Ok((frame, packed))
 }
 
 fn skippable(object: &mut Vec<u8>, content: &[u8]) {
@@ -379,6 +398,30 @@ pub fn footer(object: &str, bytes: &[u8]) -> Result<Part> {
     Ok(Part { offset: number(0), bytes: number(8), blake3: hex(&footer[16..32]) })
 }
 
+/// Works on every item, by a thread for each processor, and hands the results out in the order of the items. No thread is further
+/// ahead than one result.
+fn in_order<T: Sync, R: Send>(
+    items: &[T],
+    work: impl Fn(&T) -> R + Sync,
+    mut each: impl FnMut(R) -> Result<()>,
+) -> Result<()> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    let work = &work;
+    std::thread::scope(|scope| {
+        let start = |first: usize| {
+            let (give, take) = std::sync::mpsc::sync_channel(1);
+            // It ends early where nobody takes any more.
+            scope.spawn(move || items[first..].iter().step_by(threads).try_for_each(|item| give.send(work(item))));
+            take
+        };
+        let started: Vec<_> = (0..threads).map(start).collect();
+        (0..items.len()).zip(started.iter().cycle()).try_for_each(|(_, take)| {
+            let gone = |_| Error::new(ErrorKind::Unavailable, "a thread that reads a segment ended");
+            each(take.recv().map_err(gone)?)
+        })
+    })
+}
+
 /// Reads a whole segment, everything verified, and hands its commits out in order.
 ///
 /// # Errors
@@ -398,13 +441,18 @@ pub fn read_whole(object: &str, bytes: &Bytes, mut each: impl FnMut(Commit) -> R
         end.and_then(|end| at(part.offset..end)).ok_or_else(|| error::damaged(object, "its footer is wrong"))?;
     let index = Index::decode(object, packed, &part.blake3)?;
     let mut offset = HEADER_BYTES;
-    let mut seen: BTreeMap<StreamId, (Vec<(u32, u64)>, u64)> = BTreeMap::new();
-    for (number, frame) in (0_u32..).zip(&index.frames) {
+    let mut frames = Vec::with_capacity(index.frames.len());
+    for frame in &index.frames {
         if frame.offset != offset {
             return Err(error::damaged(object, "its frames have gaps").with("offset", offset));
         }
         offset = frame.offset.saturating_add(frame.bytes);
         let packed = at(frame.offset..offset).ok_or_else(|| error::damaged(object, "a frame is beyond its end"))?;
+        frames.push((frame, packed));
+    }
+    let mut seen: BTreeMap<StreamId, (Vec<(u32, u64)>, u64)> = BTreeMap::new();
+    let mut number = 0_u32;
+    let read = |(frame, packed): &(&Frame, &[u8])| {
         let commits = commits(object, frame, packed)?;
         let events: u64 = commits.iter().map(|commit| u64::from(commit.count)).sum();
         let span = (commits.first().and_then(|one| one.first_position), commits.last().and_then(Commit::last_position));
@@ -412,7 +460,10 @@ pub fn read_whole(object: &str, bytes: &Bytes, mut each: impl FnMut(Commit) -> R
         if told != (frame.commits, frame.events, span.0, span.1) {
             return Err(error::damaged(object, "a frame is not what the index says").with("offset", frame.offset));
         }
-        for commit in commits {
+        Ok(commits)
+    };
+    in_order(&frames, read, |commits| {
+        for commit in commits? {
             let (runs, last) = seen.entry(commit.stream.clone()).or_default();
             if runs.last().is_none_or(|(frame, _)| *frame != number) {
                 runs.push((number, commit.first_revision.0));
@@ -420,7 +471,9 @@ pub fn read_whole(object: &str, bytes: &Bytes, mut each: impl FnMut(Commit) -> R
             *last = commit.last_revision().0;
             each(commit)?;
         }
-    }
+        number += 1;
+        Ok(())
+    })?;
     if offset + 8 != part.offset || at(offset..offset + 4).is_none_or(|magic| magic != SKIPPABLE.to_le_bytes()) {
         return Err(error::damaged(object, "something stands before its index").with("offset", offset));
     }

@@ -80,10 +80,14 @@ fn read(path: &Path, part: Option<Range<u64>>) -> std::io::Result<Option<Vec<u8>
     Ok(Some(bytes))
 }
 
-/// A link is made only where there is no such name, by the file system; a file that is renamed there would take one's place.
+/// A link is made only where there is no such name, by the file system; a file that is renamed there would take one's place. An archive
+/// that was removed meanwhile is not made again by that.
 fn put_new(path: &Path, body: &[u8]) -> std::io::Result<bool> {
     let folder = path.parent().ok_or(Io::InvalidInput)?;
-    fs::create_dir_all(folder)?;
+    match fs::create_dir(folder) {
+        Err(cause) if cause.kind() != Io::AlreadyExists => return Err(cause),
+        _ => {}
+    }
     let mut name = std::ffi::OsString::from(".");
     name.push(uuid::Uuid::now_v7().to_string());
     let draft = folder.join(name);
