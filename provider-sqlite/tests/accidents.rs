@@ -503,6 +503,11 @@ async fn what_was_deleted_is_in_no_file_any_more() {
     assert_eq!(payloads_in(&folder), kept);
     for number in (0..STREAMS).map(|turn| turn * 7 % STREAMS) {
         let (stream, commit) = (stream(&format!("order-{number}")), CommitId([0xdd; 16]));
+        // Some are in an archive by then: what was released may be in the WAL until it is deleted, and no longer.
+        if number % 3 == 0 {
+            let streams = vec![(stream.clone(), Revision(1_000))];
+            admin.release(Release { streams, deadline: soon() }).await.unwrap();
+        }
         admin.delete(Delete { stream, expected: Expected::Any, commit, deadline: soon() }).await.unwrap();
         kept.remove(&number);
         assert_eq!(payloads_in(&folder), kept, "after stream {number} was deleted");
