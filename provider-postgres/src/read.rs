@@ -365,8 +365,8 @@ impl Reading {
         let covered = request.filter.covers_stream(&stream);
         let commit = if covered { codec::commit(row, 1, stream)? } else { codec::frame(row, 1, stream)? };
         let last = commit.last_position().unwrap_or(position);
-        // A stub may lie in a range that was removed, and is then told of already.
-        if commit.content == Content::Stripped && self.accounted.is_some_and(|accounted| last <= accounted) {
+        // What begins last before the place may end there, or lie in a range that was told of.
+        if last <= self.before() {
             return Ok(ControlFlow::Continue(()));
         }
         Ok(self.take(position, last, FeedItem::Commit(commit)))

@@ -12,9 +12,10 @@ use evstore_api::capabilities::{FeedOrder, Fence, Limit, Positions, Support};
 use evstore_api::chain::Chain;
 use evstore_api::{
     Commit, CommitId, CommitKind, CommitNumber, Content, ContentType, Delete, Epoch, Error, ErrorKind, Event, EventId,
-    Expected, Extension, FeedItem, FindCommit, Head, Incarnation, Lineage, ListRecords, ListStreams, NamespaceFilter,
-    NewEvent, Origin, Position, PutSnapshot, ReadSnapshot, Record, RecordExpected, RecordKind, RecordNumber, Replica,
-    Replicate, Replicated, Revision, Snapshot, StoreState, StreamId, StreamState, Timestamp, Truncate, format,
+    Expected, Extension, FeedFilter, FeedItem, FeedPage, FeedStart, FindCommit, Head, Incarnation, Lineage,
+    ListRecords, ListStreams, NamespaceFilter, NewEvent, Origin, Position, PutSnapshot, ReadSnapshot, Record,
+    RecordExpected, RecordKind, RecordNumber, Replica, Replicate, Replicated, Revision, Snapshot, StoreState, StreamId,
+    StreamState, Timestamp, Truncate, format,
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -764,6 +765,26 @@ async fn older_state_is_passed_over(context: Context) -> Result<Outcome, Broken>
     Ok(Outcome::Held)
 }
 
+/// The places of pages behind a position, and whether content stands there. Two ranges that touch may come as one.
+fn places(feed: Vec<FeedPage>, after: u64) -> Vec<(u64, u64, bool)> {
+    let place = |item: FeedItem| match item {
+        FeedItem::Removed { first, last } => (first.0.max(after + 1), last.0, false),
+        FeedItem::Commit(found) => {
+            let place = (found.first_position, found.last_position());
+            (place.0.unwrap_or_default().0, place.1.unwrap_or_default().0, true)
+        }
+    };
+    let mut places: Vec<_> = feed.into_iter().flat_map(|page| page.items).map(place).collect();
+    places.dedup_by(|next, before| {
+        let touches = !next.2 && !before.2 && before.1 + 1 == next.0;
+        if touches {
+            before.1 = next.1;
+        }
+        touches
+    });
+    places
+}
+
 async fn removed_ranges_keep_their_place(context: Context) -> Result<Outcome, Broken> {
     copying!(context);
     if context.capabilities().positions == Positions::Opaque {
@@ -781,30 +802,17 @@ async fn removed_ranges_keep_their_place(context: Context) -> Result<Outcome, Br
     ensure_eq!((again.written, again.present), (0, all), "items written and present of the repeat");
     let inverted = replicate(&context, &target, epoch, For::Move, vec![range(25, 21)]).await;
     ensure!(inverted.is_err(), "a range that ends before it begins was taken");
-    let feed: Vec<_> = whole_feed(&context, &target).await?.into_iter().flat_map(|page| page.items).collect();
-    let mut places = Vec::new();
-    for item in feed {
-        match item {
-            FeedItem::Removed { first, last } => places.push((first.0, last.0, false)),
-            FeedItem::Commit(found) => {
-                let place = (found.first_position, found.last_position());
-                places.push((place.0.unwrap_or_default().0, place.1.unwrap_or_default().0, true));
-            }
-        }
+    let known = [(1, 10, false), (11, 11, true), (12, 20, false)];
+    let feed = whole_feed(&context, &target).await?;
+    ensure_eq!(places(feed, 0), known, "places of the feed, and whether content stands there");
+    // From within a range and from behind one, too: a consumer may stop anywhere.
+    for after in 0..=20 {
+        let from = FeedStart::AfterPosition(Position(after));
+        let feed = context.feed_until(&*target.store, from, FeedFilter::none(), 0).await?;
+        let left = known.iter().filter(|(_, last, _)| *last > after);
+        let left: Vec<_> = left.map(|(first, last, content)| (*first.max(&(after + 1)), *last, *content)).collect();
+        ensure_eq!(places(feed, after), left, "places of the feed after position {after}");
     }
-    // Two ranges that touch may come as one.
-    places.dedup_by(|next, before| {
-        let touches = !next.2 && !before.2 && before.1 + 1 == next.0;
-        if touches {
-            before.1 = next.1;
-        }
-        touches
-    });
-    ensure_eq!(
-        places,
-        [(1, 10, false), (11, 11, true), (12, 20, false)],
-        "places of the feed, and whether content stands there"
-    );
     target.swap_meta(&context, |meta| meta.state = StoreState::Open).await?;
     append_to(&context, &*target.store, &context.stream(), 1).await?;
     let feed = whole_feed(&context, &target).await?;
