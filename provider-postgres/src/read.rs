@@ -7,9 +7,9 @@ use crate::sequencer;
 use crate::statements::Statement;
 use crate::store::Client;
 use evstore_api::{
-    CommitNumber, CommitsPage, Content, Cursor, Deadline, Direction, Error, ErrorKind, FeedHead, FeedItem, FeedPage,
-    FeedStart, Head, Lag, ListStreams, ListedStream, Meta, NamespaceFilter, Position, ReadCommits, ReadFeed, ReadHead,
-    ReadStream, Result, StreamId, StreamPage, StreamStart, StreamsPage, Usage, WaitFeed, Waited,
+    CommitNumber, CommitsPage, Cursor, Deadline, Direction, Error, ErrorKind, FeedHead, FeedItem, FeedPage, FeedStart,
+    Head, Lag, ListStreams, ListedStream, Meta, NamespaceFilter, Position, ReadCommits, ReadFeed, ReadHead, ReadStream,
+    Result, StreamId, StreamPage, StreamStart, StreamsPage, Usage, WaitFeed, Waited,
 };
 use evstore_kit::feed_page::{self, Assembler};
 use evstore_kit::limits;

@@ -4,8 +4,8 @@ use super::Mutant;
 use super::defect::{Defect, lock, mutant};
 use async_trait::async_trait;
 use evstore_api::{
-    Append, Appended, Commit, CommitId, Cursor, Deadline, EventStore, FeedFilter, FeedHead, FeedItem, FeedPage,
-    FeedStart, FindCommit, Lag, Position, ReadFeed, Result, WaitFeed, Waited,
+    Append, Appended, Commit, CommitId, Cursor, Deadline, Error, ErrorKind, EventStore, FeedFilter, FeedHead, FeedItem,
+    FeedPage, FeedStart, FindCommit, Lag, Position, ReadFeed, Result, WaitFeed, Waited,
 };
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -138,6 +138,11 @@ pub(super) static MUTANTS: &[Mutant] = &[
         "feed.hides-removed-ranges",
         "removed ranges are left out",
         &["feed.every-position-is-accounted-for", "deletion.the-feed-shows-what-is-gone"],
+    ),
+    mutant::<StopsBehindRanges>(
+        "feed.stops-behind-removed-ranges",
+        "a feed can't be read on from a position that holds nothing",
+        &["copies.removed-ranges-keep-their-place"],
     ),
     mutant::<BeginsAtZero>(
         "feed.every-page-begins-at-zero",
@@ -547,6 +552,22 @@ impl Defect for HidesRemoved {
         let mut page = store.read_feed(request).await?;
         page.items.retain(|item| matches!(item, FeedItem::Commit(_)));
         Ok(page)
+    }
+}
+
+#[derive(Debug, Default)]
+struct StopsBehindRanges;
+
+#[async_trait]
+impl Defect for StopsBehindRanges {
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        if let FeedStart::AfterPosition(Position(after @ 1..)) = request.from {
+            let sooner = ReadFeed { from: FeedStart::AfterPosition(Position(after - 1)), ..request.clone() };
+            if let Some(FeedItem::Removed { .. }) = store.read_feed(sooner).await?.items.first() {
+                return Err(Error::new(ErrorKind::Corrupt, "a defect"));
+            }
+        }
+        store.read_feed(request).await
     }
 }
 
