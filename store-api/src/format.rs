@@ -13,6 +13,7 @@ use crate::meta::{Format, Lineage, Meta, StoreState};
 use crate::name::{ContentType, EventType, Namespace, StoreName, StreamId, StreamName};
 use crate::number::{CommitNumber, Epoch, NUMBER_MAX, Position, Revision, Timestamp};
 use bytes::Bytes;
+use std::sync::LazyLock;
 
 /// First byte of everything that this format writes.
 const FORMAT_1: u8 = 1;
@@ -32,6 +33,9 @@ const EVENT_NO_KEY: u64 = 0;
 
 /// Media types with a code of their own, from 1. Only ever added to.
 const CONTENT_TYPES: [&str; 2] = ["application/json", "application/octet-stream"];
+/// The same as values, so that events share them.
+static KNOWN_CONTENT_TYPES: LazyLock<[ContentType; 2]> =
+    LazyLock::new(|| CONTENT_TYPES.map(|text| ContentType::new(text).expect("it is written above")));
 
 const COMMIT_STRIPPED: u8 = 1;
 const COMMIT_IMPORTED: u8 = 2;
@@ -542,8 +546,8 @@ impl<'a> Reader<'a> {
     fn content_type(&mut self) -> Result<ContentType> {
         match self.number()? {
             0 => self.text(ContentType::new),
-            code => match usize::try_from(code).ok().and_then(|code| CONTENT_TYPES.get(code - 1)) {
-                Some(known) => ContentType::new(known),
+            code => match usize::try_from(code).ok().and_then(|code| KNOWN_CONTENT_TYPES.get(code - 1)) {
+                Some(known) => Ok(known.clone()),
                 None => Err(newer("a content type is one that this release does not know")),
             },
         }
