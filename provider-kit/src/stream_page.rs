@@ -73,12 +73,16 @@ impl Slicer {
         let Some(next) = self.wants() else {
             return ControlFlow::Break(());
         };
+        let first = commit.first_revision;
         let stripped = commit.content == Content::Stripped && commit.kind == CommitKind::Events;
-        if stripped && commit.last_revision() >= self.head.first_retained {
+        let is_wanted = match self.direction {
+            Direction::Forward => commit.last_revision() >= next,
+            Direction::Backward => first <= next,
+        };
+        if stripped && is_wanted && commit.last_revision() >= self.head.first_retained {
             self.archived = true;
             return ControlFlow::Break(());
         }
-        let first = commit.first_revision;
         let wanted = |ordinal: u32| match self.direction {
             Direction::Forward => first.plus(u64::from(ordinal)) >= next,
             Direction::Backward => first.plus(u64::from(ordinal)) <= next,
@@ -235,8 +239,11 @@ mod tests {
         assert_eq!(forward.unwrap_err().kind(), ErrorKind::Schema);
         let backward = page(StreamStart::Last, Direction::Backward, vec![commit(2, 4, 6), stub.clone()]).unwrap();
         assert_eq!((backward.commits.len(), backward.next), (1, Some(Revision(3))));
-        let further = page(StreamStart::At(Revision(3)), Direction::Backward, vec![stub]);
+        let further = page(StreamStart::At(Revision(3)), Direction::Backward, vec![stub.clone()]);
         assert_eq!(further.unwrap_err().kind(), ErrorKind::Schema);
+        // A provider may begin with the commit before the one that is wanted.
+        let behind = page(StreamStart::At(Revision(4)), Direction::Forward, vec![stub, commit(2, 4, 6)]).unwrap();
+        assert_eq!((behind.commits.len(), behind.next), (1, None));
     }
 
     #[test]

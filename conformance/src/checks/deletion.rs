@@ -202,6 +202,10 @@ async fn released_events_are_told(context: Context) -> Result<Outcome, Broken> {
     if context.capabilities().deletion == Support::Promised {
         delete(&context, &**context.admin(), &deleted, Expected::Any).await?;
     }
+    // It tells where the second commit is to be found: behind one that is released.
+    let put = PutSnapshot { snapshot: snapshot(&stream, &receipts[0]), deadline: context.deadline() };
+    context.store().put_snapshot(put).await?;
+    ensure!(snapshot_of(&context, &stream).await?.is_some(), "a snapshot is not there");
     let at = |revision| StreamStart::At(Revision(revision));
     for repeat in ["a release", "a repeated release"] {
         release(&context, &[(&missing, 3), (&stream, 5), (&deleted, 2)]).await?;
