@@ -176,7 +176,7 @@ pub struct Builder {
     lines: Vec<u8>,
     frame: Option<Frame>,
     /// The frame before, which is compressed while the lines of this one are written.
-    packing: Option<JoinHandle<Result<(Frame, Vec<u8>)>>>,
+    packing: Option<JoinHandle<Packed>>,
     frames: Vec<Frame>,
     /// The last position that was added.
     last: u64,
@@ -328,7 +328,10 @@ impl Builder {
     }
 }
 
-fn pack(mut frame: Frame, lines: &[u8]) -> Result<(Frame, Vec<u8>)> {
+/// A frame and its bytes.
+type Packed = Result<(Frame, Vec<u8>)>;
+
+fn pack(mut frame: Frame, lines: &[u8]) -> Packed {
     let packed = zstd::bulk::compress(lines, LEVEL).map_err(unwritten)?;
     frame.bytes = packed.len() as u64;
     frame.raw_bytes = lines.len() as u64;
