@@ -109,15 +109,14 @@ fn put_new(path: &Path, body: &[u8]) -> std::io::Result<bool> {
 
 /// Whoever is still at work puts one thing or another there meanwhile; none of them goes on for long.
 fn remove_whole(folder: &Path) -> std::io::Result<()> {
-    const ATTEMPTS_MAX: usize = 100;
-    for _ in 1..ATTEMPTS_MAX {
+    let mut again = 0..100;
+    loop {
         match fs::remove_dir_all(folder) {
-            Err(cause) if cause.kind() == Io::DirectoryNotEmpty => {}
+            Err(cause) if cause.kind() == Io::DirectoryNotEmpty && again.next().is_some() => {}
             Err(cause) if cause.kind() == Io::NotFound => return Ok(()),
             removed => return removed,
         }
     }
-    fs::remove_dir_all(folder)
 }
 
 fn list(folder: &Path) -> std::io::Result<Vec<String>> {
