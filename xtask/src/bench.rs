@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use std::process::Command;
 
 /// What is compared: every engine, the ways in which one keeps what it acknowledges, and DynamoDB's designs beside each other.
-const COMPARED: [(&str, Setup); 9] = [
+const COMPARED: [(&str, Setup); 10] = [
     ("memory", Setup::Memory),
     ("sqlite", Setup::Sqlite),
     ("postgres", Setup::Postgres(postgres::Release::Newest)),
@@ -16,6 +16,7 @@ const COMPARED: [(&str, Setup); 9] = [
     ("everysec", Setup::Redis(redis::Release::Newest, redis::Setup::EverySecond, "")),
     ("dynamodb", Setup::DynamoDb("")),
     ("transactional", Setup::DynamoDb("feed=transactional")),
+    ("sharded", Setup::DynamoDb("feed=sharded-index;settling=200ms")),
     ("interleaved", Setup::DynamoDb("snapshots=interleaved")),
     ("s3", Setup::S3),
 ];
