@@ -88,6 +88,8 @@ struct State {
     lease: Lease,
     stepped: Option<Instant>,
     kept: Instant,
+    /// Whether a step was begun and did not come to its end: who reads the feed may stop waiting for one at any moment.
+    is_broken_off: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -139,6 +141,7 @@ impl Sequencer {
             lease: Lease::Unknown,
             stepped: None,
             kept: Instant::now(),
+            is_broken_off: false,
         };
         Self { state: Mutex::new(state), behind: Mutex::new(Rounds::new(source.clone())), work: Notify::new() }
     }
@@ -341,7 +344,12 @@ impl State {
 
 /// Reads a round and logs what is new in it.
 async fn step(client: &Client, state: &mut State, deadline: Deadline) -> Result<Step> {
+    // What it noted of streams was to be written, and perhaps was not: a commit that is taken for a logged one would never be.
+    if std::mem::replace(&mut state.is_broken_off, true) {
+        state.forget();
+    }
     let stepped = try_step(client, state, deadline).await;
+    state.is_broken_off = false;
     if matches!(stepped, Err(_) | Ok(Step::Lost)) {
         state.forget();
     }

@@ -14,7 +14,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use tokio::task::AbortHandle;
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, JoinHandle};
 
 const BEHIND: (&str, &str) = ("feed", "sequencer");
 /// Nobody sequences by itself.
@@ -170,7 +171,8 @@ async fn a_stream_is_not_born_in_a_store_whose_record_has_changed() {
 /// Appends until it is told to stop, one of several writers on a few streams; gives what was acknowledged.
 async fn load(store: Arc<dyn EventStore>, writer: usize, stop: Arc<AtomicBool>) -> Vec<CommitId> {
     let mut acknowledged = Vec::new();
-    for n in 0..150 {
+    // It does not run out while sequencers are killed.
+    for n in 0..200 * kills() as usize {
         if stop.load(Ordering::Acquire) {
             break;
         }
@@ -195,7 +197,7 @@ async fn load(store: Arc<dyn EventStore>, writer: usize, stop: Arc<AtomicBool>) 
                 }
             }
         }
-        tokio::time::sleep(Duration::from_millis(4)).await;
+        tokio::time::sleep(Duration::from_millis(15)).await;
     }
     acknowledged
 }
@@ -243,17 +245,22 @@ async fn sequencers_that_die_anywhere_and_meet_lose_nothing_and_repeat_nothing()
         }
     });
     let (begun, mut longer, mut last) = (Instant::now(), Duration::ZERO, Position(0));
+    let patience = Duration::from_secs(8) * kills();
     for (killed, kill) in chance.chunks(4).cycle().enumerate() {
         // Where none came to the end of a step, nothing would be shown.
         let logged = straight.feed_head(deadline()).await.unwrap().position.unwrap();
         if killed >= kills() as usize && logged > Position(20) {
             break;
         }
-        assert!(begun.elapsed() < Duration::from_secs(100), "only {logged} positions were given by those that died");
+        assert!(
+            begun.elapsed() < patience,
+            "{killed} were killed, and only {logged} positions given by those that died"
+        );
         // Two at once, each dropped wherever it is.
         let (first, second) = (advance_for_ever(&scratch).await, advance_for_ever(&scratch).await);
         // The more there is to log, the longer a step takes that is to come to its end.
         longer = if logged > last { Duration::ZERO } else { longer + Duration::from_millis(200) };
+        assert!(!writers.iter().any(JoinHandle::is_finished), "there is a load as long as sequencers are killed");
         last = logged;
         tokio::time::sleep(longer + Duration::from_millis(40 + u64::from(kill[0]) * 2)).await;
         first.abort();
@@ -276,6 +283,47 @@ async fn sequencers_that_die_anywhere_and_meet_lose_nothing_and_repeat_nothing()
     assert_eq!(found.len(), acknowledged.len() + 1, "the feed has exactly what was acknowledged");
     assert!(acknowledged.iter().all(|id| distinct.contains(id)), "an acknowledged commit is missing");
     assert!(acknowledged.len() > 20, "{} commits are no load", acknowledged.len());
+    scratch.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_stops_waiting_in_the_middle_of_a_step_loses_nothing() {
+    let proxy = Proxy::start().await;
+    let scratch = Scratch::at(&proxy.url, &[BEHIND]).await;
+    let straight = scratch.open_with(&[APART, ("endpoint", &crate::engine::url())]).await.unwrap();
+    append_one(&straight, "a-1", CommitId::generate()).await.unwrap();
+    // The sequencer of this handle makes its first step for the reader, and the next one by itself.
+    let store = scratch.open_with(&[("sequencer_poll", "1s")]).await.unwrap();
+    let (held, seen) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+    let (may, wait) = watch::channel(false);
+    let (holds, log) = (held.clone(), format!("{}-log", scratch.table()));
+    proxy.decide(move |message| {
+        let put = message.json();
+        let is_record = message.operation() == "PutItem" && put["TableName"] == log && put["Item"]["v"].is_object();
+        if !is_record || seen.swap(true, Ordering::AcqRel) {
+            return Fate::Pass;
+        }
+        holds.notify_one();
+        Fate::PassOnce(wait.clone())
+    });
+    let reader = {
+        let store = store.clone();
+        tokio::spawn(async move { feed(&store).await })
+    };
+    tokio::time::timeout(Duration::from_secs(10), held.notified()).await.expect("a step is made for the reader");
+    reader.abort();
+    assert!(reader.await.unwrap_err().is_cancelled());
+    append_one(&straight, "a-1", CommitId::generate()).await.unwrap();
+    let begun = Instant::now();
+    while feed(&straight).await.len() < 2 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "a commit is missing");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    may.send_replace(true);
+    assert_eq!(proved_feed(&straight).await.len(), 2);
+    for handle in [store, straight] {
+        handle.close().await.unwrap();
+    }
     scratch.end().await;
 }
 
