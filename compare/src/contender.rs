@@ -31,6 +31,8 @@ pub enum Part {
     },
     /// It does nothing, and so shows what the measuring costs. It takes part where a workload says `harness`.
     Harness,
+    /// It does nothing either, and is called by a bare loop: what is left is what every application pays that makes these calls.
+    Calls,
 }
 
 /// A scratch store, opened: once for each node of the workload, once for who watches, and its administrative side.

@@ -5,7 +5,7 @@ use crate::check::{ACKNOWLEDGED_MAX, Watcher};
 use crate::operation::Caller;
 use crate::stage::{CALL_MAX, Stage};
 use crate::tally::Tally;
-use evstore_api::{Error, ErrorKind, Result};
+use evstore_api::{Append, CommitId, Deadline, Error, ErrorKind, Expected, NewCommit, Result, Revision};
 use evstore_conformance::seed::Seed;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -62,6 +62,52 @@ pub async fn drive(stage: &Arc<Stage>, callers: u32, time: Duration, seed: u64) 
     }
     let seconds = last.saturating_duration_since(start).as_secs_f64().max(f64::EPSILON);
     Ok(Driven { tally, seconds })
+}
+
+/// Makes the calls of a workload that only appends, and does nothing else: the least that an application does which makes them. What
+/// [`drive`] takes longer is what the measuring costs.
+///
+/// # Errors
+/// As the store's.
+pub async fn call(stage: &Arc<Stage>, callers: u32, time: Duration, seed: u64) -> Result<Driven> {
+    let mut seed = Seed(seed);
+    let start = Instant::now();
+    let mut tasks = JoinSet::new();
+    for number in 0..callers as usize {
+        tasks.spawn(appends(stage.clone(), number, callers as usize, seed.fork(), start + time));
+    }
+    let mut tally = Tally::default();
+    for done in tasks.join_all().await {
+        tally.done += done?;
+    }
+    Ok(Driven { tally, seconds: start.elapsed().as_secs_f64().max(f64::EPSILON) })
+}
+
+/// One caller's appends; gives how many.
+async fn appends(stage: Arc<Stage>, number: usize, callers: usize, mut seed: Seed, until: Instant) -> Result<u64> {
+    let store = stage.scratch.nodes[number % stage.scratch.nodes.len()].clone();
+    let first = number % stage.streams.len();
+    let mut heads = vec![Revision(0); stage.streams.len()];
+    let (mut stream, mut done) = (first, 0_u64);
+    loop {
+        let now = Instant::now();
+        if now >= until {
+            return Ok(done);
+        }
+        let commit = NewCommit { id: CommitId(seed.bytes()), events: seed.pick(&stage.commits).clone() };
+        let (name, expected) = (stage.streams[stream].clone(), Expected::At(heads[stream]));
+        let receipt =
+            store.append(Append { stream: name, expected, commit, deadline: Deadline(now + CALL_MAX) }).await?;
+        heads[stream] = receipt.last;
+        done += 1;
+        stream += callers;
+        if stream >= stage.streams.len() {
+            stream = first;
+        }
+        if callers > 1 && done.is_multiple_of(TURNS) {
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 /// What the callers of one round have in common.

@@ -15,9 +15,15 @@ use std::time::Duration;
 /// The name of the rows that show what the measuring costs.
 pub const NAME: &str = "harness";
 
-/// The store that does nothing, as a contender.
+/// The store that does nothing, as a contender: driven as the others are, and called by a bare loop.
 #[must_use]
-pub fn contender() -> Contender {
+pub fn contenders() -> [Contender; 2] {
+    let driven = contender();
+    let called = Contender { name: format!("{NAME}:bare"), part: Part::Calls, ..driven.clone() };
+    [driven, called]
+}
+
+fn contender() -> Contender {
     let provider = Provider { name: NAME, sentence: "does nothing", keys: &[], opener: Arc::new(Noop::new()) };
     let store = StoreName::new(NAME).expect("it is short and plain");
     let settings = Settings::new(store, &[], []).expect("there is no key");

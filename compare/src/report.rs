@@ -275,7 +275,8 @@ pub struct Checked {
 pub struct Harness {
     /// The row of the fastest store that was measured with it.
     pub row: String,
-    /// Its rate as a share of what the measuring alone reaches: the share of the time that is the measuring's own.
+    /// The share of its time that is the measuring's own: what it adds, on a store that does nothing, to a bare loop of the same calls. All
+    /// that it takes there, the calls too, where no loop was measured.
     pub share: f64,
 }
 
@@ -444,14 +445,20 @@ fn with_floors(mut rows: Vec<Row>) -> Vec<Row> {
 
 /// The share of the fastest store's time that is the measuring's own.
 fn harness(rows: &[Row]) -> Option<Harness> {
-    let alone = |row: &Row| {
-        let same = |other: &&Row| other.harness && other.workload == row.workload && other.callers == row.callers;
-        rows.iter().find(same).filter(|other| other.is_measured()).map(|other| other.per_second.median)
+    let takes = |row: &Row, is_bare: bool| {
+        let same = |other: &&Row| {
+            other.harness
+                && other.bare.is_some() == is_bare
+                && other.workload == row.workload
+                && other.callers == row.callers
+        };
+        rows.iter().find(same).filter(|other| other.is_measured()).map(|other| 1.0 / other.per_second.median)
     };
     // An open loop goes at its rate whoever answers.
-    let shares = rows
-        .iter()
-        .filter(|row| row.is_of_store() && row.rate.is_none() && row.is_measured())
-        .filter_map(|row| Some(Harness { row: row.id(), share: row.per_second.median / alone(row)? }));
+    let shares =
+        rows.iter().filter(|row| row.is_of_store() && row.rate.is_none() && row.is_measured()).filter_map(|row| {
+            let own = takes(row, false)? - takes(row, true).unwrap_or(0.0);
+            Some(Harness { row: row.id(), share: row.per_second.median * own.max(0.0) })
+        });
     shares.max_by(|a, b| a.share.total_cmp(&b.share))
 }

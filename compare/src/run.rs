@@ -2,8 +2,9 @@
 
 use crate::check::{self, Kept, StreamsHeld};
 use crate::contender::{Contender, Part};
-use crate::drive::{Driven, drive};
+use crate::drive::{Driven, call, drive};
 use crate::log::Log;
+use crate::noop;
 use crate::report::{Checked, Latency, PerOperation, Row, Stale};
 use crate::spread::Spread;
 use crate::stage::Stage;
@@ -159,10 +160,12 @@ impl Run {
     /// The contenders that take part in a workload.
     fn of<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = &'a Contender> {
         let harness = workload.harness && !workload.needs_content();
+        let calls = harness && workload.only_appends();
         self.contenders.iter().filter(move |contender| match &contender.part {
             Part::Store => true,
             Part::Floor { loads, .. } => workload.has_floor(*loads),
             Part::Harness => harness,
+            Part::Calls => calls,
         })
     }
 
@@ -230,7 +233,11 @@ impl Cell {
                 Err(error) => return sum.fail(&error),
             }
         }
-        match drive(stage, callers, plan.measure.0, seed).await {
+        let driven = match &self.contender.part {
+            Part::Calls => call(stage, callers, plan.measure.0, seed).await,
+            Part::Store | Part::Floor { .. } | Part::Harness => drive(stage, callers, plan.measure.0, seed).await,
+        };
+        match driven {
             Ok(driven) => sum.add(driven),
             Err(error) => sum.fail(&error),
         }
@@ -245,9 +252,10 @@ impl Cell {
             workload: self.workload.name.clone(),
             title: self.workload.title.clone(),
             store: self.contender.name.clone(),
-            harness: self.contender.part == Part::Harness,
+            harness: matches!(self.contender.part, Part::Harness | Part::Calls),
             bare: match &self.contender.part {
                 Part::Floor { of, .. } => Some(of.clone()),
+                Part::Calls => Some(noop::NAME.into()),
                 Part::Store | Part::Harness => None,
             },
             by_round: sum.per_second.clone(),

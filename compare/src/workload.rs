@@ -421,6 +421,13 @@ impl Workload {
     pub fn needs_content(&self) -> bool {
         self.check || self.does.has(Operation::CatchUp) || self.does.has(Operation::ReadBack)
     }
+
+    /// Whether it appends what was made beforehand as fast as it is answered, and does nothing else.
+    #[must_use]
+    pub fn only_appends(&self) -> bool {
+        let is_append = |(operation, _): &(Operation, u32)| *operation == Operation::Append;
+        self.does.parts().iter().all(is_append) && self.log.is_none() && self.rate.is_none()
+    }
 }
 
 fn refused(message: &'static str) -> Error {

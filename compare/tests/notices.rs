@@ -152,14 +152,17 @@ streams = 4
 callers = [4]
 check = true
 "#;
-    let report = measured(plan, vec![contender("tried", None), noop::contender()]).await;
+    let [harness, calls] = noop::contenders();
+    let report = measured(plan, vec![contender("tried", None), harness, calls]).await;
     assert!(report.complete);
     let ids: Vec<String> = report.rows.iter().map(|row| row.id()).collect();
     let wanted = [
         "append/1/tried",
         "append/1/harness",
+        "append/1/harness:bare",
         "append/4/tried",
         "append/4/harness",
+        "append/4/harness:bare",
         "hot/4/tried",
         "load/1/tried",
         "catch-up/1/tried",
@@ -170,7 +173,9 @@ check = true
     for row in &report.rows {
         assert!(row.is_measured() && row.failed.is_none() && row.errors.is_empty(), "{row:?}");
         assert_eq!(row.rounds, 2);
-        assert!(row.latency.p50_us > 0.0 && row.latency.p50_us <= row.latency.max_us, "{row:?}");
+        // A bare loop does not look at the clock twice.
+        let is_timed = row.latency.p50_us > 0.0 && row.latency.p50_us <= row.latency.max_us;
+        assert_eq!(is_timed, row.bare.is_none(), "{row:?}");
     }
     let row = |id: &str| report.rows.iter().find(|row| row.id() == id).unwrap();
     // A load reads the event that its snapshot stands on, and the five behind it.
@@ -180,7 +185,14 @@ check = true
     assert_eq!(row("steady/4/tried").within, Some(1.0));
     let seen = row("seen/4/tried");
     assert_eq!((seen.stale.unwrap().stale, seen.checked.as_ref().unwrap().broken.len()), (0, 0));
-    assert!(report.harness.is_some());
+    // What the measuring adds to the calls, in the row of which that is the largest part.
+    let takes = |id: &str| 1.0 / row(id).per_second.median;
+    let share = |callers: u32| {
+        let adds = takes(&format!("append/{callers}/harness")) - takes(&format!("append/{callers}/harness:bare"));
+        adds.max(0.0) / takes(&format!("append/{callers}/tried"))
+    };
+    let told = report.harness.as_ref().unwrap();
+    assert!((told.share - share(1).max(share(4))).abs() < 1e-9, "{told:?}");
     // Every answer that is given stands on rows or parts of the page that are there.
     for answer in &report.answers {
         assert_eq!(answer.not_measured.is_some(), answer.lines.is_empty(), "{answer:?}");

@@ -5,13 +5,17 @@ use crate::governor::Governor;
 use crate::side::Side;
 use crate::walk::Walk;
 use crate::{Doing, News, Observer, Progress, deadline};
-use evstore_api::{Epoch, Error, ErrorKind, FeedItem, Incarnation, Meta, Origin, Position, Replica, Replicate, Result};
+use evstore_api::{
+    Epoch, Error, ErrorKind, FeedItem, Incarnation, Meta, Origin, Position, Replica, Replicate, Result, StoreAdmin,
+};
 use std::time::{Duration, Instant};
 
 /// Items of one request.
 const BATCH_ITEMS_MAX: usize = 1024;
 /// Bytes of one request, unless one item alone has more.
 const BATCH_BYTES_MAX: usize = 2 << 20;
+/// How often a request is sent whose outcome is not told.
+const SENDINGS_MAX: u32 = 5;
 
 /// How fast a copy goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -130,18 +134,39 @@ async fn write(to: &Side, filling: Filling, items: Vec<FeedItem>, pace: Pace) ->
     Ok(())
 }
 
-/// Sends one request. Nothing is retried here but what may have been written: then the same request is recognised.
+/// Sends one request.
 pub(crate) async fn send(to: &Side, filling: Filling, items: Vec<Replica>) -> Result<()> {
-    if items.is_empty() {
-        return Ok(());
-    }
     let Filling { epoch, history } = filling;
-    let request = Replicate { epoch, origin: Origin::Move { history }, items, deadline: deadline() };
-    match to.admin.replicate(request.clone()).await {
-        Err(error) if error.kind() == ErrorKind::Indeterminate => {
-            to.admin.replicate(request).await.map(drop).map_err(|error| to.named(error))
+    replicate(&*to.admin, epoch, Origin::Move { history }, items).await.map(drop).map_err(|error| to.named(error))
+}
+
+/// Sends copies to a store, and again where it is not known what was written: what is there is recognised then. A store that writes
+/// fewer than fit into one call's minute gets on with each sending, so that a slow one is no reason to end.
+///
+/// Gives how many items were written; none where that can't be told, because it was sent more than once.
+///
+/// # Errors
+/// As [`StoreAdmin::replicate`]: `Indeterminate` after the last sending, when a part may be written.
+pub async fn replicate(
+    admin: &dyn StoreAdmin,
+    epoch: Epoch,
+    origin: Origin,
+    items: Vec<Replica>,
+) -> Result<Option<u64>> {
+    if items.is_empty() {
+        return Ok(Some(0));
+    }
+    let mut sendings = 0;
+    loop {
+        sendings += 1;
+        let request = Replicate { epoch, origin, items: items.clone(), deadline: deadline() };
+        match admin.replicate(request).await {
+            Ok(replicated) => return Ok((sendings == 1).then_some(replicated.written)),
+            Err(error) if error.kind() == ErrorKind::Indeterminate && sendings < SENDINGS_MAX => {
+                tracing::info!(%error, items = items.len(), "copies are sent again");
+            }
+            Err(error) => return Err(error),
         }
-        answer => answer.map(drop).map_err(|error| to.named(error)),
     }
 }
 

@@ -23,7 +23,7 @@ mod side;
 pub mod walk;
 
 pub use compare::{Compared, Difference};
-pub use copy::{Pace, bytes_of, events_of};
+pub use copy::{Pace, bytes_of, events_of, replicate};
 pub use engine::{Cutover, Migration, Settled, Status, Streams, Verb};
 pub use phase::{Phase, Way};
 pub use plan::{Accepted, Plan, Weaker};

@@ -7,8 +7,8 @@
 use async_trait::async_trait;
 use evstore_api::*;
 use evstore_migrate::{Migration, Phase, Settled, Side, Way};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -25,11 +25,22 @@ struct Life {
     died: Notify,
     /// It was stopped, not killed: what it was about to do comes much later.
     wakes: Notify,
+    /// How many copies are taken without a word.
+    untold: AtomicI64,
+    /// Until when each of the copies had time.
+    asked: Mutex<Vec<Deadline>>,
 }
 
 impl Life {
     fn of(calls: i64, arrives: bool) -> Arc<Self> {
-        Arc::new(Self { calls_left: AtomicI64::new(calls), arrives, died: Notify::new(), wakes: Notify::new() })
+        Arc::new(Self {
+            calls_left: AtomicI64::new(calls),
+            arrives,
+            died: Notify::new(),
+            wakes: Notify::new(),
+            untold: AtomicI64::new(0),
+            asked: Mutex::default(),
+        })
     }
 
     async fn call<T>(&self, call: impl Future<Output = T> + Send) -> T {
@@ -99,6 +110,15 @@ impl EventStore for Mortal<dyn EventStore> {
 
 #[async_trait]
 impl StoreAdmin for Mortal<dyn StoreAdmin> {
+    async fn replicate(&self, request: Replicate) -> Result<Replicated> {
+        self.life.asked.lock().unwrap().push(request.deadline);
+        let answer = self.life.call(self.inner.replicate(request)).await;
+        match self.life.untold.fetch_sub(1, Ordering::SeqCst) {
+            ..1 => answer,
+            _ => Err(Error::new(ErrorKind::Indeterminate, "no answer")),
+        }
+    }
+
     fn capabilities(&self) -> &Capabilities {
         self.inner.capabilities()
     }
@@ -112,7 +132,6 @@ impl StoreAdmin for Mortal<dyn StoreAdmin> {
         swap_meta(SwapMeta) -> MetaSwapped;
         seal_stream(SealStream) -> Appended;
         open_stream(OpenStream) -> Appended;
-        replicate(Replicate) -> Replicated;
         read_commits(ReadCommits) -> CommitsPage;
         truncate(Truncate) -> Truncated;
         release(Release) -> Released;
@@ -321,6 +340,23 @@ async fn a_migrator_that_wakes_up_late_changes_nothing() {
     }
     for phase in [Phase::Copying(Way::Forth), Phase::Fenced(Way::Forth), Phase::Decided(Way::Forth)] {
         assert!(stopped_in.contains(&phase), "never stopped in {phase:?}");
+    }
+}
+
+#[tokio::test]
+async fn copies_are_sent_again_while_it_is_not_told_what_became_of_them() {
+    for (untold, arrives) in [(4, true), (5, false)] {
+        let migration = two_stores().await;
+        migration.start().await.unwrap();
+        let life = Life::of(CALLS_MAX, false);
+        life.untold.store(untold, Ordering::SeqCst);
+        let copied = mortal(&migration, &life).catch_up(Default::default(), None).await;
+        // Each sending has its whole time: what is written within it is not written again.
+        let asked = std::mem::take(&mut *life.asked.lock().unwrap());
+        assert!(asked.len() >= 5 && asked.is_sorted_by(|one, next| one.0 < next.0), "{asked:?}");
+        assert_eq!(copied.map_err(|error| error.kind()).err(), (!arrives).then_some(ErrorKind::Indeterminate));
+        assert!(matches!(migration.cutover(PATIENCE, None).await.unwrap(), Settled::Done(_)));
+        check_whole(migration.target(), &[1, 2, 3, 4, 5, 6]).await;
     }
 }
 

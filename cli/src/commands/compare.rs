@@ -112,7 +112,7 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
     if !args.no_floor {
         contenders = with_floors(contenders, session);
     }
-    contenders.push(noop::contender());
+    contenders.extend(noop::contenders());
     let seed = args.seed.unwrap_or_else(conformance::fresh_seed);
     let ending = Ending {
         results: Results::default(),

@@ -50,8 +50,8 @@ fn stores_of_a_config_are_compared_and_not_touched() {
     let stores: Vec<&Value> = report["stores"].as_array().unwrap().iter().map(|store| &store["name"]).collect();
     assert_eq!(stores, ["a", "b"]);
     let rows = report["rows"].as_array().unwrap();
-    // Two stores, their floors and the harness at two numbers of callers, and two stores in a race.
-    assert_eq!(rows.len(), 12);
+    // Two stores, their floors, the harness and its bare loop at two numbers of callers, and two stores in a race.
+    assert_eq!(rows.len(), 14);
     assert!(rows.iter().all(|row| row["operations"].as_u64().unwrap() > 0), "{rows:?}");
     for row in rows {
         let has_floor = row["workload"] == "append" && row["bare"].is_null() && row["harness"] == false;
@@ -124,7 +124,7 @@ fn without_a_config_the_embedded_stores_are_compared() {
             .map(|row| row["store"].as_str().unwrap())
             .collect()
     };
-    assert_eq!(stores(32), ["memory", "sqlite", "sqlite:bare", "harness"]);
+    assert_eq!(stores(32), ["memory", "sqlite", "sqlite:bare", "harness", "harness:bare"]);
     // The report is in a new folder, and nothing else is new.
     assert_eq!(names(&folder), ["evstore-compare"]);
     let made = std::fs::read_dir(folder.path("evstore-compare")).unwrap().next().unwrap().unwrap().path();

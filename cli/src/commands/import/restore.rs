@@ -12,8 +12,8 @@ use evstore_api::capabilities::{Limits, Support};
 use evstore_api::chain::Chain;
 use evstore_api::{
     Commit, CommitId, CommitKind, Content, Epoch, Error, ErrorKind, Event, EventStore, FeedItem, Incarnation, Meta,
-    MetaSwapped, NewEvent, Origin, Position, Record, RecordKey, RecordKind, Replica, Replicate, Revision, StoreAdmin,
-    StoreState, StreamId, SwapMeta, format,
+    MetaSwapped, NewEvent, Origin, Position, Record, RecordKey, RecordKind, Replica, Revision, StoreAdmin, StoreState,
+    StreamId, SwapMeta, format,
 };
 use evstore_kit::limits;
 use evstore_migrate::pages::Streams;
@@ -228,13 +228,13 @@ impl Batch {
         }
         let batch = std::mem::take(self);
         let events: u64 = batch.items.iter().map(events_of).sum();
-        let request = Replicate { epoch, origin: Origin::Restore, items: batch.items, deadline: deadline() };
-        let receipt = admin.replicate(request).await.map_err(|error| {
-            error
-                .with("file", incoming.file())
-                .with("lines", format_args!("{} to {}", batch.first_line, batch.last_line))
-        })?;
-        Ok(if receipt.written == 0 { events } else { 0 })
+        let written =
+            evstore_migrate::replicate(admin, epoch, Origin::Restore, batch.items).await.map_err(|error| {
+                error
+                    .with("file", incoming.file())
+                    .with("lines", format_args!("{} to {}", batch.first_line, batch.last_line))
+            })?;
+        Ok(if written == Some(0) { events } else { 0 })
     }
 }
 
