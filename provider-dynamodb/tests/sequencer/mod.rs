@@ -19,10 +19,10 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 const BEHIND: (&str, &str) = ("feed", "sequencer");
 /// Nobody sequences by itself.
-const APART: (&str, &str) = ("sequencer", "apart");
+pub const APART: (&str, &str) = ("sequencer", "apart");
 
 /// Brings the feed up to the streams.
-async fn advance(scratch: &Scratch) -> Position {
+pub async fn advance(scratch: &Scratch) -> Position {
     let admin = scratch.admin().await;
     let advanced = admin.advance_feed(AdvanceFeed { deadline: deadline() }).await.unwrap();
     admin.close().await.unwrap();
@@ -32,7 +32,7 @@ async fn advance(scratch: &Scratch) -> Position {
 
 /// Every commit of the feed, after it was proved that each stream's are there in their order, that no position is missing, and that each
 /// commit has its own beside it.
-async fn proved_feed(store: &Arc<dyn EventStore>) -> Vec<CommitId> {
+pub async fn proved_feed(store: &Arc<dyn EventStore>) -> Vec<CommitId> {
     let (mut from, mut next, mut ids) = (FeedStart::First, 1, Vec::new());
     let mut last: HashMap<String, CommitNumber> = HashMap::new();
     loop {
@@ -223,6 +223,14 @@ fn kills() -> u32 {
 async fn sequencers_that_die_anywhere_and_meet_lose_nothing_and_repeat_nothing() {
     let proxy = Proxy::start().await;
     let scratch = Scratch::at(&proxy.url, &[BEHIND, APART]).await;
+    let seed = std::process::id();
+    println!("seed {seed}");
+    kill_under_load(&[&proxy], scratch, seed).await;
+}
+
+/// Kills sequencers at random under a load, and proves what they made. The first of the proxies is that of the tables, which loses and
+/// refuses some of what is asked; none of them does any more when the last sequencer brings the feed up.
+pub async fn kill_under_load(proxies: &[&Proxy], scratch: Scratch, seed: u32) {
     let store = scratch.open().await;
     let straight = scratch.open_with(&[("endpoint", &crate::engine::url())]).await.unwrap();
     // Logged before all this, and silent until its end.
@@ -230,11 +238,9 @@ async fn sequencers_that_die_anywhere_and_meet_lose_nothing_and_repeat_nothing()
     advance(&scratch).await;
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..3).map(|writer| tokio::spawn(load(store.clone(), writer, stop.clone()))).collect();
-    let seed = std::process::id();
-    println!("seed {seed}");
     let chance = noise(4 * kills() as usize, seed);
     let count = AtomicU32::new(seed);
-    proxy.decide(move |message| {
+    proxies[0].decide(move |message| {
         let n = count.fetch_add(1, Ordering::Relaxed);
         // A fifth of what is put has no answer; of what a step asks for by the dozen so little that some come to their end.
         match (message.operation().as_str(), n % 10, n % 70) {
@@ -272,7 +278,9 @@ async fn sequencers_that_die_anywhere_and_meet_lose_nothing_and_repeat_nothing()
     for writer in writers {
         acknowledged.extend(writer.await.unwrap());
     }
-    proxy.decide(|_| Fate::Pass);
+    for proxy in proxies {
+        proxy.decide(|_| Fate::Pass);
+    }
     let silent = CommitId::generate();
     append_one(&store, "silent-1", silent).await.unwrap();
     acknowledged.push(silent);
