@@ -247,6 +247,7 @@ pub struct QueueConfig {
     /// Its name.
     pub name: String,
     /// Where it is, and whose requests they are.
+    #[cfg_attr(not(feature = "sqs"), expect(dead_code, reason = "without the feature nobody goes there"))]
     pub access: Access,
 }
 

@@ -12,7 +12,7 @@ use evstore_api::{
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -168,14 +168,31 @@ async fn a_stream_is_not_born_in_a_store_whose_record_has_changed() {
     scratch.end().await;
 }
 
+/// Commits that wait for their positions at most, beyond which the writers wait too: a step that has more to do takes longer than those live
+/// that are killed.
+const WAITING_MAX: u64 = 300;
+
+/// What writers and the one who kills sequencers tell each other.
+#[derive(Default)]
+struct Load {
+    stop: AtomicBool,
+    appended: AtomicU64,
+    logged: AtomicU64,
+}
+
 /// Appends until it is told to stop, one of several writers on a few streams; gives what was acknowledged.
-async fn load(store: Arc<dyn EventStore>, writer: usize, stop: Arc<AtomicBool>) -> Vec<CommitId> {
+async fn write(store: Arc<dyn EventStore>, writer: usize, load: Arc<Load>) -> Vec<CommitId> {
     let mut acknowledged = Vec::new();
     // It does not run out while sequencers are killed.
     for n in 0..200 * kills() as usize {
-        if stop.load(Ordering::Acquire) {
+        let is_far_ahead = || load.appended.load(Ordering::Acquire) > load.logged.load(Ordering::Acquire) + WAITING_MAX;
+        while is_far_ahead() && !load.stop.load(Ordering::Acquire) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        if load.stop.load(Ordering::Acquire) {
             break;
         }
+        load.appended.fetch_add(1, Ordering::AcqRel);
         let name = match n % 3 {
             0 => "hot-1".to_owned(),
             1 => format!("warm-{}", n % 7),
@@ -236,8 +253,8 @@ pub async fn kill_under_load(proxies: &[&Proxy], scratch: Scratch, seed: u32) {
     // Logged before all this, and silent until its end.
     append_one(&store, "silent-1", CommitId::generate()).await.unwrap();
     advance(&scratch).await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let writers: Vec<_> = (0..3).map(|writer| tokio::spawn(load(store.clone(), writer, stop.clone()))).collect();
+    let load = Arc::<Load>::default();
+    let writers: Vec<_> = (0..3).map(|writer| tokio::spawn(write(store.clone(), writer, load.clone()))).collect();
     let chance = noise(4 * kills() as usize, seed);
     let count = AtomicU32::new(seed);
     proxies[0].decide(move |message| {
@@ -254,7 +271,10 @@ pub async fn kill_under_load(proxies: &[&Proxy], scratch: Scratch, seed: u32) {
     let patience = Duration::from_secs(8) * kills();
     for (killed, kill) in chance.chunks(4).cycle().enumerate() {
         // Where none came to the end of a step, nothing would be shown.
-        let logged = straight.feed_head(deadline()).await.unwrap().position.unwrap();
+        let head = straight.feed_head(deadline()).await.unwrap();
+        let logged = head.position.unwrap();
+        // Positions are of events, of which commits have one and two by turns.
+        load.logged.store(logged.0 * 2 / 3, Ordering::Release);
         if killed >= kills() as usize && logged > Position(20) {
             break;
         }
@@ -273,7 +293,7 @@ pub async fn kill_under_load(proxies: &[&Proxy], scratch: Scratch, seed: u32) {
         tokio::time::sleep(Duration::from_millis(u64::from(kill[1]))).await;
         second.abort();
     }
-    stop.store(true, Ordering::Release);
+    load.stop.store(true, Ordering::Release);
     let mut acknowledged = Vec::new();
     for writer in writers {
         acknowledged.extend(writer.await.unwrap());
