@@ -80,9 +80,19 @@ impl Access {
         Ok(Self {
             store: settings.store().clone(),
             region: settings.text("region").map(str::to_owned),
-            endpoint: endpoint(settings)?,
+            endpoint: endpoint(settings, "endpoint")?,
             credentials: credentials(settings)?,
         })
+    }
+
+    /// The same for another service, whose endpoint has a key of its own. Without it an engine that is not AWS's is taken to have both
+    /// services, and AWS has an endpoint for each.
+    ///
+    /// # Errors
+    /// `Invalid` for an endpoint to which what is sent would cross a network in plain text.
+    pub fn of_another(&self, settings: &Settings, key: &str) -> Result<Self> {
+        let own = self.endpoint.clone().filter(|_| !self.is_aws());
+        Ok(Self { endpoint: endpoint(settings, key)?.or(own), ..self.clone() })
     }
 
     /// The endpoint, where one is given.
@@ -151,9 +161,10 @@ fn credentials(settings: &Settings) -> Result<Option<Credentials>> {
 }
 
 /// The endpoint, if what is sent to it stays private.
-fn endpoint(settings: &Settings) -> Result<Option<String>> {
-    let Some(given) = settings.text("endpoint").filter(|given| !given.is_empty()) else { return Ok(None) };
-    let refused = |message| Err(Error::new(ErrorKind::Invalid, message).with("store", settings.store()));
+fn endpoint(settings: &Settings, key: &str) -> Result<Option<String>> {
+    let Some(given) = settings.text(key).filter(|given| !given.is_empty()) else { return Ok(None) };
+    let refused =
+        |message| Err(Error::new(ErrorKind::Invalid, message).with("store", settings.store()).with("key", key));
     let host = host_of(given);
     // A password in an address would be shown wherever the address is.
     if host.is_empty() || given.contains('@') {
@@ -211,6 +222,22 @@ mod tests {
             assert_eq!(access(&[("endpoint", endpoint)]).unwrap_err().kind(), ErrorKind::Invalid, "{endpoint}");
         }
         access(&[("endpoint", "http://10.0.0.1"), ("insecure", "true")]).unwrap();
+    }
+
+    #[test]
+    fn another_service_of_the_same_engine_is_found_beside_it() {
+        const QUEUE: ConfigKey = ConfigKey { name: "queue_endpoint", ..ENDPOINT };
+        let another = |given: &[(&str, &str)]| {
+            let given = given.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            let settings = Settings::new(StoreName::new("a").unwrap(), &[REGION, ENDPOINT, INSECURE, QUEUE], given)?;
+            Access::new(&settings)?.of_another(&settings, "queue_endpoint")
+        };
+        let local = ("endpoint", "http://localhost:1");
+        assert_eq!(another(&[local]).unwrap().endpoint(), Some("http://localhost:1"));
+        assert_eq!(another(&[local, ("queue_endpoint", "http://[::1]:2")]).unwrap().endpoint(), Some("http://[::1]:2"));
+        assert_eq!(another(&[("endpoint", "https://dynamodb.eu-west-1.amazonaws.com")]).unwrap().endpoint(), None);
+        let error = another(&[("queue_endpoint", "http://10.0.0.1")]).unwrap_err();
+        assert!(error.context().contains(&("key", "queue_endpoint".into())), "{error:?}");
     }
 
     #[test]

@@ -144,7 +144,13 @@ fn cost(row: &Row, kind: Kind, offer: &Offer, design: &Design) -> Option<Cost> {
         offer: offer.name.clone(),
         counted_usd: counted * 1e6,
         hours_usd: UTILISATIONS.map(|used| hour / (in_an_hour * used) * 1e6),
-        left_out: if kind == Kind::Append { design.left_out(offer) } else { offer.left_out.clone() },
+        left_out: match (kind, design.behind(offer) * 1e6) {
+            (Kind::Append, behind) if behind > 0.0 => {
+                format!("{behind:.2} usd a million for what is done behind appends; {}", design.left_out(offer))
+            }
+            (Kind::Append, _) => design.left_out(offer),
+            (Kind::Read, _) => offer.left_out.clone(),
+        },
     })
 }
 

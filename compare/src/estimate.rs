@@ -96,8 +96,9 @@ fn bill(observed: &Observed, offer: &Offer, design: &Design) -> Bill {
     let units = observed.commit_bytes.iter().filter_map(|bytes| write_units(offer, design, *bytes));
     let units: Vec<f64> = units.map(|units| units + design.write_units_behind).collect();
     let write_units = (!units.is_empty()).then(|| units.iter().sum::<f64>() / units.len() as f64);
-    let commit =
-        write_units.unwrap_or_default() * each(offer.write_unit.as_ref()) + each(offer.append_request.as_ref());
+    let commit = write_units.unwrap_or_default() * each(offer.write_unit.as_ref())
+        + design.queue_requests_behind * each(offer.queue_request.as_ref())
+        + each(offer.append_request.as_ref());
     let stream_bytes = observed.bytes as f64 / observed.streams.max(1) as f64;
     let load = read_units(offer, stream_bytes).unwrap_or_default() * each(offer.read_unit.as_ref())
         + each(offer.read_request.as_ref());

@@ -47,6 +47,9 @@ pub struct Design {
     /// Write units for each commit that somebody writes behind the append: in a bill, and in no receipt.
     #[serde(default)]
     pub write_units_behind: f64,
+    /// Requests to a queue for each commit that somebody sends behind the append: likewise.
+    #[serde(default)]
+    pub queue_requests_behind: f64,
     /// What a bill has besides, and is in no receipt.
     #[serde(default)]
     pub left_out: Option<String>,
@@ -64,6 +67,13 @@ impl Design {
     #[must_use]
     pub fn left_out(&self, offer: &Offer) -> String {
         self.left_out.iter().fold(offer.left_out.clone(), |all, more| format!("{all}; {more}"))
+    }
+
+    /// What an offer asks for each commit for what is done behind the append.
+    #[must_use]
+    pub fn behind(&self, offer: &Offer) -> f64 {
+        self.write_units_behind * each(offer.write_unit.as_ref())
+            + self.queue_requests_behind * each(offer.queue_request.as_ref())
     }
 
     /// The settings, as a name; empty where there are none.
@@ -89,6 +99,8 @@ pub struct Offer {
     pub append_request: Option<Price>,
     /// For a request that reads.
     pub read_request: Option<Price>,
+    /// For a request to a queue that keeps an order, where a set-up has one.
+    pub queue_request: Option<Price>,
     /// For an hour, used or not.
     pub hour: Option<Price>,
     /// For a stored GB (10⁹ bytes) and month.
@@ -168,6 +180,7 @@ impl Prices {
             let is_right = (1.0..=100.0).contains(&design.write_times)
                 && (0.0..=100.0).contains(&design.write_items_more)
                 && (0.0..=100.0).contains(&design.write_units_behind)
+                && (0.0..=100.0).contains(&design.queue_requests_behind)
                 && !design.source.is_empty();
             if !is_right {
                 let error = refused("a design counts each unit once at least, and names where that was read");
@@ -207,9 +220,9 @@ impl Prices {
 
 impl Offer {
     fn prices(&self) -> impl Iterator<Item = &Price> {
-        [&self.write_unit, &self.read_unit, &self.append_request, &self.read_request, &self.hour, &self.stored_gb_month]
-            .into_iter()
-            .flatten()
+        let of_requests = [&self.append_request, &self.read_request, &self.queue_request];
+        let others = [&self.write_unit, &self.read_unit, &self.hour, &self.stored_gb_month];
+        of_requests.into_iter().chain(others).flatten()
     }
 }
 
@@ -229,6 +242,10 @@ mod tests {
         let of = |feed: &str| prices.design("dynamodb", &BTreeMap::from([("feed".to_owned(), feed.to_owned())]));
         assert_eq!((of("transactional").write_times, of("transactional").write_items_more), (2.0, 1.0));
         assert_eq!((of("sequencer").write_times, of("sequencer").write_units_behind), (1.0, 1.0));
+        assert_eq!((of("sqs-fifo").write_units_behind, of("sqs-fifo").queue_requests_behind), (1.0, 3.0));
+        // A unit of 0.625 dollars a million, and three requests of half a dollar a million.
+        let offer = prices.of("dynamodb").next().unwrap();
+        assert!((of("sqs-fifo").behind(offer) * 1e6 - 2.125).abs() < 1e-9);
         assert_eq!((of("another").write_times, of("another").write_items_more), (1.0, 0.0));
         assert_eq!(prices.designs_of("s3"), [Design::plain()]);
     }

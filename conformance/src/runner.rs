@@ -135,10 +135,10 @@ impl Runner {
         )
     }
 
-    /// Races once in an arena, in a scratch store.
-    pub(crate) async fn race(&self, arena: &Arena) -> Result<(), Broken> {
+    /// Races once in an arena, in a scratch store. By the name its stores are told from those of other races in the same process.
+    pub(crate) async fn race(&self, name: &str, arena: &Arena) -> Result<(), Broken> {
         let scratch = self.open_scratch("race").await?;
-        let context = self.context("race", &scratch);
+        let context = self.context(name, &scratch);
         let raced = race_in(&context, arena).await;
         for fresh in context.take_fresh() {
             self.target.provider.opener.drop_scratch(&fresh).await?;

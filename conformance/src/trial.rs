@@ -72,7 +72,7 @@ pub fn test_main_with(target: Target, races: Vec<(String, Target, Arena)>) -> Ex
         .collect::<Vec<_>>();
     let races = races.into_iter().map(|(name, target, arena)| {
         let (runner, runtime) = (Runner::new(with_worker(target), seed), runtime.clone());
-        Trial::test(name, move || match runtime.block_on(runner.race(&arena)) {
+        Trial::test(name.clone(), move || match runtime.block_on(runner.race(&name, &arena)) {
             Ok(()) => Ok(()),
             Err(broken) => Err(Failed::from(format!("{broken:#?} (seed {seed})"))),
         })

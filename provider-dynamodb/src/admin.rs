@@ -64,15 +64,18 @@ impl StoreAdmin for DynamoAdmin {
 
     async fn advance_feed(&self, request: AdvanceFeed) -> Result<FeedAdvanced> {
         let client = &self.0.client;
+        let mut spent = Usage::default();
         if let Some(sequencer) = client.sequencer() {
             let _open = client.enter(request.deadline).await?;
-            sequencer.advance(client, request.deadline).await?;
+            spent = sequencer.advance(client, request.deadline).await?.1;
         }
         if client.index().is_some() {
             let _open = client.enter(request.deadline).await?;
             index::settle(client, request.deadline).await?;
         }
-        Ok(FeedAdvanced { head: read::feed_head(client, request.deadline).await? })
+        let mut head = read::feed_head(client, request.deadline).await?;
+        head.usage += spent;
+        Ok(FeedAdvanced { head })
     }
 
     async fn plan_schema(&self, deadline: Deadline) -> Result<SchemaPlan> {

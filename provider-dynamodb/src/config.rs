@@ -22,6 +22,11 @@ const SETTLING_CEILING: Duration = Duration::from_secs(60);
 const UNITS_CEILING: u64 = 1_000_000;
 /// What stands between the table of a store and the tag of a scratch store.
 pub const SCRATCH: char = '.';
+/// How the name of a queue ends that keeps an order.
+const QUEUE_END: &str = ".fifo";
+/// Longest name of a queue
+/// (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-quotas.html>, 2026-11-20).
+const QUEUE_NAME_MAX: usize = 80;
 
 /// What a store on DynamoDB reads from its table.
 pub const KEYS: &[ConfigKey] = &[
@@ -40,13 +45,15 @@ pub const KEYS: &[ConfigKey] = &[
     evstore_aws::SESSION_TOKEN,
     plain(
         "feed",
-        KeyKind::OneOf(&["sequencer", "transactional", "sharded-index"]),
+        KeyKind::OneOf(&["sequencer", "transactional", "sharded-index", "sqs-fifo"]),
         "sequencer",
         "How the feed comes about. `sequencer`: an append touches its stream only, and a sequencer \
          that reads the table's change stream gives the positions behind it. `transactional`: an append takes its \
          positions in its own transaction, in one order and at once, and all of a store's appends share one next position. \
          `sharded-index`: the table's own index orders commits by when they were appended, by best effort: no positions, and readers \
-         wait until what may come late has come. Fixed when the store is made.",
+         wait until what may come late has come. `sqs-fifo`: as `sequencer`, and what it reads goes through a queue of SQS before it is \
+         logged, which is for comparison: it costs more and promises nothing more. Fixed when the store is made, but that `sequencer` and \
+         `sqs-fifo` may be changed for each other at any time.",
     ),
     plain(
         "shards",
@@ -66,7 +73,7 @@ pub const KEYS: &[ConfigKey] = &[
         "sequencer",
         KeyKind::OneOf(&["inside", "apart"]),
         "inside",
-        "With `feed = \"sequencer\"`, whether an application that has the store open also runs \
+        "With `feed = \"sequencer\"` or `\"sqs-fifo\"`, whether an application that has the store open also runs \
          the sequencer: of all that do, one works at a time. With `apart` some process has to, `evstore sequencer run` say.",
     ),
     plain(
@@ -75,6 +82,16 @@ pub const KEYS: &[ConfigKey] = &[
         "200ms",
         "How often the sequencer looks for what was appended, and a fifth as often where nothing was for a while; the service takes \
          five reads of a shard a second.",
+    ),
+    absent(
+        "queue",
+        "With `feed = \"sqs-fifo\"`, the name of its queue, which ends in `.fifo`; without it the table's with `.fifo` behind it. No other \
+         store may have it.",
+    ),
+    absent(
+        "queue_endpoint",
+        "Another endpoint of the queue than the region's, as `endpoint` is one of the table; without it `endpoint` where that is not \
+         AWS's.",
     ),
     plain(
         "snapshots",
@@ -129,6 +146,10 @@ const fn plain(name: &'static str, kind: KeyKind, default: &'static str, sentenc
     ConfigKey { name, kind, default: KeyDefault::Value(default), secrecy: Secrecy::Plain, sentence }
 }
 
+const fn absent(name: &'static str, sentence: &'static str) -> ConfigKey {
+    ConfigKey { name, kind: KeyKind::Text, default: KeyDefault::Absent, secrecy: Secrecy::Plain, sentence }
+}
+
 /// Where snapshots are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Snapshots {
@@ -158,6 +179,13 @@ pub enum Feed {
         /// How often it looks.
         poll: Duration,
     },
+    /// The same, and what the sequencer reads goes through a queue before it is ordered.
+    SqsFifo {
+        /// Whether handles of this store run it.
+        inside: bool,
+        /// How often it looks.
+        poll: Duration,
+    },
     /// Appends take their positions in their own transaction.
     Transactional,
     /// An index of the table orders commits by when they were appended.
@@ -174,16 +202,33 @@ impl Feed {
     pub fn name(self) -> &'static str {
         match self {
             Self::Sequencer { .. } => "sequencer",
+            Self::SqsFifo { .. } => "sqs-fifo",
             Self::Transactional => "transactional",
             Self::ShardedIndex { .. } => "sharded-index",
+        }
+    }
+
+    /// The word for what it leaves in the tables. A queue leaves nothing: with one and without, the log is the same.
+    pub fn layout(self) -> &'static str {
+        match self {
+            Self::Sequencer { .. } | Self::SqsFifo { .. } => "sequencer",
+            Self::Transactional | Self::ShardedIndex { .. } => self.name(),
         }
     }
 
     /// Whether appends write to their streams alone.
     pub fn is_behind_appends(self) -> bool {
         match self {
-            Self::Sequencer { .. } | Self::ShardedIndex { .. } => true,
+            Self::Sequencer { .. } | Self::SqsFifo { .. } | Self::ShardedIndex { .. } => true,
             Self::Transactional => false,
+        }
+    }
+
+    /// Whether handles of this store run a sequencer, and how often it looks, where there is one.
+    pub fn sequencer(self) -> Option<(bool, Duration)> {
+        match self {
+            Self::Sequencer { inside, poll } | Self::SqsFifo { inside, poll } => Some((inside, poll)),
+            Self::Transactional | Self::ShardedIndex { .. } => None,
         }
     }
 
@@ -191,9 +236,19 @@ impl Feed {
     pub fn index(&self) -> Option<(u8, Duration)> {
         match *self {
             Self::ShardedIndex { shards, settling } => Some((shards, settling)),
-            Self::Sequencer { .. } | Self::Transactional => None,
+            Self::Sequencer { .. } | Self::SqsFifo { .. } | Self::Transactional => None,
         }
     }
+}
+
+/// The queue that commits go through.
+#[derive(Clone, Debug)]
+pub struct QueueConfig {
+    /// Its name.
+    pub name: String,
+    /// Where it is, and whose requests they are.
+    #[cfg_attr(not(feature = "sqs"), expect(dead_code, reason = "without the feature nobody goes there"))]
+    pub access: Access,
 }
 
 /// How tables that are made are paid for.
@@ -221,6 +276,8 @@ pub struct Config {
     pub access: Access,
     /// How the feed comes about.
     pub feed: Feed,
+    /// The queue, where there is one.
+    pub queue: Option<QueueConfig>,
     /// Where snapshots are kept.
     pub snapshots: Snapshots,
     /// Whether commits are compressed with a dictionary.
@@ -260,21 +317,26 @@ impl Config {
         if time("settling")? > SETTLING_CEILING {
             return Err(out_of_bounds(settings, "settling"));
         }
+        let (table, access) = (table(settings)?, Access::new(settings)?);
+        let (inside, poll) = (settings.text("sequencer") != Some("apart"), time("sequencer_poll")?);
+        let feed = match settings.text("feed") {
+            Some("transactional") => Feed::Transactional,
+            Some("sharded-index") => Feed::ShardedIndex {
+                shards: bounded(settings, "shards", 1, SHARDS_CEILING)? as u8,
+                settling: time("settling")?,
+            },
+            Some("sqs-fifo") => Feed::SqsFifo { inside, poll },
+            _ => Feed::Sequencer { inside, poll },
+        };
         Ok(Self {
             own: settings.store().clone(),
-            table: table(settings)?,
-            access: Access::new(settings)?,
-            feed: match settings.text("feed") {
-                Some("transactional") => Feed::Transactional,
-                Some("sharded-index") => Feed::ShardedIndex {
-                    shards: bounded(settings, "shards", 1, SHARDS_CEILING)? as u8,
-                    settling: time("settling")?,
-                },
-                _ => Feed::Sequencer {
-                    inside: settings.text("sequencer") != Some("apart"),
-                    poll: time("sequencer_poll")?,
-                },
+            queue: match feed {
+                Feed::SqsFifo { .. } => Some(queue(settings, &table, &access)?),
+                Feed::Sequencer { .. } | Feed::Transactional | Feed::ShardedIndex { .. } => None,
             },
+            table,
+            access,
+            feed,
             snapshots: match settings.text("snapshots") {
                 Some("interleaved") => Snapshots::Interleaved,
                 _ => Snapshots::Separate,
@@ -319,6 +381,31 @@ fn table(settings: &Settings) -> Result<String> {
     Ok(given.to_owned())
 }
 
+/// The queue: one of its own for each scratch store.
+fn queue(settings: &Settings, table: &str, access: &Access) -> Result<QueueConfig> {
+    if !cfg!(feature = "sqs") {
+        return Err(Error::new(ErrorKind::Invalid, "feed = \"sqs-fifo\" is not built in; the feature `sqs` has it")
+            .with("store", settings.store()));
+    }
+    let (own, tag) = table.split_once(SCRATCH).map_or((table, None), |(own, tag)| (own, Some(tag)));
+    let base = match settings.text("queue") {
+        Some(given) => given.strip_suffix(QUEUE_END).unwrap_or_default(),
+        None => own,
+    };
+    let name = match tag {
+        Some(tag) => format!("{base}--{tag}{QUEUE_END}"),
+        None => format!("{base}{QUEUE_END}"),
+    };
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if base.is_empty() || name.len() > QUEUE_NAME_MAX || !base.chars().all(allowed) {
+        return Err(Error::new(ErrorKind::Invalid, "a queue's name is up to 75 of a-z, A-Z, 0-9, _ and -, and .fifo")
+            .with("store", settings.store())
+            .with("key", "queue")
+            .with("name", name));
+    }
+    Ok(QueueConfig { name, access: access.of_another(settings, "queue_endpoint")? })
+}
+
 fn bounded(settings: &Settings, key: &'static str, min: u64, max: u64) -> Result<u64> {
     settings
         .number(key)
@@ -344,7 +431,7 @@ mod tests {
         let bad = [
             ("sequencer", "never"),
             ("sequencer_poll", "0s"),
-            ("feed", "sqs-fifo"),
+            ("feed", "something-else"),
             ("settling", "0s"),
             ("settling", "61s"),
             ("idempotency_commits", "63"),
@@ -365,6 +452,31 @@ mod tests {
             let given = config(&[("feed", "sharded-index"), ("shards", shards)]);
             assert_eq!(given.is_ok_and(|config| config.feed.index().is_some()), good, "{shards}");
         }
+    }
+
+    #[test]
+    #[cfg(feature = "sqs")]
+    fn a_queue_is_named_as_its_table_and_one_for_each_scratch_store() {
+        let named = |given: &[(&str, &str)]| {
+            let all: Vec<_> = given.iter().copied().chain([("feed", "sqs-fifo")]).collect();
+            config(&all).map(|config| config.queue.unwrap().name)
+        };
+        assert_eq!(named(&[("table", "orders")]).unwrap(), "orders.fifo");
+        assert_eq!(named(&[("table", "orders"), ("queue", "theirs.fifo")]).unwrap(), "theirs.fifo");
+        assert_eq!(named(&[("table", "orders.a1")]).unwrap(), "orders--a1.fifo");
+        assert_eq!(named(&[("table", "orders.a1"), ("queue", "theirs.fifo")]).unwrap(), "theirs--a1.fifo");
+        let long = "t".repeat(76);
+        for bad in [("queue", "plain"), ("queue", ".fifo"), ("queue", "a b.fifo"), ("table", long.as_str())] {
+            assert_eq!(named(&[bad]).unwrap_err().kind(), ErrorKind::Invalid, "{bad:?}");
+        }
+        assert!(config(&[]).unwrap().queue.is_none());
+    }
+
+    #[test]
+    #[cfg(not(feature = "sqs"))]
+    fn a_queue_that_is_not_built_in_is_refused() {
+        let error = config(&[("feed", "sqs-fifo")]).unwrap_err();
+        assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("feature `sqs`"), "{error}");
     }
 
     #[test]

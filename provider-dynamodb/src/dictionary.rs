@@ -71,13 +71,19 @@ fn train(samples: &[Vec<u8>], number: u32) -> std::io::Result<Vec<u8>> {
 }
 
 /// The dictionaries of a store, as far as a handle knows them.
-#[derive(Debug)]
 pub struct Dictionaries {
     known: RwLock<BTreeMap<u32, Arc<Dictionary>>>,
     /// What the first one is made of; nothing where this handle is not to make one, or somebody did.
     samples: Mutex<Option<Vec<Vec<u8>>>>,
     /// Whether this handle compresses with them.
     used: bool,
+}
+
+/// Without the samples, which are payloads.
+impl fmt::Debug for Dictionaries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dictionaries").field("used", &self.used).finish_non_exhaustive()
+    }
 }
 
 impl Dictionaries {
@@ -190,6 +196,14 @@ pub async fn find(client: &Client, number: u32, deadline: Deadline, usage: &mut 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_sample_is_shown() {
+        let dictionaries = Dictionaries::new(true);
+        assert!(dictionaries.sample(b"hunter2").is_none());
+        let shown = format!("{dictionaries:?}");
+        assert!(!shown.contains("hunter2") && !shown.contains(&format!("{:?}", b"hunter2")), "{shown}");
+    }
 
     fn order(n: u32) -> Vec<u8> {
         let id = crc32fast::hash(&n.to_le_bytes());

@@ -36,6 +36,8 @@ pub fn is_throttling(code: &str) -> bool {
             | "RequestThrottled"
             | "RequestThrottledException"
             | "LimitExceededException"
+            // Too many messages of a queue are with those who received them.
+            | "OverLimit"
     )
 }
 
@@ -59,7 +61,8 @@ fn refused(error: &dyn ProvideErrorMetadata, status: u16, purpose: Purpose) -> E
     match code.as_str() {
         _ if is_throttling(&code) => throttled(&code),
         _ if is_contention(&code) => refused(ErrorKind::Throttled, "others write the same items just now"),
-        "AccessDeniedException"
+        "AccessDenied"
+        | "AccessDeniedException"
         | "UnrecognizedClientException"
         | "InvalidSignatureException"
         | "InvalidClientTokenId"
@@ -73,6 +76,15 @@ fn refused(error: &dyn ProvideErrorMetadata, status: u16, purpose: Purpose) -> E
         }
         "ResourceNotFoundException" => {
             refused(ErrorKind::Schema, "the store's tables are not there; apply the schema, or set auto_create")
+        }
+        "QueueDoesNotExist" | "AWS.SimpleQueueService.NonExistentQueue" => {
+            refused(ErrorKind::Schema, "the store's queue is not there; apply the schema, or set auto_create")
+        }
+        "QueueNameExists" | "QueueAlreadyExists" => {
+            refused(ErrorKind::Schema, "there is a queue of that name which is another one")
+        }
+        "QueueDeletedRecently" | "AWS.SimpleQueueService.QueueDeletedRecently" => {
+            refused(ErrorKind::Unavailable, "a queue of that name was removed less than a minute ago")
         }
         "ResourceInUseException" => refused(ErrorKind::Unavailable, "a table is being made or changed just now"),
         "ItemCollectionSizeLimitExceededException" => {

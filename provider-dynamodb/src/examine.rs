@@ -2,6 +2,7 @@
 
 use crate::index;
 use crate::log;
+use crate::queue::Queue;
 use crate::schema;
 use crate::sequencer::Sequencer;
 use crate::store::Client;
@@ -42,6 +43,9 @@ pub async fn examine(client: &Client, deadline: Deadline) -> Result<Vec<Finding>
     if let Some(sequencer) = client.sequencer() {
         findings.extend(behind(client, sequencer, deadline).await?);
     }
+    if let Some(queue) = client.queue() {
+        findings.extend(depth(queue, deadline).await?);
+    }
     if client.index().is_some() {
         findings.extend(unindexed(client, deadline).await?);
     }
@@ -77,6 +81,30 @@ async fn unindexed(client: &Client, deadline: Deadline) -> Result<Option<Finding
         ),
         "see whether writes to the index are throttled; its readers stop at what it lacks, or are told once it comes",
     )))
+}
+
+/// What is in the queue. What lies in it long is doubled or another store's: what was not logged for long, the sequencer's finding tells.
+async fn depth(queue: &dyn Queue, deadline: Deadline) -> Result<Option<Finding>> {
+    const ABOUT: &str = "queue";
+    match queue.state(deadline).await {
+        Ok(Some(found)) => Ok(Some(Finding::fine(
+            ABOUT,
+            format!(
+                "{} has {} messages, and {} are with who received them",
+                queue.name(),
+                found.waiting,
+                found.in_flight
+            ),
+        ))),
+        // The schema's own check says so.
+        Ok(None) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::Denied => Ok(Some(Finding::warning(
+            ABOUT,
+            format!("what is in {} can't be looked at with these credentials", queue.name()),
+            "allow sqs:GetQueueUrl and GetQueueAttributes",
+        ))),
+        Err(error) => Err(error),
+    }
 }
 
 /// How far the sequencer is behind. What it did not come to within a day is not in the change stream any more.

@@ -9,6 +9,7 @@ mod append;
 mod capabilities;
 mod codec;
 mod config;
+mod courier;
 mod dictionary;
 mod error;
 mod examine;
@@ -20,6 +21,11 @@ mod link;
 mod log;
 mod opener;
 mod place;
+#[cfg_attr(
+    not(feature = "sqs"),
+    expect(dead_code, reason = "some of it is only for the service, which is built in with the feature")
+)]
+mod queue;
 mod read;
 mod record;
 mod replicate;
@@ -30,6 +36,8 @@ mod server_time;
 mod slots;
 mod snapshot;
 mod source;
+#[cfg(feature = "sqs")]
+mod sqs;
 mod store;
 mod tables;
 

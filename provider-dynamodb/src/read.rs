@@ -1,7 +1,6 @@
 //! Reading: heads, streams, the feed and its end, lists, slots. Every read is strongly consistent.
 
 use crate::codec::{self, Frame, Ref, corrupt};
-use crate::config::Feed;
 use crate::dictionary;
 use crate::index;
 use crate::known::{FRAMES, Last, frame_of};
@@ -433,9 +432,8 @@ pub async fn read_feed(client: &Client, request: &ReadFeed) -> Result<FeedPage> 
 /// Lets the sequencer of this handle work if it is its turn, so that who appended and reads finds it. Whether it did.
 async fn catch_up(client: &Client, deadline: Deadline) -> bool {
     let Some(sequencer) = client.sequencer() else { return false };
-    match client.config().feed {
-        Feed::Sequencer { inside: true, .. } => {}
-        Feed::Sequencer { inside: false, .. } | Feed::Transactional | Feed::ShardedIndex { .. } => return false,
+    if client.config().feed.sequencer().is_none_or(|(is_inside, _)| !is_inside) {
+        return false;
     }
     // Where it fails, the feed is what it is: its background task says why.
     sequencer.catch_up(client, deadline).await.unwrap_or(false)

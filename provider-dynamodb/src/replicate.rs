@@ -48,7 +48,11 @@ pub async fn replicate(client: &Client, request: Replicate) -> Result<Replicated
     for _ in 0..TRIES_MAX {
         let settled = match client.sequencer() {
             // A copy goes behind what was appended here before, and passes on how far that was read.
-            Some(sequencer) => Some(sequencer.advance(client, deadline).await?),
+            Some(sequencer) => {
+                let (settled, spent) = sequencer.advance(client, deadline).await?;
+                usage += spent;
+                Some(settled)
+            }
             None => None,
         };
         let mut draft = Draft::load(client, &items, &request, &mut usage).await?;

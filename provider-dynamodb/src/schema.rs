@@ -1,12 +1,14 @@
 //! The tables and the store's record: planning them, making them, verifying them, changing the record.
 
 use crate::codec::{self, corrupt};
-use crate::config::{Billing, Feed};
+use crate::config::Billing;
+use crate::courier;
 use crate::dictionary;
 use crate::error::{self, Purpose};
 use crate::lane::jittered;
 use crate::link::{Condition, Transacted, Verdict, Write, sleep};
 use crate::log::{self, Tail};
+use crate::queue::{self, Queue};
 use crate::source::Progress;
 use crate::store::Client;
 use crate::tables::{
@@ -111,7 +113,7 @@ fn record(client: &Client, meta: &Meta, token: u64) -> crate::tables::Item {
 /// What has to be the same in every process that opens the store.
 fn layout(client: &Client) -> String {
     let config = client.config();
-    let (feed, snapshots) = (config.feed.name(), config.snapshots.name());
+    let (feed, snapshots) = (config.feed.layout(), config.snapshots.name());
     match config.feed.index() {
         Some((shards, _)) => format!("{LAYOUT_VERSION} {feed} of {shards} {snapshots}"),
         None => format!("{LAYOUT_VERSION} {feed} {snapshots}"),
@@ -130,7 +132,17 @@ pub async fn plan(client: &Client, deadline: Deadline) -> Result<SchemaPlan> {
             }),
         }
     }
-    if !changes.is_empty() {
+    let are_there = changes.is_empty();
+    if let Some(queue) = client.queue() {
+        match queue.state(deadline).await? {
+            Some(found) => found.check(queue.name())?,
+            None => changes.push(SchemaChange {
+                summary: format!("make the queue {}", queue.name()),
+                statement: queue::template(queue.name()).to_string(),
+            }),
+        }
+    }
+    if !are_there {
         changes.push(SchemaChange { summary: "make the store's record".to_owned(), statement: String::new() });
     } else {
         match stored_layout(client, deadline).await? {
@@ -168,6 +180,9 @@ pub async fn apply(client: &Client, mut commits: Commits, deadline: Deadline) ->
             commits = Commits::New;
         }
     }
+    if let Some(queue) = client.queue() {
+        make_queue(queue, deadline).await?;
+    }
     for table in Table::ALL {
         wait_until_active(client, table, deadline).await?;
     }
@@ -194,6 +209,17 @@ pub async fn apply(client: &Client, mut commits: Commits, deadline: Deadline) ->
     }
 }
 
+async fn make_queue(queue: &dyn Queue, deadline: Deadline) -> Result<()> {
+    if queue.state(deadline).await?.is_none() {
+        queue.make(deadline).await?;
+    }
+    // It takes a second until it is known everywhere.
+    while queue.state(deadline).await?.is_none() {
+        sleep(LOOK_EVERY, deadline).await?;
+    }
+    Ok(())
+}
+
 /// Where the sequencer of a store begins whose change stream has everything that will ever be appended: it need not look at every
 /// stream first.
 async fn beginning(client: &Client, deadline: Deadline) -> Result<Option<Bytes>> {
@@ -209,7 +235,11 @@ async fn beginning(client: &Client, deadline: Deadline) -> Result<Option<Bytes>>
 /// Whether the store was made.
 pub async fn is_there(client: &Client, deadline: Deadline) -> Result<bool> {
     match stored_layout(client, deadline).await {
-        Ok(layout) => Ok(layout.is_some()),
+        Ok(None) => Ok(false),
+        Ok(Some(_)) => match client.queue() {
+            Some(queue) => Ok(queue.state(deadline).await?.is_some()),
+            None => Ok(true),
+        },
         Err(error) if error.kind() == ErrorKind::Schema => Ok(false),
         Err(error) => Err(error),
     }
@@ -223,6 +253,9 @@ pub async fn check(client: &Client, deadline: Deadline) -> Result<Arc<StoredMeta
             .ok_or_else(|| missing().with("table", client.link().table(table)))?;
         check_table(client, table, &found)?;
         check_expiry(client, table, deadline).await?;
+    }
+    if let Some(queue) = client.queue() {
+        check_queue(client, queue, deadline).await?;
     }
     match stored_layout(client, deadline).await? {
         None => return Err(missing()),
@@ -240,6 +273,21 @@ pub async fn check(client: &Client, deadline: Deadline) -> Result<Arc<StoredMeta
         dictionary::load(client, deadline, &mut Usage::default()).await?;
     }
     Ok(meta)
+}
+
+async fn check_queue(client: &Client, queue: &dyn Queue, deadline: Deadline) -> Result<()> {
+    match queue.state(deadline).await {
+        Ok(Some(found)) => found.check(queue.name()),
+        Ok(None) => Err(courier::missing(queue.name())),
+        // Whoever does not sequence need not be allowed to look at it.
+        Err(error)
+            if error.kind() == ErrorKind::Denied
+                && client.config().feed.sequencer().is_some_and(|(inside, _)| !inside) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 async fn stored_layout(client: &Client, deadline: Deadline) -> Result<Option<String>> {
@@ -291,7 +339,7 @@ fn check_table(client: &Client, table: Table, found: &TableDescription) -> Resul
         let stream = found.stream_specification();
         let shown = stream.filter(|one| one.stream_enabled()).and_then(|one| one.stream_view_type());
         if !matches!(shown, Some(StreamViewType::NewImage | StreamViewType::NewAndOldImages)) {
-            return refused("a table has no change stream with new images, which feed = \"sequencer\" reads");
+            return refused("a table has no change stream with new images, which a sequencer reads");
         }
     }
     if has_index(client, table) {
@@ -316,7 +364,7 @@ fn check_table(client: &Client, table: Table, found: &TableDescription) -> Resul
 
 /// Whether the sequencer reads the changes of a table.
 fn has_stream(client: &Client, table: Table) -> bool {
-    table == Table::Commits && matches!(client.config().feed, Feed::Sequencer { .. })
+    table == Table::Commits && client.config().feed.sequencer().is_some()
 }
 
 /// Whether a table has the index that is the feed.
@@ -423,6 +471,10 @@ async fn wait_until_active(client: &Client, table: Table, deadline: Deadline) ->
 /// # Errors
 /// As writes have them; a repeat goes on.
 pub async fn drop_tables(client: &Client, deadline: Deadline) -> Result<()> {
+    // First: its name is found from that of the tables.
+    if let Some(queue) = client.queue() {
+        queue.remove(deadline).await?;
+    }
     for table in Table::ALL {
         let request = client.link().client().delete_table().table_name(client.link().table(table));
         let answer = tokio::time::timeout_at(deadline.0.into(), request.send()).await;

@@ -65,7 +65,7 @@ pub async fn open(client: &Client, request: &OpenStream) -> Result<Appended> {
 
 fn check_feed(client: &Client, operation: &'static str) -> Result<()> {
     match client.config().feed {
-        Feed::Sequencer { .. } | Feed::ShardedIndex { .. } => Ok(()),
+        Feed::Sequencer { .. } | Feed::SqsFifo { .. } | Feed::ShardedIndex { .. } => Ok(()),
         Feed::Transactional => Err(refusal::unsupported(operation, "fence", client.config().feed.fence())),
     }
 }

@@ -5,13 +5,17 @@
 //! What a commit may follow is never guessed: the last commit of a stream that is in the log is the last that has its position
 //! beside it, and the positions of a record are beside its commits before the next record is put. So a change that comes twice, late, or
 //! before the one that it follows does no harm, and what the change stream has lost is found from the streams' ends alone.
+//!
+//! With `feed = "sqs-fifo"` what is read goes through a queue before it is logged (`courier`), and the order is the one in which it comes
+//! out. A record says that something was read once all of it is logged, so that nothing hangs on the queue.
 
 use crate::codec::{self, Frame, Ref};
-use crate::config::Feed;
+use crate::courier::Courier;
 use crate::known::{Recent, frame_of, frames};
 use crate::lane::jittered;
 use crate::link::{Condition, Order, Range, Written, sleep};
 use crate::log::{self, Tail};
+use crate::queue::{Letter, Queue};
 use crate::schema;
 use crate::source::{Change, Progress, Round, Rounds, Source};
 use crate::store::Client;
@@ -66,6 +70,8 @@ const REST_MAX: Duration = Duration::from_secs(5);
 pub const IDLE_POLLS: u32 = 5;
 /// Pause of an operator's call before it goes on where the service asks for a slower pace: a shard is read five times a second.
 const THROTTLED_PAUSE: Duration = Duration::from_millis(250);
+/// Pause of a call that waits for what others have taken out of the queue.
+const WAITING_PAUSE: Duration = Duration::from_millis(50);
 /// Pause before a step that another sequencer was in the way of.
 const LOST_PAUSE: Duration = Duration::from_millis(20);
 
@@ -81,6 +87,8 @@ pub struct Sequencer {
 #[derive(Debug)]
 struct State {
     rounds: Rounds,
+    /// The way through a queue, where there is one.
+    courier: Option<Courier>,
     /// What is known of the end of the log; nothing before the first step, and where another wrote.
     place: Option<At>,
     /// The last commit of a stream that is in the log, by its key.
@@ -88,6 +96,8 @@ struct State {
     lease: Lease,
     stepped: Option<Instant>,
     kept: Instant,
+    /// Whether a step was begun and did not come to its end: who reads the feed may stop waiting for one at any moment.
+    is_broken_off: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -125,20 +135,24 @@ pub enum Step {
     Quiet,
     /// There were changes, and no new commit among them.
     Nothing,
+    /// What was sent to the queue is with somebody else, who may be gone.
+    Waiting,
     /// Another sequencer was quicker.
     Lost,
 }
 
 impl Sequencer {
     /// Nothing is known yet.
-    pub fn new(source: &Arc<dyn Source>) -> Self {
+    pub fn new(source: &Arc<dyn Source>, queue: Option<Arc<dyn Queue>>) -> Self {
         let state = State {
             rounds: Rounds::new(source.clone()),
+            courier: queue.map(Courier::new),
             place: None,
             logged: Recent::new(STREAMS_MAX),
             lease: Lease::Unknown,
             stepped: None,
             kept: Instant::now(),
+            is_broken_off: false,
         };
         Self { state: Mutex::new(state), behind: Mutex::new(Rounds::new(source.clone())), work: Notify::new() }
     }
@@ -148,12 +162,14 @@ impl Sequencer {
         self.work.notify_one();
     }
 
-    /// Brings the feed up to what the change stream has, whoever else works. Gives the end of the log.
+    /// Brings the feed up to what the change stream has, whoever else works. Gives the end of the log, and what the queue was asked for,
+    /// where there is one.
     ///
     /// # Errors
     /// As reads and writes have them; `TooLarge` where no positions are left.
-    pub async fn advance(&self, client: &Client, deadline: Deadline) -> Result<Position> {
+    pub async fn advance(&self, client: &Client, deadline: Deadline) -> Result<(Position, Usage)> {
         let mut state = self.state.lock().await;
+        let before = state.queue_requests();
         // Others may have logged since, and what is known of the streams is from before.
         state.forget();
         state.rounds.forget();
@@ -161,13 +177,16 @@ impl Sequencer {
             match step(client, &mut state, deadline).await {
                 Ok(Step::Quiet) => break,
                 Ok(Step::Logged(_) | Step::Nothing) => {}
+                Ok(Step::Waiting) => sleep(WAITING_PAUSE, deadline).await?,
                 Ok(Step::Lost) => sleep(LOST_PAUSE, deadline).await?,
                 Err(error) if error.kind() == ErrorKind::Throttled => sleep(THROTTLED_PAUSE, deadline).await?,
                 Err(error) => return Err(error),
             }
             refusal::check_deadline(deadline)?;
         }
-        let end = state.place.as_ref().map(|at| at.tail.end);
+        let requests = state.queue_requests().saturating_sub(before);
+        let usage = Usage { requests: u32::try_from(requests).unwrap_or(u32::MAX), ..Usage::default() };
+        let end = state.place.as_ref().map(|at| (at.tail.end, usage));
         end.ok_or_else(|| Error::new(ErrorKind::Unavailable, "others write to the log at once"))
     }
 
@@ -176,7 +195,7 @@ impl Sequencer {
     /// # Errors
     /// As reads and writes have them.
     pub async fn turn(&self, client: &Client, deadline: Deadline) -> Result<Option<Step>> {
-        let Feed::Sequencer { poll, .. } = client.config().feed else { return Ok(None) };
+        let Some((_, poll)) = client.config().feed.sequencer() else { return Ok(None) };
         let mut state = self.state.lock().await;
         if state.stepped.is_some_and(|stepped| stepped.elapsed() < poll) || !hold(client, &mut state, deadline).await? {
             return Ok(None);
@@ -192,7 +211,7 @@ impl Sequencer {
     pub async fn catch_up(&self, client: &Client, deadline: Deadline) -> Result<bool> {
         let Some(mut stepped) = self.turn(client, deadline).await? else { return Ok(false) };
         for _ in 0..CATCH_UP_STEPS_MAX {
-            if matches!(stepped, Step::Quiet | Step::Lost) {
+            if matches!(stepped, Step::Quiet | Step::Waiting | Step::Lost) {
                 break;
             }
             stepped = step(client, &mut *self.state.lock().await, deadline).await?;
@@ -212,8 +231,15 @@ impl Sequencer {
         Ok(Lag { commits: pending.len() as u64, age: Duration::from_micros(u64::try_from(age).unwrap_or(0)) })
     }
 
-    async fn release(&self, client: &Client) {
+    /// Lets others take its place at once.
+    pub async fn release(&self, client: &Client) {
         let mut state = self.state.lock().await;
+        if let Some(courier) = &mut state.courier
+            && let Err(error) = courier.give_back(client.patience()).await
+        {
+            // They are seen again after a time.
+            tracing::debug!(store = %client.own(), %error, "messages of the queue were not given back");
+        }
         if let Lease::Ours { .. } = state.lease {
             state.lease = Lease::Unknown;
             let released = client.link().release(lease_key(), bytes(client.owner().0), client.patience()).await;
@@ -227,7 +253,7 @@ impl Sequencer {
 
 /// The background task of one open store. Ends when the store is closed or dropped.
 pub async fn run(client: Arc<Client>, mut closed: watch::Receiver<bool>) {
-    let (Some(sequencer), Feed::Sequencer { poll, .. }) = (client.sequencer(), client.config().feed) else { return };
+    let (Some(sequencer), Some((_, poll))) = (client.sequencer(), client.config().feed.sequencer()) else { return };
     let task = async {
         let (mut failing, mut last, mut pause, mut rest) = (None, Instant::now(), poll, poll);
         loop {
@@ -244,7 +270,7 @@ pub async fn run(client: Arc<Client>, mut closed: watch::Receiver<bool>) {
                     rest = if is_much { poll } else { poll.max((last.elapsed() * RESTS).min(REST_MAX)) };
                     pause = match stepped {
                         Some(Step::Quiet) | None => (pause * 2).min(poll * IDLE_POLLS),
-                        Some(Step::Logged(_) | Step::Nothing | Step::Lost) => poll,
+                        Some(Step::Logged(_) | Step::Nothing | Step::Waiting | Step::Lost) => poll,
                     };
                 }
                 Err(error) => {
@@ -336,12 +362,24 @@ impl State {
     fn forget(&mut self) {
         self.place = None;
         self.logged = Recent::new(STREAMS_MAX);
+        if let Some(courier) = &mut self.courier {
+            courier.forget();
+        }
+    }
+
+    fn queue_requests(&self) -> u64 {
+        self.courier.as_ref().map_or(0, Courier::requests)
     }
 }
 
 /// Reads a round and logs what is new in it.
 async fn step(client: &Client, state: &mut State, deadline: Deadline) -> Result<Step> {
+    // What it noted of streams was to be written, and perhaps was not: a commit that is taken for a logged one would never be.
+    if std::mem::replace(&mut state.is_broken_off, true) {
+        state.forget();
+    }
     let stepped = try_step(client, state, deadline).await;
+    state.is_broken_off = false;
     if matches!(stepped, Err(_) | Ok(Step::Lost)) {
         state.forget();
     }
@@ -353,19 +391,37 @@ async fn try_step(client: &Client, state: &mut State, deadline: Deadline) -> Res
         Some(at) => at,
         None => begin(client, deadline).await?,
     };
-    let read = state.rounds.next(&at.progress, client.now(), deadline).await?;
+    // What went into the queue was read, though not all of it is logged.
+    let read_to = state.courier.as_ref().and_then(Courier::read_to).unwrap_or(&at.progress);
+    let read = match &state.courier {
+        // First what is there comes out again.
+        Some(courier) if courier.is_full() => {
+            Round::Read { changes: Vec::new(), progress: read_to.clone(), is_quiet: false }
+        }
+        Some(_) | None => state.rounds.next(read_to, client.now(), deadline).await?,
+    };
     let at = state.place.insert(at);
+    let is_waiting = state.courier.as_ref().is_some_and(Courier::is_waiting);
     match read {
         Round::Lost { beginning } => {
             // What is kept comes first, in its order; what is missing before it is found on the way.
             let from = std::mem::replace(&mut at.progress, beginning);
             at.lost_from.get_or_insert(from);
+            if let Some(courier) = &mut state.courier {
+                courier.forget();
+            }
             Ok(Step::Nothing)
         }
-        Round::Read { is_quiet: true, .. } if at.lost_from.is_some() => recover(client, state, deadline).await,
+        Round::Read { is_quiet: true, .. } if at.lost_from.is_some() && !is_waiting => {
+            recover(client, state, deadline).await
+        }
+        Round::Read { changes, progress, is_quiet } if state.courier.is_some() => {
+            carry(client, state, (changes, progress, is_quiet), deadline).await
+        }
         Round::Read { changes, progress, is_quiet } => {
             let had_changes = !changes.is_empty();
-            let commits = new_commits(client, state, changes, deadline).await?;
+            let told = puts_of(changes)?.into_iter().map(Told::from).collect();
+            let commits = new_commits(client, state, told, deadline).await?;
             match write(client, state, &commits, Some(progress), deadline).await? {
                 Wrote::Lost => Ok(Step::Lost),
                 Wrote::All if !commits.is_empty() => Ok(Step::Logged(commits.len() as u64)),
@@ -375,6 +431,48 @@ async fn try_step(client: &Client, state: &mut State, deadline: Deadline) -> Res
             }
         }
     }
+}
+
+/// Sends what was read to the queue, and logs what comes out of it.
+async fn carry(
+    client: &Client,
+    state: &mut State,
+    (changes, progress, is_quiet): (Vec<Change>, Progress, bool),
+    deadline: Deadline,
+) -> Result<Step> {
+    let had_changes = !changes.is_empty();
+    let mut letters: Vec<Letter> = puts_of(changes)?.into_iter().map(Letter::from).collect();
+    let logged = last_of_streams(client, state, letters.iter().map(|one| one.stream.clone()), deadline).await?;
+    letters.retain(|one| logged.get(&stream_key(&one.stream)).is_none_or(|last| one.number > *last));
+    let courier = state.courier.as_mut().ok_or_else(forgotten)?;
+    courier.send(&letters, progress, deadline).await?;
+    courier.receive(deadline).await?;
+    let told = courier.told();
+    let were_told = !told.is_empty();
+    let commits = new_commits(client, state, told.clone(), deadline).await?;
+    let (courier, at) = (state.courier.as_mut().ok_or_else(forgotten)?, state.place.as_ref().ok_or_else(forgotten)?);
+    let all_logged_to = courier.logged(&told, &commits).unwrap_or_else(|| at.progress.clone());
+    if let Wrote::Lost = write(client, state, &commits, Some(all_logged_to), deadline).await? {
+        return Ok(Step::Lost);
+    }
+    let courier = state.courier.as_mut().ok_or_else(forgotten)?;
+    courier.delete(deadline).await?;
+    if were_told {
+        let (store, requests) = (client.own(), courier.requests());
+        tracing::debug!(%store, messages = told.len(), commits = commits.len(), requests, "messages of the queue were logged");
+    }
+    let is_waiting = courier.is_waiting();
+    if is_waiting && !were_told {
+        // Whoever has the messages may have logged them.
+        let at = state.place.as_ref().ok_or_else(forgotten)?;
+        let tail = log::tail(client.link(), deadline, &mut Usage::default()).await?;
+        return Ok(if tail.end == at.tail.end { Step::Waiting } else { Step::Lost });
+    }
+    Ok(match commits.len() {
+        0 if is_quiet && !had_changes && !is_waiting => Step::Quiet,
+        0 => Step::Nothing,
+        count => Step::Logged(count as u64),
+    })
 }
 
 /// Reads where the log ends, and settles what whoever wrote it did not come to.
@@ -442,19 +540,23 @@ async fn settle(client: &Client, first: Position, commits: &[Ref], deadline: Dea
 
 /// How long requests of a step are repeated that may be made any number of times and fail in a way that passes: a step that needs hundreds
 /// would hardly ever come to its end where each that fails ends it.
-struct Patience {
+pub struct Patience {
     deadline: Deadline,
     pause: Duration,
     left: u32,
 }
 
 impl Patience {
-    fn until(deadline: Deadline) -> Self {
+    /// Nothing has failed yet.
+    pub fn until(deadline: Deadline) -> Self {
         Self { deadline, pause: PATIENT_PAUSE, left: PATIENT_TRIES }
     }
 
     /// Waits before the next try, unless the failure does not pass.
-    async fn after(&mut self, error: Error) -> Result<()> {
+    ///
+    /// # Errors
+    /// The failure; `DeadlineExceeded`.
+    pub async fn after(&mut self, error: Error) -> Result<()> {
         let passes = matches!(error.kind(), ErrorKind::Throttled | ErrorKind::Unavailable | ErrorKind::Indeterminate);
         self.left -= 1;
         if !passes || self.left == 0 {
@@ -473,9 +575,26 @@ struct Put {
     frame: Frame,
 }
 
-impl Put {
-    fn one(&self) -> Ref {
-        Ref { stream: self.stream.clone(), number: self.number, positions: positions(&self.frame) }
+/// A commit that somebody tells of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Its stream.
+    pub stream: StreamId,
+    /// Its number.
+    pub number: CommitNumber,
+    /// How many positions it takes, where it was read by the one who tells; else its table is asked, whether there is such a commit too.
+    pub positions: Option<u64>,
+}
+
+impl From<Put> for Told {
+    fn from(put: Put) -> Self {
+        Self { positions: Some(positions(&put.frame)), stream: put.stream, number: put.number }
+    }
+}
+
+impl From<Put> for Letter {
+    fn from(put: Put) -> Self {
+        Self { positions: positions(&put.frame), id: put.frame.id, stream: put.stream, number: put.number }
     }
 }
 
@@ -483,23 +602,26 @@ fn positions(frame: &Frame) -> u64 {
     u64::from(frame.count.max(1))
 }
 
-/// The commit of a change; none where it is of a snapshot, or of a commit that was copied in with its position.
-fn put_of(change: Change) -> Result<Option<Put>> {
-    let Some(item) = change.put else { return Ok(None) };
-    let Some(key) = text_of(&item, KEY) else { return Ok(None) };
-    let stream = stream_of_key(key)?;
-    let found = frame_of(&stream, &item)?;
-    Ok(found.filter(|(_, frame)| frame.position.is_none()).map(|(number, frame)| Put { stream, number, frame }))
+/// The commits of changes; without those of snapshots, and of commits that were copied in with their positions.
+fn puts_of(changes: Vec<Change>) -> Result<Vec<Put>> {
+    let mut puts = Vec::new();
+    for item in changes.into_iter().filter_map(|change| change.put) {
+        let Some(key) = text_of(&item, KEY) else { continue };
+        let stream = stream_of_key(key)?;
+        let found = frame_of(&stream, &item)?.filter(|(_, frame)| frame.position.is_none());
+        puts.extend(found.map(|(number, frame)| Put { stream, number, frame }));
+    }
+    Ok(puts)
 }
 
-/// What of the changes is to be logged, in an order in which each stream's commits follow each other: those that a commit follows and that
-/// did not come yet are read from their table.
-async fn new_commits(client: &Client, state: &mut State, changes: Vec<Change>, deadline: Deadline) -> Result<Vec<Ref>> {
-    let mut puts = Vec::new();
-    for change in changes {
-        puts.extend(put_of(change)?);
-    }
-    let streams: HashSet<StreamId> = puts.iter().map(|put| put.stream.clone()).collect();
+/// The last commit of each of these streams that is in the log, by their keys.
+async fn last_of_streams(
+    client: &Client,
+    state: &mut State,
+    streams: impl Iterator<Item = StreamId>,
+    deadline: Deadline,
+) -> Result<HashMap<String, CommitNumber>> {
+    let streams: HashSet<StreamId> = streams.collect();
     // What is remembered may be forgotten while it is looked at: a round has its own of all of its streams.
     let (mut logged, mut looks): (HashMap<String, CommitNumber>, Vec<_>) = (HashMap::new(), Vec::new());
     for one in streams {
@@ -513,20 +635,42 @@ async fn new_commits(client: &Client, state: &mut State, changes: Vec<Change>, d
         }
     }
     let looked: Vec<_> = stream::iter(looks).buffer_unordered(AT_ONCE).try_collect().await?;
+    for (key, last) in &looked {
+        state.logged.put(key.clone(), *last);
+    }
     logged.extend(looked);
+    Ok(logged)
+}
+
+/// What of that is to be logged, in an order in which each stream's commits follow each other: those that a commit follows and that
+/// did not come yet are read from their table.
+async fn new_commits(client: &Client, state: &mut State, told: Vec<Told>, deadline: Deadline) -> Result<Vec<Ref>> {
+    let mut logged = last_of_streams(client, state, told.iter().map(|one| one.stream.clone()), deadline).await?;
     let mut commits = Vec::new();
-    for put in puts {
-        let key = stream_key(&put.stream);
-        let last = logged.get(&key).copied().ok_or_else(forgotten)?;
-        if put.number <= last {
+    for Told { stream, number, positions } in told {
+        let last = logged.get_mut(&stream_key(&stream)).ok_or_else(forgotten)?;
+        if number <= *last {
             continue;
         }
-        if put.number.0 > last.0 + 1 {
-            let between = (last.next(), CommitNumber(put.number.0 - 1));
-            commits.extend(slots(client, &put.stream, between, deadline).await?);
+        let begin = last.next();
+        match positions {
+            Some(positions) => {
+                commits.extend(slots(client, &stream, (begin, CommitNumber(number.0 - 1)), deadline).await?);
+                commits.push(Ref { stream, number, positions });
+                *last = number;
+            }
+            None => {
+                let found = stored(client, &stream, (begin, number), deadline).await?;
+                *last = found.last().map_or(*last, |one| one.number);
+                if *last < number {
+                    tracing::warn!(
+                        store = %client.own(), %stream, %number,
+                        "the queue has a message of a commit that is not there; does another store have the same queue?"
+                    );
+                }
+                commits.extend(found);
+            }
         }
-        logged.insert(key, put.number);
-        commits.push(put.one());
     }
     for (key, last) in logged {
         state.logged.put(key, last);
@@ -566,8 +710,22 @@ async fn last_logged(
     }
 }
 
-/// The commits in slots from one to another.
+/// The commits in slots from one to another, all of them.
 async fn slots(
+    client: &Client,
+    stream: &StreamId,
+    (from, to): (CommitNumber, CommitNumber),
+    deadline: Deadline,
+) -> Result<Vec<Ref>> {
+    let found = stored(client, stream, (from, to), deadline).await?;
+    if found.len() as u64 == (to.0 + 1).saturating_sub(from.0) {
+        return Ok(found);
+    }
+    Err(codec::corrupt("a slot of a stream is missing").with("stream", stream).with("number", from))
+}
+
+/// The same, as many as are there without a gap.
+async fn stored(
     client: &Client,
     stream: &StreamId,
     (from, to): (CommitNumber, CommitNumber),
@@ -592,11 +750,9 @@ async fn slots(
             break;
         }
     }
-    let is_dense = found.iter().zip(from.0..).all(|(one, wanted)| one.number.0 == wanted);
-    if is_dense && found.len() as u64 == to.0 + 1 - from.0 {
-        return Ok(found);
-    }
-    Err(codec::corrupt("a slot of a stream is missing").with("stream", stream).with("number", from))
+    let dense = found.iter().zip(from.0..).take_while(|(one, wanted)| one.number.0 == *wanted).count();
+    found.truncate(dense);
+    Ok(found)
 }
 
 enum Wrote {
@@ -778,9 +934,7 @@ async fn pending(
             Ok(Round::Read { changes, progress: after, is_quiet }) => {
                 progress = after;
                 let is_last = is_quiet || changes.len() < ROUND_CHANGES_FEW;
-                for change in changes {
-                    puts.extend(put_of(change)?);
-                }
+                puts.extend(puts_of(changes)?);
                 if is_last {
                     break;
                 }

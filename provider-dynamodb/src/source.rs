@@ -185,7 +185,7 @@ impl Source for TableChanges {
         let enabled = table.and_then(|table| table.stream_specification()).is_some_and(|one| one.stream_enabled());
         let source = table.and_then(|table| table.latest_stream_arn()).filter(|_| enabled);
         let source = source.ok_or_else(|| {
-            Error::new(ErrorKind::Schema, "the table has no change stream, which feed = \"sequencer\" reads")
+            Error::new(ErrorKind::Schema, "the table has no change stream, which a sequencer reads")
                 .with("table", &self.table)
         })?;
         let mut shards = Vec::new();

@@ -1,7 +1,7 @@
 //! The handle that applications hold, and what it shares with the administrative one.
 
 use crate::codec::corrupt;
-use crate::config::{Config, Feed};
+use crate::config::Config;
 use crate::dictionary::Dictionaries;
 use crate::index::Index;
 use crate::known::{Last, Memory};
@@ -9,6 +9,7 @@ use crate::lane::{Done, Lane, Work};
 use crate::link::Link;
 use crate::log::Owner;
 use crate::place::Place;
+use crate::queue::{self, Queue};
 use crate::schema::{self, StoredMeta};
 use crate::sequencer::{self, Sequencer};
 use crate::slots::Slots;
@@ -43,6 +44,8 @@ pub struct Client {
     bell: watch::Sender<()>,
     /// With a feed that comes about behind the appends.
     sequencer: Option<Sequencer>,
+    /// With a feed that comes through a queue.
+    queue: Option<Arc<dyn Queue>>,
     /// With a feed that is an index.
     index: Option<Index>,
     dictionaries: Dictionaries,
@@ -57,16 +60,21 @@ impl Client {
     /// # Errors
     /// `Invalid` for settings that do not go together.
     pub async fn new(config: Config, clock: Arc<dyn Clock>) -> Result<Self> {
-        let sequencer = match config.feed {
-            Feed::Sequencer { .. } => {
+        let queue = match &config.queue {
+            Some(queue) => Some(queue::connect(queue, config.request_timeout).await?),
+            None => None,
+        };
+        let sequencer = match config.feed.sequencer() {
+            Some(_) => {
                 let source: Arc<dyn Source> = Arc::new(TableChanges::new(&config).await?);
-                Some(Sequencer::new(&source))
+                Some(Sequencer::new(&source, queue.clone()))
             }
-            Feed::Transactional | Feed::ShardedIndex { .. } => None,
+            None => None,
         };
         let index = config.feed.index().map(|_| Index::new(clock.clone()));
         Ok(Self {
             sequencer,
+            queue,
             capabilities: capabilities::of(&config),
             link: Link::new(&config, index.as_ref().map(Index::time)).await?,
             index,
@@ -120,6 +128,11 @@ impl Client {
     /// The sequencer, where there is one.
     pub fn sequencer(&self) -> Option<&Sequencer> {
         self.sequencer.as_ref()
+    }
+
+    /// The queue, where there is one.
+    pub fn queue(&self) -> Option<&dyn Queue> {
+        self.queue.as_deref()
     }
 
     /// The dictionaries that are known.
@@ -282,7 +295,7 @@ impl Handle {
 
     /// Runs the sequencer beside, where it is to run in handles of applications.
     pub fn with_sequencer(mut self) -> Self {
-        if let Feed::Sequencer { inside: true, .. } = self.client.config().feed {
+        if let Some((true, _)) = self.client.config().feed.sequencer() {
             let task = tokio::spawn(sequencer::run(self.client.clone(), self.closed.subscribe()));
             self.task = Mutex::new(Some(task));
         }
@@ -294,9 +307,12 @@ impl Handle {
         self.closed.send_replace(true);
         self.client.close().await;
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(task) = task {
-            // So that the next one need not outwait its mark; where that can't be given back, it has to.
-            let _given_up = tokio::time::timeout_at(self.client.patience().0.into(), task).await;
+        // So that the next one need not outwait its mark, and finds what it has out of a queue; where that can't be given back, it has to.
+        let patience = self.client.patience().0.into();
+        match (task, self.client.sequencer()) {
+            (Some(task), _) => drop(tokio::time::timeout_at(patience, task).await),
+            (None, Some(sequencer)) => drop(tokio::time::timeout_at(patience, sequencer.release(&self.client)).await),
+            (None, None) => {}
         }
         if let Writer::Lane(lane) = &self.writer {
             lane.close();

@@ -5,6 +5,7 @@
 
 mod engine;
 mod index;
+mod queue;
 mod sequencer;
 
 use engine::{

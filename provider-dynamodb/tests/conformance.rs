@@ -19,10 +19,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Each of the feeds, with settings that say so. Requests that are held up by a busy machine are late for an index that settles sooner, and clients
 /// repeat commits of theirs that many others followed on the one stream.
-const FEEDS: [(&str, &str); 3] = [
+const FEEDS: [(&str, &str); 4] = [
     ("sequencer", "feed=sequencer;idempotency_commits=1000"),
     ("transactional", "feed=transactional;idempotency_commits=1000"),
     ("sharded-index", "feed=sharded-index;settling=2s;idempotency_commits=1000"),
+    ("sqs-fifo", "feed=sqs-fifo;idempotency_commits=1000"),
 ];
 const PROCESSES: u64 = 4;
 const CLIENTS: u64 = 16;
@@ -59,7 +60,9 @@ fn target(more: &str) -> Target {
         ("access_key_id", "AKIDEVSTORETEST"),
         ("secret_access_key", "not-looked-at"),
     ];
-    let mut given: BTreeMap<String, String> = local.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let queues = engine::queues_url();
+    let local = local.into_iter().chain([("queue_endpoint", queues.as_str())]);
+    let mut given: BTreeMap<String, String> = local.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     let more = more.split(';').filter_map(|pair| pair.split_once('='));
     given.extend(more.map(|(key, value)| (key.to_owned(), value.to_owned())));
     let settings = Settings::new(store, provider.keys, given);

@@ -41,7 +41,7 @@ enum Kind {
     Pgbouncer,
     /// dynoxide, which speaks as DynamoDB does.
     Dynamodb,
-    /// ministack, which speaks as S3 does.
+    /// ministack, which speaks as S3 and SQS do.
     S3,
 }
 

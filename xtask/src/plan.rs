@@ -134,6 +134,7 @@ const EVERY: &[Setup] = &[
     Setup::DynamoDb("feed=transactional"),
     Setup::DynamoDb("feed=transactional;snapshots=interleaved"),
     Setup::DynamoDb("dictionary=true"),
+    Setup::DynamoDb("feed=sqs-fifo"),
     Setup::DynamoDb("feed=sharded-index;settling=200ms"),
     Setup::DynamoDb("feed=sharded-index;shards=1;settling=200ms;snapshots=interleaved"),
     Setup::S3,
@@ -149,6 +150,8 @@ const REDIS_URL: &str = "EVSTORE_TEST_REDIS_URL";
 const DYNAMODB_URL: &str = "EVSTORE_TEST_DYNAMODB_URL";
 /// The same for S3.
 const S3_URL: &str = "EVSTORE_TEST_S3_URL";
+/// The same for SQS, whose region and credentials are DynamoDB's.
+const SQS_URL: &str = "EVSTORE_TEST_SQS_URL";
 
 /// Everything in one build, because what is built for one package alone is built again. `cargo nextest` where it is there, because
 /// it shows each test by itself; else `cargo test`, which needs nothing.
@@ -187,7 +190,7 @@ fn on_engines(postgres: postgres::Release, redis: redis::Release, command: &mut 
     let s3 = s3::S3::start()?;
     command.envs(postgres.environment()).envs(redis.environment()?).envs(dynamodb.environment()).envs(s3.environment());
     command.env(FAKETIME, faketime::library()?);
-    for address in [POSTGRES_URL, REDIS_URL, DYNAMODB_URL, S3_URL] {
+    for address in [POSTGRES_URL, REDIS_URL, DYNAMODB_URL, S3_URL, SQS_URL] {
         command.envs(std::env::var_os(address).map(|given| (address, given)));
     }
     run("tests", command)
@@ -278,9 +281,9 @@ fn sequencers() -> Result<()> {
         "--",
         "sequencers_that_die",
     ];
-    let engine = dynamodb::DynamoDb::start()?;
+    let (engine, queues) = (dynamodb::DynamoDb::start()?, s3::S3::start()?);
     let mut command = cargo(&arguments);
-    command.envs(engine.environment()).env("EVSTORE_TEST_SEQUENCER_KILLS", "50");
+    command.envs(engine.environment()).envs(queues.environment()).env("EVSTORE_TEST_SEQUENCER_KILLS", "50");
     run("sequencers that are killed", &mut command)?;
     // Each takes four seconds until another takes its place.
     let processes = [
@@ -302,9 +305,9 @@ fn sequencers() -> Result<()> {
 fn races() -> Result<()> {
     let arguments =
         ["test", "-p", "evstore-dynamodb", "--features", "engine-tests", "--test", "conformance", "--", "race."];
-    let engine = dynamodb::DynamoDb::start()?;
+    let (engine, queues) = (dynamodb::DynamoDb::start()?, s3::S3::start()?);
     let mut command = cargo(&arguments);
-    command.arg("--test-threads=1").envs(engine.environment());
+    command.arg("--test-threads=1").envs(engine.environment()).envs(queues.environment());
     command.env("EVSTORE_TEST_RACE_CALLS", "20").env("EVSTORE_TEST_RACE_STREAMS", "1000");
     run("races on DynamoDB", &mut command)
 }

@@ -29,7 +29,8 @@ pub enum Setup {
     PgBouncer(postgres::Release),
     /// On Redis servers, with these settings besides: `key=value`, separated by semicolons.
     Redis(redis::Release, redis::Setup, &'static str),
-    /// On a local engine that speaks as DynamoDB does, with these settings besides, as above.
+    /// On a local engine that speaks as DynamoDB does, with these settings besides, as above; and one that speaks as SQS does where they
+    /// ask for a queue.
     DynamoDb(&'static str),
     /// On a local engine that speaks as S3 does.
     S3,
@@ -120,6 +121,12 @@ impl Shown {
                     }
                     for (key, value) in more.split(';').filter_map(|pair| pair.split_once('=')) {
                         shown.set(store, key, value);
+                    }
+                    // The engine has no queues.
+                    if more.contains("feed=sqs-fifo") {
+                        let queues = s3::S3::start()?;
+                        shown.set(store, "queue_endpoint", queues.url());
+                        shown._engines.push(Box::new(queues));
                     }
                     shown._engines.push(Box::new(engine));
                     writeln!(config, "auto_create = true")?;

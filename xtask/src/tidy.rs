@@ -15,6 +15,7 @@ const ALONE: &[&str] = &[
     "evstore-cli/postgres",
     "evstore-cli/redis",
     "evstore-cli/dynamodb",
+    "evstore-cli/sqs",
     "evstore-cli/s3",
     "evstore-cli/tiered",
 ];

@@ -22,6 +22,12 @@ use std::time::{Duration, Instant};
 pub(super) static HONEST: &[Mutant] = &[
     mutant::<Late>("class.by-sequencer", "a sequencer gives positions a little later", &[]),
     mutant::<Partitioned<InOrder>>("class.per-partition", "the feed is in partitions, without positions", &[]),
+    Mutant {
+        name: "class.best-effort",
+        defect: "an index orders commits a little later, without positions",
+        killed_by: &[],
+        wrap: |inner| (INDEXED.wrap)((SEQUENCED.wrap)(inner)),
+    },
     mutant::<WithoutDeletion>("class.without-deletion", "nothing can be truncated or deleted", &[]),
     Mutant {
         name: "class.without-limits",
@@ -40,6 +46,8 @@ pub(super) static HONEST: &[Mutant] = &[
 static UNLIMITED: Mutant = mutant::<Unlimited>("", "", &[]);
 static SMALLEST: Mutant = mutant::<Smallest>("", "", &[]);
 static SEQUENCED: Mutant = mutant::<Late>("", "", &[]);
+static WHEN_ASKED: Mutant = mutant::<WhenAsked>("", "", &[]);
+static INDEXED: Mutant = mutant::<Partitioned<Merged>>("", "", &[]);
 static PAST_THE_END: Mutant = mutant::<PastTheEnd>("", "", &[]);
 
 pub(super) static MUTANTS: &[Mutant] = &[
@@ -59,6 +67,27 @@ pub(super) static MUTANTS: &[Mutant] = &[
         "large pages give the commits of a partition in another order than small ones",
         &["feed.the-order-holds-under-load"],
     ),
+    mutant::<Partitioned<PassesLate>>(
+        "feed.passes-what-comes-late",
+        "an index shows some commits a little later, and its readers do not wait until what may come late has come",
+        &["feed.a-tailing-reader-skips-nothing", "concurrency.histories-of-threads-are-serial"],
+    ),
+    mutant::<Partitioned<SuccessorsFirst>>(
+        "feed.gives-what-follows-first",
+        "an index has shown a commit before the one that it follows in its stream, and its readers are given it so",
+        &["feed.the-order-holds-under-load", "feed.resumes-from-every-place"],
+    ),
+    mutant::<Partitioned<TwiceWhereLate>>(
+        "feed.gives-late-commits-twice",
+        "what came into an index late is given in its place, and where the reader was when it came",
+        &["feed.every-event-appears-once"],
+    ),
+    Mutant {
+        name: "feed.settles-later-than-it-says",
+        defect: "an index shows what was appended when an operator asks for it, and says within which time it does",
+        killed_by: &["feed.is-as-fast-as-declared"],
+        wrap: |inner| (INDEXED.wrap)((WHEN_ASKED.wrap)(inner)),
+    },
     mutant::<Partitioned<SkippingOne>>(
         "feed.restarts-skip-one",
         "a reader that goes on from a place misses the next commit of its partition",
@@ -203,6 +232,11 @@ impl<const BY_ITSELF: bool> Defect for Sequenced<BY_ITSELF> {
 
 /// How a partitioned feed gives what it has.
 pub(super) trait Giving: Default + std::fmt::Debug + Send + Sync + 'static {
+    /// How many partitions there are.
+    const PARTITIONS: u32 = 4;
+    /// The order that is declared.
+    const ORDER: FeedOrder = FeedOrder::PerPartition;
+
     /// Changes the commits of one partition that stand behind a reader's place.
     fn arrange(&self, _partition: u32, _after: Position, _limit: u32, _commits: &mut VecDeque<(Position, FeedItem)>) {}
 }
@@ -244,7 +278,72 @@ impl Giving for SkippingOne {
     }
 }
 
-const PARTITIONS: u32 = 4;
+/// All of it in one order that nobody promises, as readers of an index have it who wait until what may come late has come.
+#[derive(Debug, Default)]
+struct Merged;
+
+impl Giving for Merged {
+    const PARTITIONS: u32 = 1;
+    const ORDER: FeedOrder = FeedOrder::BestEffort;
+}
+
+/// Commits that an index shows a little later than those around them.
+#[derive(Debug, Default)]
+struct PassesLate(Mutex<BTreeMap<Position, Instant>>);
+
+const LATE: Duration = Duration::from_millis(30);
+
+impl Giving for PassesLate {
+    const PARTITIONS: u32 = 1;
+    const ORDER: FeedOrder = FeedOrder::BestEffort;
+
+    fn arrange(&self, _: u32, _: Position, _: u32, commits: &mut VecDeque<(Position, FeedItem)>) {
+        let mut seen = lock(&self.0);
+        commits.retain(|(last, _)| {
+            let since = *seen.entry(*last).or_insert_with(Instant::now);
+            last.0 % 3 != 1 || since.elapsed() >= LATE
+        });
+    }
+}
+
+#[derive(Debug, Default)]
+struct SuccessorsFirst;
+
+impl Giving for SuccessorsFirst {
+    const PARTITIONS: u32 = 1;
+    const ORDER: FeedOrder = FeedOrder::BestEffort;
+
+    fn arrange(&self, _: u32, _: Position, _: u32, commits: &mut VecDeque<(Position, FeedItem)>) {
+        let stream = |item: &FeedItem| match item {
+            FeedItem::Commit(commit) => Some(commit.stream.clone()),
+            FeedItem::Removed { .. } => None,
+        };
+        let followed = (0..commits.len()).find_map(|at| {
+            let next = (at + 1..commits.len()).find(|next| stream(&commits[*next].1) == stream(&commits[at].1))?;
+            Some((at, next))
+        });
+        if let Some((at, next)) = followed {
+            let (one, another) = (commits[at].1.clone(), commits[next].1.clone());
+            (commits[at].1, commits[next].1) = (another, one);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct TwiceWhereLate;
+
+impl Giving for TwiceWhereLate {
+    const PARTITIONS: u32 = 1;
+    const ORDER: FeedOrder = FeedOrder::BestEffort;
+
+    fn arrange(&self, _: u32, _: Position, _: u32, commits: &mut VecDeque<(Position, FeedItem)>) {
+        if let (Some(late), true) = (commits.front().cloned(), commits.len() > 2) {
+            let end = commits.len();
+            let at = commits[end - 1].0;
+            commits.insert(end, (at, late.1));
+        }
+    }
+}
 
 /// A feed in partitions: the marks of a cursor are positions of the store inside, which nobody sees.
 #[derive(Debug, Default)]
@@ -253,8 +352,8 @@ struct Partitioned<G> {
     turns: AtomicUsize,
 }
 
-fn partition(stream: &StreamId) -> u32 {
-    stream.to_string().bytes().fold(7_u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into())) % PARTITIONS
+fn partition(stream: &StreamId, partitions: u32) -> u32 {
+    stream.to_string().bytes().fold(7_u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into())) % partitions
 }
 
 fn bare(commit: &mut Commit) {
@@ -309,7 +408,7 @@ impl<G: Giving> Partitioned<G> {
                 let last = last_position(&item);
                 if let FeedItem::Commit(commit) = &mut item {
                     bare(commit);
-                    found.entry(partition(&commit.stream)).or_default().push_back((last, item));
+                    found.entry(partition(&commit.stream, G::PARTITIONS)).or_default().push_back((last, item));
                 }
             }
             if page.end {
@@ -324,10 +423,15 @@ impl<G: Giving> Partitioned<G> {
 impl<G: Giving> Defect for Partitioned<G> {
     fn capabilities(&self, inner: &Capabilities) -> Capabilities {
         Capabilities {
-            order: FeedOrder::PerPartition,
+            order: G::ORDER,
             real_time: RealTime::NotKept,
             positions: Positions::Opaque,
-            positioned: Positioned::Never { settling: Duration::from_millis(1) },
+            positioned: Positioned::Never {
+                settling: match inner.positioned {
+                    Positioned::BySequencer { within } => within,
+                    Positioned::ByAppend | Positioned::Never { .. } => Duration::from_millis(1),
+                },
+            },
             replication: Support::Refused,
             ..inner.clone()
         }
@@ -378,7 +482,7 @@ impl<G: Giving> Defect for Partitioned<G> {
         let mut all = self.everything(store, request.deadline).await?;
         let (mut items, mut events, mut bytes, mut full) = (Vec::new(), 0_u64, 0_u64, false);
         let turn = self.turns.fetch_add(1, Ordering::Relaxed) as u32;
-        for partition in (0..PARTITIONS).map(|at| (at + turn) % PARTITIONS) {
+        for partition in (0..G::PARTITIONS).map(|at| (at + turn) % G::PARTITIONS) {
             let after = marks.get(&partition).copied().unwrap_or_default();
             let Some(commits) = all.get_mut(&partition) else { continue };
             commits.retain(|(last, _)| *last > after);

@@ -7,8 +7,8 @@ use evstore_api::{
     Append, Appended, Commit, CommitId, Cursor, Deadline, Error, ErrorKind, EventStore, FeedFilter, FeedHead, FeedItem,
     FeedPage, FeedStart, FindCommit, Lag, Position, ReadFeed, Result, WaitFeed, Waited,
 };
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -82,6 +82,11 @@ pub(super) static MUTANTS: &[Mutant] = &[
     mutant::<NewHandlesPass>(
         "feed.new-handles-trust-the-head",
         "a handle waits for the commits that were begun since it was opened, and passes over those that were on their way then",
+        &["feed.a-tailing-reader-skips-nothing"],
+    ),
+    mutant::<BrokenOffReads>(
+        "feed.reads-that-are-broken-off-hide-a-commit",
+        "a reader that stops waiting in the middle of a read has noted what it did not come to do, and the next commit never comes into the feed",
         &["feed.a-tailing-reader-skips-nothing"],
     ),
     mutant::<WaitsForFirst>(
@@ -349,6 +354,44 @@ impl Defect for InParts {
             page.next = Cursor::total(incarnation, commit.first_position.unwrap_or_default());
             page.end = false;
         }
+        Ok(page)
+    }
+}
+
+/// Whether a read was broken off since the last append, and what is hidden.
+#[derive(Debug, Default)]
+struct BrokenOffReads {
+    broken_off: AtomicBool,
+    hidden: Mutex<HashSet<CommitId>>,
+}
+
+/// Says so when it is dropped.
+struct Reading<'a>(&'a AtomicBool);
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Defect for BrokenOffReads {
+    async fn append(&self, store: &dyn EventStore, request: Append) -> Result<Appended> {
+        let receipt = store.append(request).await?;
+        if !receipt.repeated && self.broken_off.swap(false, Ordering::SeqCst) {
+            lock(&self.hidden).insert(receipt.commit);
+        }
+        Ok(receipt)
+    }
+
+    async fn read_feed(&self, store: &dyn EventStore, request: ReadFeed) -> Result<FeedPage> {
+        let reading = Reading(&self.broken_off);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        // It came to its end.
+        std::mem::forget(reading);
+        let mut page = store.read_feed(request).await?;
+        let hidden = lock(&self.hidden);
+        page.items.retain(|item| !matches!(item, FeedItem::Commit(commit) if hidden.contains(&commit.id)));
         Ok(page)
     }
 }

@@ -126,13 +126,26 @@ pub async fn is_there(store: &Arc<dyn EventStore>, name: &str, commit: CommitId)
     store.find_commit(FindCommit { stream: stream(name), commit, deadline: deadline() }).await.unwrap().is_some()
 }
 
+/// Where queues are.
+pub fn queues_url() -> String {
+    std::env::var("EVSTORE_TEST_SQS_URL").expect("EVSTORE_TEST_SQS_URL names the endpoint of queues to test")
+}
+
 /// A request to the engine, past the provider. The engine does not look at its signature.
 pub async fn ask(operation: &str, body: Value) -> Value {
-    let url = url();
+    ask_at(&url(), &format!("DynamoDB_20120810.{operation}"), body).await
+}
+
+/// The same to the engine of queues.
+pub async fn ask_queue(operation: &str, body: Value) -> Value {
+    ask_at(&queues_url(), &format!("AmazonSQS.{operation}"), body).await
+}
+
+async fn ask_at(url: &str, target: &str, body: Value) -> Value {
     let host = url.strip_prefix("http://").expect("a local engine is spoken to without TLS");
     let body = body.to_string();
     let request = format!(
-        "POST / HTTP/1.1\r\nhost: {host}\r\nx-amz-target: DynamoDB_20120810.{operation}\r\n\
+        "POST / HTTP/1.1\r\nhost: {host}\r\nx-amz-target: {target}\r\n\
          content-type: application/x-amz-json-1.0\r\nauthorization: AWS4-HMAC-SHA256 \
          Credential=AKIDEVSTORETEST/20260101/local/dynamodb/aws4_request, SignedHeaders=host, Signature=0\r\n\
          x-amz-date: 20260101T000000Z\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
@@ -241,6 +254,11 @@ pub struct Proxy {
 
 impl Proxy {
     pub async fn start() -> Self {
+        Self::before(url()).await
+    }
+
+    /// Of another engine.
+    pub async fn before(engine: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let seen: Arc<Mutex<Vec<(String, Value)>>> = Arc::default();
@@ -249,9 +267,9 @@ impl Proxy {
         let proxy = Self { url, seen: seen.clone(), decide: decide.clone() };
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (seen, decide) = (seen.clone(), decide.clone());
+                let (engine, seen, decide) = (engine.clone(), seen.clone(), decide.clone());
                 tokio::spawn(async move {
-                    let _closed = serve(client, &seen, &decide).await;
+                    let _closed = serve(client, &engine, &seen, &decide).await;
                 });
             }
         });
@@ -280,11 +298,11 @@ impl Proxy {
 
 async fn serve(
     mut client: TcpStream,
+    engine: &str,
     seen: &Mutex<Vec<(String, Value)>>,
     decide: &Mutex<Arc<Decide>>,
 ) -> std::io::Result<()> {
-    let url = url();
-    let host = url.strip_prefix("http://").expect("a local engine is spoken to without TLS").to_owned();
+    let host = engine.strip_prefix("http://").expect("a local engine is spoken to without TLS").to_owned();
     // A head and its body are sent apart, and the second would wait for the other side to say that it has the first.
     client.set_nodelay(true)?;
     while let Some(request) = Message::read(&mut client).await {

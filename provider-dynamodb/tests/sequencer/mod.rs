@@ -12,16 +12,17 @@ use evstore_api::{
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::task::AbortHandle;
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, JoinHandle};
 
 const BEHIND: (&str, &str) = ("feed", "sequencer");
 /// Nobody sequences by itself.
-const APART: (&str, &str) = ("sequencer", "apart");
+pub const APART: (&str, &str) = ("sequencer", "apart");
 
 /// Brings the feed up to the streams.
-async fn advance(scratch: &Scratch) -> Position {
+pub async fn advance(scratch: &Scratch) -> Position {
     let admin = scratch.admin().await;
     let advanced = admin.advance_feed(AdvanceFeed { deadline: deadline() }).await.unwrap();
     admin.close().await.unwrap();
@@ -31,7 +32,7 @@ async fn advance(scratch: &Scratch) -> Position {
 
 /// Every commit of the feed, after it was proved that each stream's are there in their order, that no position is missing, and that each
 /// commit has its own beside it.
-async fn proved_feed(store: &Arc<dyn EventStore>) -> Vec<CommitId> {
+pub async fn proved_feed(store: &Arc<dyn EventStore>) -> Vec<CommitId> {
     let (mut from, mut next, mut ids) = (FeedStart::First, 1, Vec::new());
     let mut last: HashMap<String, CommitNumber> = HashMap::new();
     loop {
@@ -167,13 +168,31 @@ async fn a_stream_is_not_born_in_a_store_whose_record_has_changed() {
     scratch.end().await;
 }
 
+/// Commits that wait for their positions at most, beyond which the writers wait too: a step that has more to do takes longer than those live
+/// that are killed.
+const WAITING_MAX: u64 = 300;
+
+/// What writers and the one who kills sequencers tell each other.
+#[derive(Default)]
+struct Load {
+    stop: AtomicBool,
+    appended: AtomicU64,
+    logged: AtomicU64,
+}
+
 /// Appends until it is told to stop, one of several writers on a few streams; gives what was acknowledged.
-async fn load(store: Arc<dyn EventStore>, writer: usize, stop: Arc<AtomicBool>) -> Vec<CommitId> {
+async fn write(store: Arc<dyn EventStore>, writer: usize, load: Arc<Load>) -> Vec<CommitId> {
     let mut acknowledged = Vec::new();
-    for n in 0..150 {
-        if stop.load(Ordering::Acquire) {
+    // It does not run out while sequencers are killed.
+    for n in 0..200 * kills() as usize {
+        let is_far_ahead = || load.appended.load(Ordering::Acquire) > load.logged.load(Ordering::Acquire) + WAITING_MAX;
+        while is_far_ahead() && !load.stop.load(Ordering::Acquire) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        if load.stop.load(Ordering::Acquire) {
             break;
         }
+        load.appended.fetch_add(1, Ordering::AcqRel);
         let name = match n % 3 {
             0 => "hot-1".to_owned(),
             1 => format!("warm-{}", n % 7),
@@ -195,7 +214,7 @@ async fn load(store: Arc<dyn EventStore>, writer: usize, stop: Arc<AtomicBool>) 
                 }
             }
         }
-        tokio::time::sleep(Duration::from_millis(4)).await;
+        tokio::time::sleep(Duration::from_millis(15)).await;
     }
     acknowledged
 }
@@ -221,18 +240,24 @@ fn kills() -> u32 {
 async fn sequencers_that_die_anywhere_and_meet_lose_nothing_and_repeat_nothing() {
     let proxy = Proxy::start().await;
     let scratch = Scratch::at(&proxy.url, &[BEHIND, APART]).await;
+    let seed = std::process::id();
+    println!("seed {seed}");
+    kill_under_load(&[&proxy], scratch, seed).await;
+}
+
+/// Kills sequencers at random under a load, and proves what they made. The first of the proxies is that of the tables, which loses and
+/// refuses some of what is asked; none of them does any more when the last sequencer brings the feed up.
+pub async fn kill_under_load(proxies: &[&Proxy], scratch: Scratch, seed: u32) {
     let store = scratch.open().await;
     let straight = scratch.open_with(&[("endpoint", &crate::engine::url())]).await.unwrap();
     // Logged before all this, and silent until its end.
     append_one(&store, "silent-1", CommitId::generate()).await.unwrap();
     advance(&scratch).await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let writers: Vec<_> = (0..3).map(|writer| tokio::spawn(load(store.clone(), writer, stop.clone()))).collect();
-    let seed = std::process::id();
-    println!("seed {seed}");
+    let load = Arc::<Load>::default();
+    let writers: Vec<_> = (0..3).map(|writer| tokio::spawn(write(store.clone(), writer, load.clone()))).collect();
     let chance = noise(4 * kills() as usize, seed);
     let count = AtomicU32::new(seed);
-    proxy.decide(move |message| {
+    proxies[0].decide(move |message| {
         let n = count.fetch_add(1, Ordering::Relaxed);
         // A fifth of what is put has no answer; of what a step asks for by the dozen so little that some come to their end.
         match (message.operation().as_str(), n % 10, n % 70) {
@@ -243,29 +268,39 @@ async fn sequencers_that_die_anywhere_and_meet_lose_nothing_and_repeat_nothing()
         }
     });
     let (begun, mut longer, mut last) = (Instant::now(), Duration::ZERO, Position(0));
+    let patience = Duration::from_secs(8) * kills();
     for (killed, kill) in chance.chunks(4).cycle().enumerate() {
         // Where none came to the end of a step, nothing would be shown.
-        let logged = straight.feed_head(deadline()).await.unwrap().position.unwrap();
+        let head = straight.feed_head(deadline()).await.unwrap();
+        let logged = head.position.unwrap();
+        // Positions are of events, of which commits have one and two by turns.
+        load.logged.store(logged.0 * 2 / 3, Ordering::Release);
         if killed >= kills() as usize && logged > Position(20) {
             break;
         }
-        assert!(begun.elapsed() < Duration::from_secs(100), "only {logged} positions were given by those that died");
+        assert!(
+            begun.elapsed() < patience,
+            "{killed} were killed, and only {logged} positions given by those that died"
+        );
         // Two at once, each dropped wherever it is.
         let (first, second) = (advance_for_ever(&scratch).await, advance_for_ever(&scratch).await);
         // The more there is to log, the longer a step takes that is to come to its end.
         longer = if logged > last { Duration::ZERO } else { longer + Duration::from_millis(200) };
+        assert!(!writers.iter().any(JoinHandle::is_finished), "there is a load as long as sequencers are killed");
         last = logged;
         tokio::time::sleep(longer + Duration::from_millis(40 + u64::from(kill[0]) * 2)).await;
         first.abort();
         tokio::time::sleep(Duration::from_millis(u64::from(kill[1]))).await;
         second.abort();
     }
-    stop.store(true, Ordering::Release);
+    load.stop.store(true, Ordering::Release);
     let mut acknowledged = Vec::new();
     for writer in writers {
         acknowledged.extend(writer.await.unwrap());
     }
-    proxy.decide(|_| Fate::Pass);
+    for proxy in proxies {
+        proxy.decide(|_| Fate::Pass);
+    }
     let silent = CommitId::generate();
     append_one(&store, "silent-1", silent).await.unwrap();
     acknowledged.push(silent);
@@ -276,6 +311,47 @@ async fn sequencers_that_die_anywhere_and_meet_lose_nothing_and_repeat_nothing()
     assert_eq!(found.len(), acknowledged.len() + 1, "the feed has exactly what was acknowledged");
     assert!(acknowledged.iter().all(|id| distinct.contains(id)), "an acknowledged commit is missing");
     assert!(acknowledged.len() > 20, "{} commits are no load", acknowledged.len());
+    scratch.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_stops_waiting_in_the_middle_of_a_step_loses_nothing() {
+    let proxy = Proxy::start().await;
+    let scratch = Scratch::at(&proxy.url, &[BEHIND]).await;
+    let straight = scratch.open_with(&[APART, ("endpoint", &crate::engine::url())]).await.unwrap();
+    append_one(&straight, "a-1", CommitId::generate()).await.unwrap();
+    // The sequencer of this handle makes its first step for the reader, and the next one by itself.
+    let store = scratch.open_with(&[("sequencer_poll", "1s")]).await.unwrap();
+    let (held, seen) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+    let (may, wait) = watch::channel(false);
+    let (holds, log) = (held.clone(), format!("{}-log", scratch.table()));
+    proxy.decide(move |message| {
+        let put = message.json();
+        let is_record = message.operation() == "PutItem" && put["TableName"] == log && put["Item"]["v"].is_object();
+        if !is_record || seen.swap(true, Ordering::AcqRel) {
+            return Fate::Pass;
+        }
+        holds.notify_one();
+        Fate::PassOnce(wait.clone())
+    });
+    let reader = {
+        let store = store.clone();
+        tokio::spawn(async move { feed(&store).await })
+    };
+    tokio::time::timeout(Duration::from_secs(10), held.notified()).await.expect("a step is made for the reader");
+    reader.abort();
+    assert!(reader.await.unwrap_err().is_cancelled());
+    append_one(&straight, "a-1", CommitId::generate()).await.unwrap();
+    let begun = Instant::now();
+    while feed(&straight).await.len() < 2 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "a commit is missing");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    may.send_replace(true);
+    assert_eq!(proved_feed(&straight).await.len(), 2);
+    for handle in [store, straight] {
+        handle.close().await.unwrap();
+    }
     scratch.end().await;
 }
 

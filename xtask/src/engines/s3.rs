@@ -1,4 +1,4 @@
-//! A throwaway S3: ministack, a Python program in an environment of its own, which keeps its objects in a folder.
+//! A throwaway S3: ministack, a Python program in an environment of its own, which keeps its objects in a folder. It speaks as SQS does, too.
 
 use super::fetch;
 use super::{Server, free_port};
@@ -61,9 +61,9 @@ impl S3 {
         ]
     }
 
-    /// What tests are told.
+    /// What tests are told: where both services are.
     #[must_use]
-    pub fn environment(&self) -> [(&'static str, String); 1] {
-        [("EVSTORE_TEST_S3_URL", self.url.clone())]
+    pub fn environment(&self) -> [(&'static str, String); 2] {
+        [("EVSTORE_TEST_S3_URL", self.url.clone()), ("EVSTORE_TEST_SQS_URL", self.url.clone())]
     }
 }
