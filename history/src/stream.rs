@@ -32,6 +32,8 @@ pub struct StreamClaims {
 pub enum Removal {
     /// Nobody: whatever is removed, and every marker, is a loss.
     Never,
+    /// Nobody, and streams were sealed on their way to another store: a marker takes a number and a position, and removes nothing.
+    Sealed,
     /// Somebody: what is removed is not missed.
     Asked,
 }
@@ -61,13 +63,13 @@ pub fn check_streams(logs: &Logs<'_>, claims: &StreamClaims) -> StreamVerdict {
     for log in logs.streams.values() {
         check_stream(log, &mut violations);
         match claims.removal {
-            Removal::Never => check_kept(log, &mut violations),
+            kept @ (Removal::Never | Removal::Sealed) => check_kept(log, kept, &mut violations),
             Removal::Asked => {}
         }
         eventual::check(log, claims.sessions, &mut violations, &mut staleness);
     }
     match claims.removal {
-        Removal::Never => check_kept_in_feed(logs, &mut violations),
+        kept @ (Removal::Never | Removal::Sealed) => check_kept_in_feed(logs, kept, &mut violations),
         Removal::Asked => {}
     }
     StreamVerdict { violations, staleness: Spread::of(staleness) }
@@ -134,24 +136,30 @@ fn check_number(log: &Log<'_>, commit: &FinalCommit, expected: u64, violations: 
     }
 }
 
-/// Nobody removed anything: every commit still has its events, and nothing else takes a number.
-fn check_kept(log: &Log<'_>, violations: &mut Violations) {
+/// Nobody removed anything: every commit still has its events, and nothing but a seal takes a number.
+fn check_kept(log: &Log<'_>, kept: Removal, violations: &mut Violations) {
     let Some(log_final) = log.finals.first() else { return };
     for commit in &log_final.commits {
-        if !matches!(commit.body, FinalBody::Events { .. }) {
+        let is_as_it_was = match commit.body {
+            FinalBody::Events { .. } => true,
+            FinalBody::Marker => kept == Removal::Sealed,
+            FinalBody::Removed { .. } => false,
+        };
+        if !is_as_it_was {
             let says = "the stream says that something was removed, and nobody asked for that";
             violations.add(Violation::new(Rule::RemovedUnasked, log.stream, says).with_fact(described(commit)));
         }
     }
 }
 
-/// Nor does any reader of the feed get a removed range or a marker.
-fn check_kept_in_feed(logs: &Logs<'_>, violations: &mut Violations) {
+/// Nor does any reader of the feed get a removed range, or a marker that is no seal.
+fn check_kept_in_feed(logs: &Logs<'_>, kept: Removal, violations: &mut Violations) {
     let replayed = logs.history.final_feed.iter().flat_map(|feed| &feed.entries);
     let delivered = logs.history.runs.iter().flat_map(|run| &run.deliveries).map(|delivery| &delivery.entry);
     for entry in replayed.chain(delivered) {
         let (stream, what) = match &entry.item {
             FeedItem::Event { .. } => continue,
+            FeedItem::Marker { .. } if kept == Removal::Sealed => continue,
             FeedItem::Marker { stream, number } => (stream.as_str(), format!("marker {number}")),
             FeedItem::Removed { last } => ("", format!("nothing any more up to position {last}")),
         };

@@ -68,7 +68,11 @@ pub(crate) async fn round(
 ) -> Result<Copied> {
     let began = Instant::now();
     let after = to.head().await?;
-    let through = from.settled_head().await?;
+    let through = match from.head().await? {
+        // What is there is copied before more is waited for, where nothing hangs on how near the end is.
+        head if manner.most.is_some() && head > after => head,
+        _ => from.settled_head().await?,
+    };
     if after > through {
         return Err(Error::new(
             ErrorKind::Conflict,

@@ -5,8 +5,11 @@ use crate::copy::{self, Filling, Manner, Pace};
 use crate::governor::Governor;
 use crate::phase::{self, Phase, Way};
 use crate::side::Side;
-use crate::{News, Observer, carry, notes};
-use evstore_api::{Advice, Cursor, Deadline, Epoch, Error, ErrorKind, Meta, Position, Result, WaitFeed};
+use crate::{News, Observer, carry, notes, seal};
+use evstore_api::{
+    Advice, Cursor, Deadline, Epoch, Error, ErrorKind, Meta, Position, Result, StoreName, StoreState, StreamState,
+    WaitFeed,
+};
 use std::time::{Duration, Instant};
 
 /// How long a look at the source's feed waits for more.
@@ -17,8 +20,13 @@ const HELP_AFTER: Duration = Duration::from_secs(2);
 const CARRY_EVERY: Duration = Duration::from_secs(30);
 /// Positions that may be left to copy when the source is closed.
 const NEAR: u64 = 500;
-/// How long a store may be closed before the move is given up and the store opened again.
+/// How long a store may be closed before the move is given up and the store opened again; and one whose last streams are sealed meanwhile.
 const CLOSED_MAX: Duration = Duration::from_secs(20);
+const SEALED_MAX: Duration = Duration::from_secs(60);
+/// How long the others may be sealed before that.
+const SEALING_MAX: Duration = Duration::from_secs(600);
+/// Pause before a feed is read again that has not come up to the seals.
+const BEHIND_PAUSE: Duration = Duration::from_millis(50);
 /// Pauses after a store could not be reached.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -68,6 +76,8 @@ pub struct Streams {
     pub source: u64,
     /// Of the target.
     pub target: u64,
+    /// Of the store that is closed, those that are sealed already, where each has to be.
+    pub sealed: u64,
 }
 
 impl Status {
@@ -110,7 +120,7 @@ pub enum Verb {
 impl Verb {
     /// Refuses it in a phase in which it means nothing.
     fn check(self, phase: Phase) -> Result<()> {
-        use Phase::{Copying, Decided, Fenced, Finished, GivenUp, Moved, NotBegun, Rehearsing};
+        use Phase::{Copying, Decided, Fenced, Finished, GivenUp, Moved, NotBegun, Rehearsing, Sealing};
         use Way::{Back, Forth};
         let (allowed, message) = match self {
             Self::Start => (
@@ -118,15 +128,18 @@ impl Verb {
                 "the move was begun already",
             ),
             Self::Cutover => (
-                matches!(phase, Copying(Forth) | Fenced(Forth) | Decided(Forth)),
+                matches!(phase, Copying(Forth) | Sealing(Forth) | Fenced(Forth) | Decided(Forth)),
                 "there is no copy to hand over to; start the move first",
             ),
             Self::Rollback => (
-                matches!(phase, Moved(Forth) | GivenUp(Back) | Copying(Back) | Fenced(Back) | Decided(Back)),
+                matches!(
+                    phase,
+                    Moved(Forth) | GivenUp(Back) | Copying(Back) | Sealing(Back) | Fenced(Back) | Decided(Back)
+                ),
                 "there is nothing to take back",
             ),
             Self::Abort => {
-                let allowed = matches!(phase, GivenUp(Forth) | Copying(Forth) | Fenced(_) | Rehearsing(_));
+                let allowed = matches!(phase, GivenUp(Forth) | Copying(Forth) | Sealing(_) | Fenced(_) | Rehearsing(_));
                 (allowed, "there is nothing that can be given up")
             }
             Self::Rehearse => (matches!(phase, Copying(_) | Rehearsing(_)), "there is no copy to rehearse with"),
@@ -216,8 +229,15 @@ impl Migration {
     /// # Errors
     /// As reading the stores.
     pub async fn streams(&self) -> Result<Streams> {
+        let phase = self.look().await?.phase;
         let (source, target) = futures::join!(count_streams(&self.source), count_streams(&self.target));
-        Ok(Streams { source: source?, target: target? })
+        let (source, target) = (source?, target?);
+        let sealed = match phase {
+            Phase::Sealing(Way::Forth) | Phase::Fenced(Way::Forth) => source.1,
+            Phase::Sealing(Way::Back) | Phase::Fenced(Way::Back) => target.1,
+            _ => 0,
+        };
+        Ok(Streams { source: source.0, target: target.0, sealed })
     }
 
     /// Stops copying until it is resumed: a run waits. A hand-over is refused meanwhile; one that has begun is finished.
@@ -308,7 +328,7 @@ impl Migration {
 
     async fn run_step(&self, runner: &mut Runner, observer: Option<&Observer>) -> Result<Option<Phase>> {
         let look = self.sound_look().await?;
-        if !matches!(look.phase, Phase::Fenced(_) | Phase::Decided(_) | Phase::Rehearsing(_)) {
+        if !matches!(look.phase, Phase::Sealing(_) | Phase::Fenced(_) | Phase::Decided(_) | Phase::Rehearsing(_)) {
             runner.closed_since = None;
         }
         match look.phase {
@@ -319,7 +339,7 @@ impl Migration {
                 tokio::time::sleep(POLL).await;
             }
             Phase::Copying(way) => self.copy_on(way, &look, runner, observer).await?,
-            Phase::Fenced(way) | Phase::Decided(way) | Phase::Rehearsing(way) => {
+            Phase::Sealing(way) | Phase::Fenced(way) | Phase::Decided(way) | Phase::Rehearsing(way) => {
                 let since = *runner.closed_since.get_or_insert_with(Instant::now);
                 if since.elapsed() < HELP_AFTER {
                     tokio::time::sleep(PAUSE_MIN).await;
@@ -477,7 +497,9 @@ impl Migration {
         for _ in 0..LOOKS_MAX {
             let look = self.look().await?;
             Verb::Abort.check(look.phase)?;
-            let (Phase::Copying(way) | Phase::Fenced(way)) = look.phase else { return Ok(look.phase) };
+            let (Phase::Copying(way) | Phase::Sealing(way) | Phase::Fenced(way)) = look.phase else {
+                return Ok(look.phase);
+            };
             let owner = self.owner(way, &look);
             if self.sides(way).0.swap(owner, phase::given_up(owner)).await? {
                 return Ok(Phase::GivenUp(way));
@@ -515,7 +537,7 @@ impl Migration {
         if !to.swap(filled, importing.clone()).await? {
             return Err(contended());
         }
-        if filled.state == evstore_api::StoreState::Open && !is_empty(to).await? {
+        if filled.state == StoreState::Open && !is_empty(to).await? {
             // An append came in between the look and the closing of the store: it is somebody's store, and stays it.
             to.swap(&importing, Meta { epoch: importing.epoch.next(), ..phase::open(&importing) }).await?;
             return Err(Error::new(ErrorKind::Conflict, "the target is in use; a move needs an empty one")
@@ -535,7 +557,7 @@ impl Migration {
         let (from, to) = self.sides(way);
         let owner = self.owner(way, &look);
         let closed_at = Instant::now();
-        if !from.swap(owner, phase::fenced(owner, &to.name)).await? {
+        if !from.swap(owner, closed(from, owner, &to.name)).await? {
             return Err(contended());
         }
         self.settle(way, Some(closed_at)).await
@@ -596,14 +618,14 @@ impl Migration {
         let from = self.sides(way).0;
         let owner = self.owner(way, &look);
         let closed_at = Instant::now();
-        if !from.swap(owner, phase::fenced(owner, &from.name)).await? {
+        if !from.swap(owner, closed(from, owner, &from.name)).await? {
             return Err(contended());
         }
-        let rest = tokio::time::timeout(CLOSED_MAX, self.copy_rest(way, Filling::of(self.filled(way, &look)))).await;
+        let rest = self.copy_rest_in_time(way, Filling::of(self.filled(way, &look))).await;
         from.release(&from.name).await.map_err(|error| error.with("closed", &from.name))?;
         let pause = closed_at.elapsed();
         self.end_rehearsal(way).await?;
-        match rest.unwrap_or_else(|_| Err(too_late()))? {
+        match rest? {
             Rest::Same { end, compared } => {
                 notes::add_pause(from, pause).await?;
                 let epoch = from.meta().await?.epoch;
@@ -632,7 +654,7 @@ impl Migration {
     /// that the owner is closed for no longer than it has to be.
     async fn settle(&self, way: Way, closed_at: Option<Instant>) -> Result<Settled> {
         let (from, to) = self.sides(way);
-        let decided = tokio::time::timeout(CLOSED_MAX, self.decide(way)).await.unwrap_or_else(|_| Err(too_late()));
+        let decided = self.decide_in_time(way).await;
         let compared = match decided {
             Ok(Decision::Made(compared)) => compared,
             Ok(Decision::Differs(compared)) => {
@@ -676,6 +698,35 @@ impl Migration {
         Ok(Settled::Done(Box::new(Cutover { way, epoch, end, pause, compared })))
     }
 
+    async fn decide_in_time(&self, way: Way) -> Result<Decision> {
+        self.seal_in_time(way).await?;
+        in_time(closed_max(self.sides(way).0), self.decide(way)).await
+    }
+
+    async fn copy_rest_in_time(&self, way: Way, filling: Filling) -> Result<Rest> {
+        self.seal_in_time(way).await?;
+        in_time(closed_max(self.sides(way).0), self.copy_rest(way, filling)).await
+    }
+
+    async fn seal_in_time(&self, way: Way) -> Result<()> {
+        in_time(SEALING_MAX, self.seal_quiet(way)).await
+    }
+
+    /// Seals most streams of an owner whose record alone does not close it, while the others go on, and then closes the record. Any other owner
+    /// is closed already.
+    async fn seal_quiet(&self, way: Way) -> Result<()> {
+        let from = self.sides(way).0;
+        for _ in 0..LOOKS_MAX {
+            let look = self.sound_look().await?;
+            let owner = self.owner(way, &look);
+            let StoreState::Leaving { to } = &owner.state else { return Ok(()) };
+            seal::quiet(from, to, owner.epoch).await?;
+            self.copy(way, Filling::of(self.filled(way, &look)), Manner::default(), None).await?;
+            from.swap(owner, phase::fenced(owner, to)).await?;
+        }
+        Err(contended())
+    }
+
     async fn is_decided(&self, way: Way) -> bool {
         self.look().await.is_ok_and(|look| took_over(look.phase, way))
     }
@@ -705,7 +756,11 @@ impl Migration {
     /// Copies and compares what is left of a store that is closed.
     async fn copy_rest(&self, way: Way, filling: Filling) -> Result<Rest> {
         let (from, to) = self.sides(way);
-        let copied = self.copy(way, filling, Manner::default(), None).await?;
+        let copied = if seal::is_needed(from) {
+            self.seal_and_copy(way, filling).await?
+        } else {
+            self.copy(way, filling, Manner::default(), None).await?
+        };
         let compared = self.compare_new(way, None).await?;
         if compared.count() > 0 {
             return Ok(Rest::Differs(compared));
@@ -719,6 +774,23 @@ impl Migration {
                 .with("last", end));
         }
         Ok(Rest::Same { end, compared })
+    }
+
+    /// Seals what is left of a store that is closed, and copies up to the seals.
+    async fn seal_and_copy(&self, way: Way, filling: Filling) -> Result<copy::Copied> {
+        let (from, to) = self.sides(way);
+        let closed = from.meta().await?;
+        // Of another attempt, or decided: whoever closed it sees to it.
+        let StoreState::Fenced { to: there } = &closed.state else { return Err(contended()) };
+        seal::all(from, there, closed.epoch).await?;
+        // The time that a store may be closed ends it.
+        loop {
+            let copied = self.copy(way, filling, Manner::default(), None).await?;
+            if seal::is_copied(from, to).await? {
+                return Ok(copied);
+            }
+            tokio::time::sleep(BEHIND_PAUSE).await;
+        }
     }
 
     /// Tells those who may only read which of the two stores is the owner; they can't ask.
@@ -788,7 +860,7 @@ impl Migration {
             let look = self.look().await?;
             let (way, is_decided) = match look.phase {
                 Phase::NotBegun => return Ok(look),
-                Phase::Copying(way) | Phase::Fenced(way) | Phase::Rehearsing(way) => (way, false),
+                Phase::Copying(way) | Phase::Sealing(way) | Phase::Fenced(way) | Phase::Rehearsing(way) => (way, false),
                 Phase::Decided(way) => (way, true),
                 Phase::Moved(_) | Phase::GivenUp(_) | Phase::Finished => {
                     phase::check_related(&look.source, &look.target)?;
@@ -888,6 +960,7 @@ enum Decision {
 fn way_of(phase: Phase) -> Option<Way> {
     match phase {
         Phase::Copying(way)
+        | Phase::Sealing(way)
         | Phase::Fenced(way)
         | Phase::Rehearsing(way)
         | Phase::Decided(way)
@@ -907,17 +980,31 @@ fn took_over(phase: Phase, way: Way) -> bool {
     }
 }
 
-async fn count_streams(side: &Side) -> Result<u64> {
-    let (mut pages, mut count) = (crate::pages::Streams::all(&*side.store), 0);
+/// All of them, and those that are sealed.
+async fn count_streams(side: &Side) -> Result<(u64, u64)> {
+    let (mut pages, mut count, mut sealed) = (crate::pages::Streams::all(&*side.store), 0, 0);
     while let Some(page) = pages.next(&*side.store).await.map_err(|error| side.named(error))? {
         count += page.len() as u64;
+        let is_sealed = |state: &StreamState| matches!(state, StreamState::Sealed { to, .. } if *to != side.name);
+        sealed += page.iter().filter(|listed| is_sealed(&listed.head.state)).count() as u64;
     }
-    Ok(count)
+    Ok((count, sealed))
 }
 
-fn too_late() -> Error {
-    Error::new(ErrorKind::DeadlineExceeded, "the rest was not copied and compared in time")
-        .with("seconds", CLOSED_MAX.as_secs())
+/// The record that closes an owner, or that begins to where each of its streams has to be.
+fn closed(from: &Side, owner: &Meta, to: &StoreName) -> Meta {
+    if seal::is_needed(from) { phase::leaving(owner, to) } else { phase::fenced(owner, to) }
+}
+
+fn closed_max(side: &Side) -> Duration {
+    if seal::is_needed(side) { SEALED_MAX } else { CLOSED_MAX }
+}
+
+async fn in_time<T>(most: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(most, work).await.unwrap_or_else(|_| {
+        let message = "the rest was not copied and compared in time";
+        Err(Error::new(ErrorKind::DeadlineExceeded, message).with("seconds", most.as_secs()))
+    })
 }
 
 async fn is_empty(side: &Side) -> Result<bool> {

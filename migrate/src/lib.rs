@@ -5,8 +5,8 @@
 //! off anywhere, and made by several processes at once: each step is a compare-and-set of a whole record, and one of them makes it.
 //! The rules are those that the models in `models/` were checked for; `docs/MIGRATION.md` tells them.
 //!
-//! This release moves stores whose fence is of the whole store, whose feed has one order and whose positions have no holes. Others are
-//! refused.
+//! This release moves stores whose feed has one order and whose positions have no holes, and whose fence is of the whole store or of each
+//! stream, which are then sealed one by one. Others are refused.
 
 mod carry;
 mod compare;
@@ -19,6 +19,7 @@ pub mod pages;
 pub mod phase;
 pub mod plan;
 mod rate;
+mod seal;
 mod side;
 pub mod walk;
 

@@ -1,5 +1,5 @@
 //! Where a move stands, told from the records of both stores, and the records that each step makes of them. Pure: what is here was
-//! checked in the model `models/src/store_fence.rs`, rule by rule.
+//! checked in the models `models/src/store_fence.rs` and `models/src/store_seal.rs`, rule by rule.
 
 use evstore_api::number::NUMBER_MAX;
 use evstore_api::{Error, ErrorKind, Lineage, Meta, Position, Result, StoreName, StoreState};
@@ -20,6 +20,8 @@ pub enum Phase {
     NotBegun,
     /// One store owns the streams and takes appends, the other is filled.
     Copying(Way),
+    /// The streams of the owner are sealed one by one, where its record alone does not close it; the others take appends.
+    Sealing(Way),
     /// The owner is closed; the rest is copied and compared.
     Fenced(Way),
     /// The owner is closed for a moment, to see how long that takes; it opens again.
@@ -41,12 +43,14 @@ impl Phase {
         match self {
             Self::NotBegun => "not_begun",
             Self::Copying(Way::Forth) => "copying",
+            Self::Sealing(Way::Forth) => "sealing",
             Self::Fenced(Way::Forth) => "fenced",
             Self::Rehearsing(Way::Forth) => "rehearsing",
             Self::Decided(Way::Forth) => "decided",
             Self::Moved(Way::Forth) => "moved",
             Self::GivenUp(Way::Forth) => "given_up",
             Self::Copying(Way::Back) => "copying_back",
+            Self::Sealing(Way::Back) => "sealing_back",
             Self::Fenced(Way::Back) => "fenced_back",
             Self::Rehearsing(Way::Back) => "rehearsing_back",
             Self::Decided(Way::Back) => "decided_back",
@@ -62,12 +66,14 @@ impl Phase {
         match self {
             Self::NotBegun => "nothing was begun",
             Self::Copying(Way::Forth) => "the source takes appends and is copied to the target",
+            Self::Sealing(Way::Forth) => "streams of the source are sealed one by one; the others take appends",
             Self::Fenced(Way::Forth) => "the source is closed while the rest is copied and compared",
             Self::Rehearsing(_) => "the owner is closed for a moment, and opens again",
             Self::Decided(Way::Forth) => "the target owns the streams and is about to be opened",
             Self::Moved(Way::Forth) => "the target took over; nothing is copied back yet",
             Self::GivenUp(Way::Forth) => "the move was given up; the source takes appends",
             Self::Copying(Way::Back) => "the target took over and is copied back, so that there is a way back",
+            Self::Sealing(Way::Back) => "streams of the target are sealed one by one; the others take appends",
             Self::Fenced(Way::Back) => "the target is closed while the rest is copied back and compared",
             Self::Decided(Way::Back) => "the source owns the streams again and is about to be opened",
             Self::Moved(Way::Back) => "the source took over again",
@@ -88,16 +94,21 @@ pub fn of(source: (&StoreName, &Meta), target: (&StoreName, &Meta)) -> Phase {
 }
 
 fn between(from: (&StoreName, &Meta), to: (&StoreName, &Meta), way: Way) -> Phase {
-    use StoreState::{Fenced, Importing, Moved, Open, Retired};
+    use StoreState::{Fenced, Importing, Leaving, Moved, Open, Retired};
     let (e, f) = (from.1.epoch.0, to.1.epoch.0);
     match (&from.1.state, &to.1.state) {
         (Open, Importing { from: Some(name) }) if name == from.0 && f == e + 1 => Phase::Copying(way),
         (Open, Importing { from: Some(name) }) if name == from.0 && f < e => Phase::GivenUp(way),
+        (Leaving { to: there }, Importing { from: Some(name) }) if there == to.0 && name == from.0 && e == f => {
+            Phase::Sealing(way)
+        }
         (Fenced { to: there }, Importing { from: Some(name) }) if there == to.0 && name == from.0 && e == f => {
             Phase::Fenced(way)
         }
         // It is closed in favour of itself, so that whoever helps opens it again and hands nothing over.
-        (Fenced { to: there }, Importing { from: Some(name) }) if there == from.0 && name == from.0 && e == f => {
+        (Leaving { to: there } | Fenced { to: there }, Importing { from: Some(name) })
+            if there == from.0 && name == from.0 && e == f =>
+        {
             Phase::Rehearsing(way)
         }
         (Moved { to: there, .. }, Importing { from: Some(name) }) if there == to.0 && name == from.0 && e == f => {
@@ -185,10 +196,17 @@ fn last_shared(filled: &Meta, left: &Meta) -> Option<usize> {
     filled.lineage.iter().rposition(|one| left.lineage.iter().any(|other| other.incarnation == one.incarnation))
 }
 
-/// The record that closes the owner (rule A2).
+/// The record in which the owner's streams are sealed one by one.
+#[must_use]
+pub fn leaving(owner: &Meta, to: &StoreName) -> Meta {
+    Meta { epoch: owner.epoch.next(), state: StoreState::Leaving { to: to.clone() }, ..owner.clone() }
+}
+
+/// The record that closes the owner (rule A2), in the epoch in which its streams were sealed.
 #[must_use]
 pub fn fenced(owner: &Meta, to: &StoreName) -> Meta {
-    Meta { epoch: owner.epoch.next(), state: StoreState::Fenced { to: to.clone() }, ..owner.clone() }
+    let epoch = if let StoreState::Leaving { .. } = owner.state { owner.epoch } else { owner.epoch.next() };
+    Meta { epoch, state: StoreState::Fenced { to: to.clone() }, ..owner.clone() }
 }
 
 /// The record that decides, once the other store was read complete up to `end` (rule A3).
@@ -295,6 +313,11 @@ mod tests {
         let rehearsed = fenced(&source, &s);
         assert_eq!(phase(&rehearsed, &target), Phase::Rehearsing(Way::Forth));
         assert_eq!(phase(&given_up(&rehearsed), &target), Phase::GivenUp(Way::Forth));
+        let sealing = leaving(&source, &t);
+        assert_eq!(phase(&sealing, &target), Phase::Sealing(Way::Forth));
+        assert_eq!(phase(&leaving(&source, &s), &target), Phase::Rehearsing(Way::Forth));
+        assert_eq!(phase(&given_up(&sealing), &target), Phase::GivenUp(Way::Forth));
+        assert_eq!(fenced(&sealing, &t), fenced(&source, &t));
         let source = fenced(&source, &t);
         assert_eq!(phase(&source, &target), Phase::Fenced(Way::Forth));
         assert_eq!(given_up(&source).epoch, Epoch(2));
@@ -323,6 +346,10 @@ mod tests {
         target.check_next(&filled).unwrap();
         let closed = fenced(&source, &t);
         source.check_next(&closed).unwrap();
+        let sealing = leaving(&source, &t);
+        source.check_next(&sealing).unwrap();
+        sealing.check_next(&closed).unwrap();
+        sealing.check_next(&given_up(&sealing)).unwrap();
         source.check_next(&given_up(&source)).unwrap();
         closed.check_next(&given_up(&closed)).unwrap();
         let gone = moved(&closed, &t, Position(3));

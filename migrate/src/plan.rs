@@ -3,7 +3,7 @@
 use crate::pages::{Records, Streams};
 use crate::phase::{self, Phase};
 use crate::walk::Walk;
-use crate::{Doing, Migration, News, Observer, Progress, deadline};
+use crate::{Doing, Migration, News, Observer, Progress, deadline, seal};
 use evstore_api::capabilities::{
     Capabilities, EventIds, Failover, Limit, Limits, Processes, RealTime, Support, Window,
 };
@@ -70,6 +70,8 @@ pub struct Plan {
     pub snapshots: u64,
     /// Checkpoints of consumers.
     pub checkpoints: u64,
+    /// Streams that a cutover seals one by one; none where the source's record alone closes it.
+    pub seals: Option<u64>,
     /// The last position that was looked at.
     pub through: Position,
 }
@@ -123,8 +125,10 @@ impl Migration {
             }
         }
         plan.through = through;
+        plan.seals = seal::is_needed(source).then_some(0);
         let mut streams = Streams::all(&*source.store);
         while let Some(page) = streams.next(&*source.store).await? {
+            plan.seals = plan.seals.map(|seals| seals + page.len() as u64);
             for listed in page {
                 let read = ReadSnapshot { stream: listed.stream, deadline: deadline() };
                 if let Some(snapshot) = source.store.read_snapshot(read).await? {

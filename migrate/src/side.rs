@@ -3,14 +3,16 @@
 use crate::{deadline, phase};
 use evstore_api::capabilities::{FeedOrder, Fence, Positions, Support};
 use evstore_api::{
-    AdvanceFeed, Error, ErrorKind, EventStore, Meta, MetaSwapped, Position, Result, StoreAdmin, StoreName, StoreState,
-    SwapMeta,
+    AdvanceFeed, Deadline, Error, ErrorKind, EventStore, Meta, MetaSwapped, Position, Result, StoreAdmin, StoreName,
+    StoreState, SwapMeta,
 };
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often a change of the record is sent whose answer is lost, or a feed is asked to catch up.
 const TRIES_MAX: u32 = 20;
+/// How long a feed is brought up to its streams at a time.
+const ADVANCE_MAX: Duration = Duration::from_secs(2);
 /// How long to wait in between.
 const PAUSE: Duration = Duration::from_millis(25);
 
@@ -37,13 +39,22 @@ impl Side {
         head.position.ok_or_else(|| self.named(unmovable("positions", self.store.capabilities().positions)))
     }
 
-    /// The last position of its feed once that has come up to what was acknowledged before this call.
+    /// The last position of its feed once that has come up to what was acknowledged before this call, by the clocks of whoever appends.
     pub(crate) async fn settled_head(&self) -> Result<Position> {
+        let began = Instant::now();
         for _ in 0..TRIES_MAX {
-            let advanced = self.admin.advance_feed(AdvanceFeed { deadline: deadline() }).await;
-            let head = advanced.map_err(|error| self.named(error))?.head;
+            let advanced = self.admin.advance_feed(AdvanceFeed { deadline: Deadline::within(ADVANCE_MAX) }).await;
+            let head = match advanced {
+                Ok(advanced) => Ok(advanced.head),
+                // While others append, a feed that comes about behind them is never at its end, and a step of it may be cut off.
+                Err(error) if matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Indeterminate) => {
+                    self.store.feed_head(deadline()).await
+                }
+                Err(error) => Err(error),
+            };
+            let head = head.map_err(|error| self.named(error))?;
             match head.position {
-                Some(position) if head.lag.commits == 0 => return Ok(position),
+                Some(position) if head.lag.commits == 0 || head.lag.age < began.elapsed() => return Ok(position),
                 Some(_) => tokio::time::sleep(PAUSE).await,
                 None => return Err(self.named(unmovable("positions", self.store.capabilities().positions))),
             }
@@ -81,7 +92,7 @@ impl Side {
         for _ in 0..TRIES_MAX {
             let meta = self.meta().await?;
             match &meta.state {
-                StoreState::Fenced { to: there } if there == to => {}
+                StoreState::Leaving { to: there } | StoreState::Fenced { to: there } if there == to => {}
                 _ => return Ok(false),
             }
             if self.swap(&meta, phase::given_up(&meta)).await? {
@@ -98,8 +109,8 @@ impl Side {
     pub(crate) fn check(&self) -> Result<()> {
         let found = self.store.capabilities();
         let refused = match (found.fence, found.order, found.positions, found.replication) {
-            (Fence::Store, FeedOrder::Total, Positions::Contiguous, Support::Promised) => return Ok(()),
-            (Fence::Partition | Fence::Stream, ..) => unmovable("fence", found.fence),
+            (Fence::Store | Fence::Stream, FeedOrder::Total, Positions::Contiguous, Support::Promised) => return Ok(()),
+            (Fence::Partition, ..) => unmovable("fence", found.fence),
             (_, FeedOrder::BestEffort | FeedOrder::PerStream | FeedOrder::PerPartition, ..) => {
                 unmovable("order", found.order)
             }
@@ -118,7 +129,7 @@ impl Side {
 fn unmovable(capability: &'static str, found: impl std::fmt::Debug) -> Error {
     Error::new(
         ErrorKind::Unsupported,
-        "this release moves stores with one fence, one order and positions without holes only",
+        "this release moves stores with one order and positions without holes only, that are closed as a whole or by stream",
     )
     .with("capability", capability)
     .with("declared", format_args!("{found:?}"))

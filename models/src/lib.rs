@@ -9,6 +9,7 @@ pub mod histories;
 pub mod log_chain;
 pub mod log_sequencer;
 pub mod store_fence;
+pub mod store_seal;
 pub mod stream_seal;
 
 use stateright::{Checker, Expectation, HasDiscoveries, Model};

@@ -1,6 +1,6 @@
 //! Prints a row for each check of each model, and fails where one is not as expected.
 
-use evstore_models::{Scopes, feed_join, histories, log_chain, log_sequencer, store_fence, stream_seal};
+use evstore_models::{Scopes, feed_join, histories, log_chain, log_sequencer, store_fence, store_seal, stream_seal};
 use std::process::ExitCode;
 
 #[expect(clippy::print_stdout, reason = "the rows are what it is run for")]
@@ -9,8 +9,8 @@ fn main() -> ExitCode {
     let has = |flag: &str| given.iter().any(|one| one == flag);
     let scopes = if has("--all") { Scopes::All } else { Scopes::Quick };
     let mut as_expected = true;
-    for run in [store_fence::run, stream_seal::run, feed_join::run, histories::run, log_chain::run, log_sequencer::run]
-    {
+    let moves = [store_fence::run, store_seal::run, stream_seal::run, feed_join::run, histories::run];
+    for run in moves.into_iter().chain([log_chain::run, log_sequencer::run]) {
         for row in run(scopes) {
             println!("{row}");
             row.trace.iter().filter(|_| has("--trace")).for_each(|step| println!("    {step}"));

@@ -1,6 +1,8 @@
 //! Every rule of the protocol holds in every order of events, and every mistake that was sown is found.
 
-use evstore_models::{Row, Scopes, feed_join, histories, log_chain, log_sequencer, store_fence, stream_seal};
+use evstore_models::{
+    Row, Scopes, feed_join, histories, log_chain, log_sequencer, store_fence, store_seal, stream_seal,
+};
 
 #[expect(clippy::print_stdout, reason = "the rows say how far each model was searched")]
 fn as_expected(rows: Vec<Row>) {
@@ -12,6 +14,11 @@ fn as_expected(rows: Vec<Row>) {
 #[test]
 fn one_fence_for_the_whole_store() {
     as_expected(store_fence::run(Scopes::Quick));
+}
+
+#[test]
+fn one_record_and_a_seal_for_each_stream() {
+    as_expected(store_seal::run(Scopes::Quick));
 }
 
 #[test]

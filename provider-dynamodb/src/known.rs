@@ -83,6 +83,11 @@ impl Last {
         }
     }
 
+    /// Whether it says of an epoch that the stream was closed in it, so that the record has to be known.
+    pub fn is_marked(&self) -> bool {
+        self.imported.is_some() || matches!(self.kind, CommitKind::MovedOut { .. })
+    }
+
     /// Whether the stream has no commit.
     pub fn is_missing(&self) -> bool {
         self.number.0 == 0

@@ -46,18 +46,13 @@ pub async fn replicate(client: &Client, request: Replicate) -> Result<Replicated
     let deadline = request.deadline;
     let mut usage = Usage::default();
     for _ in 0..TRIES_MAX {
-        let settled = match client.sequencer() {
-            // A copy goes behind what was appended here before, and passes on how far that was read.
-            Some(sequencer) => {
-                let (settled, spent) = sequencer.advance(client, deadline).await?;
-                usage += spent;
-                Some(settled)
-            }
-            None => None,
-        };
         let mut draft = Draft::load(client, &items, &request, &mut usage).await?;
-        if settled.is_some_and(|settled| settled != draft.began_at.end) {
+        // A copy goes behind what was appended here before, and passes on how far that was read.
+        if let Some(sequencer) = client.sequencer()
+            && !sequencer.is_settled(draft.meta.token, draft.end)
+        {
             usage = draft.usage;
+            usage += sequencer.settle(client, draft.meta.token, deadline).await?;
             continue;
         }
         let decided = draft.add_all(&items).await;
@@ -68,9 +63,10 @@ pub async fn replicate(client: &Client, request: Replicate) -> Result<Replicated
             Err(_) if draft.has_moved(&mut usage).await? => continue,
             Err(refused) => return Err(refused),
         };
+        let end = draft.end;
         let (streams, chunks) = draft.finish();
         match write(client, chunks, deadline, &mut usage).await? {
-            Wrote::All => {}
+            Wrote::All => client.sequencer().into_iter().for_each(|sequencer| sequencer.copied(end)),
             Wrote::Nothing => {
                 sleep(jittered(CONTENDED_PAUSE), deadline).await?;
                 continue;

@@ -27,8 +27,8 @@ pub async fn seal(client: &Client, request: &SealStream) -> Result<Appended> {
     check_feed(client, "seal_stream")?;
     let kind = CommitKind::MovedOut { epoch: request.epoch, to: request.to.clone() };
     mark(client, &request.stream, request.commit, &kind, request.deadline, |last, meta| {
-        let leaves = matches!(&meta.meta.state, StoreState::Leaving { .. }) && meta.meta.epoch == request.epoch;
-        if !leaves {
+        let closes = matches!(&meta.meta.state, StoreState::Leaving { .. } | StoreState::Fenced { .. });
+        if !closes || meta.meta.epoch != request.epoch {
             return Err(Error::new(ErrorKind::Conflict, "the store is not leaving in this epoch")
                 .with("state", meta.meta.state.name())
                 .with("epoch", meta.meta.epoch)
@@ -36,6 +36,8 @@ pub async fn seal(client: &Client, request: &SealStream) -> Result<Appended> {
         }
         match client.head(last, &meta.meta).state {
             StreamState::Open => Ok(()),
+            // By an attempt that was given up, or by the copy before: a writer may know the record as it was open since.
+            StreamState::Sealed { epoch, .. } if epoch < request.epoch => Ok(()),
             StreamState::Missing => Err(Error::new(ErrorKind::NotFound, "there is no such stream")),
             StreamState::Deleted => Err(Error::new(ErrorKind::Gone, "the stream was deleted for good")),
             StreamState::Sealed { to, .. } => {

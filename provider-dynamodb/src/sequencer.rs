@@ -29,7 +29,7 @@ use evstore_api::{CommitNumber, Deadline, Error, ErrorKind, Lag, Position, Resul
 use evstore_kit::refusal;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, Notify, watch};
 
@@ -68,6 +68,8 @@ const RESTS: u32 = 3;
 const REST_MAX: Duration = Duration::from_secs(5);
 /// How much less often is looked where nothing was found for a while.
 pub const IDLE_POLLS: u32 = 5;
+/// How long copies go on behind each other without a look at the change stream: it brings little but themselves.
+const COPIES_GO_ON: Duration = Duration::from_secs(5);
 /// Pause of an operator's call before it goes on where the service asks for a slower pace: a shard is read five times a second.
 const THROTTLED_PAUSE: Duration = Duration::from_millis(250);
 /// Pause of a call that waits for what others have taken out of the queue.
@@ -82,6 +84,16 @@ pub struct Sequencer {
     /// Apart from the state: who asks how far the feed is behind does not wait for a step, and changes nothing.
     behind: Mutex<Rounds>,
     work: Notify,
+    copied: std::sync::Mutex<Option<Copied>>,
+}
+
+/// Where the log ended when nothing was behind it, or when copies were put there since.
+#[derive(Clone, Copy, Debug)]
+struct Copied {
+    /// How often the store's record was changed by then.
+    token: u64,
+    end: Position,
+    since: Instant,
 }
 
 #[derive(Debug)]
@@ -154,7 +166,37 @@ impl Sequencer {
             kept: Instant::now(),
             is_broken_off: false,
         };
-        Self { state: Mutex::new(state), behind: Mutex::new(Rounds::new(source.clone())), work: Notify::new() }
+        Self {
+            state: Mutex::new(state),
+            behind: Mutex::new(Rounds::new(source.clone())),
+            work: Notify::new(),
+            copied: std::sync::Mutex::default(),
+        }
+    }
+
+    /// Whether a copy may go behind this end of the log: it was settled a moment ago under the same record, and nobody has logged since but this
+    /// handle's copies.
+    pub fn is_settled(&self, token: u64, end: Position) -> bool {
+        let copied = *self.copied.lock().unwrap_or_else(PoisonError::into_inner);
+        copied.is_some_and(|copied| (copied.token, copied.end) == (token, end) && copied.since.elapsed() < COPIES_GO_ON)
+    }
+
+    /// Brings the feed up to what the change stream has before something is copied behind it; gives what that took.
+    ///
+    /// # Errors
+    /// As [`advance`](Self::advance).
+    pub async fn settle(&self, client: &Client, token: u64, deadline: Deadline) -> Result<Usage> {
+        let since = Instant::now();
+        let (end, usage) = self.advance(client, deadline).await?;
+        *self.copied.lock().unwrap_or_else(PoisonError::into_inner) = Some(Copied { token, end, since });
+        Ok(usage)
+    }
+
+    /// Copies were put behind a settled end, up to here.
+    pub fn copied(&self, end: Position) {
+        if let Some(copied) = &mut *self.copied.lock().unwrap_or_else(PoisonError::into_inner) {
+            copied.end = end;
+        }
     }
 
     /// Says that there is something to log.

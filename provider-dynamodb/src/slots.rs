@@ -121,8 +121,8 @@ impl<'a> Writing<'a> {
             None => self.refresh().await?,
         };
         let meta = match client.known_meta() {
-            Some(meta) if known.last.imported.is_none() || self.store_is_fresh => meta,
-            // Whether a copied stream takes appends is for the record to say.
+            Some(meta) if !known.last.is_marked() || self.store_is_fresh => meta,
+            // Whether a stream takes appends that was sealed or copied is for the record to say.
             _ => {
                 self.store_is_fresh = true;
                 schema::read_meta(client, self.deadline, &mut self.usage).await?

@@ -201,7 +201,7 @@ impl Client {
     /// As reads have them.
     pub async fn meta_for(&self, last: &Last, deadline: Deadline, usage: &mut Usage) -> Result<Arc<StoredMeta>> {
         match self.known_meta() {
-            Some(known) if last.imported.is_none() => Ok(known),
+            Some(known) if !last.is_marked() => Ok(known),
             _ => schema::read_meta(self, deadline, usage).await,
         }
     }

@@ -199,12 +199,11 @@ fn repeat(wanted: &Wanted, found: Option<Appended>) -> Result<Option<Appended>> 
 fn check_states(situation: &Situation<'_>) -> Result<()> {
     check_writable(situation.meta)?;
     match (&situation.head.state, &situation.meta.state) {
-        (StreamState::Missing, StoreState::Leaving { to }) => {
-            Err(Error::new(ErrorKind::Moved, "new streams are made in another store")
-                .with("to", to)
-                .to_store(to.clone()))
-        }
         (StreamState::Missing | StreamState::Open, _) => Ok(()),
+        (StreamState::Sealed { to, .. }, StoreState::Leaving { .. }) => {
+            Err(Error::new(ErrorKind::Fenced, "the stream is sealed, and the rest of its store is about to be")
+                .with("to", to))
+        }
         (StreamState::Sealed { to, .. }, _) if to == situation.own => {
             Err(Error::new(ErrorKind::Fenced, "the stream is still being copied into this store"))
         }
@@ -435,9 +434,11 @@ mod tests {
         assert_eq!(in_state(StreamState::Sealed { epoch: Epoch(1), to: name("own") }), ErrorKind::Fenced);
         assert_eq!(in_state(StreamState::Open), ErrorKind::Conflict);
         let leaving = StoreState::Leaving { to: name("next") };
-        let fresh = wanted(Expected::NoStream, 1);
-        assert_eq!(kind(decide(leaving.clone(), &Head::missing(), &fresh, None)), ErrorKind::Moved);
-        assert!(decide(leaving, &head(7), &wanted(Expected::Any, 1), None).is_ok());
+        assert!(decide(leaving.clone(), &Head::missing(), &wanted(Expected::NoStream, 1), None).is_ok());
+        assert!(decide(leaving.clone(), &head(7), &wanted(Expected::Any, 1), None).is_ok());
+        // It is sealed, and nothing is decided yet.
+        let sealed = Head { state: StreamState::Sealed { epoch: Epoch(1), to: name("next") }, ..head(7) };
+        assert_eq!(kind(decide(leaving, &sealed, &any, None)), ErrorKind::Fenced);
     }
 
     #[test]

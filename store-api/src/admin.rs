@@ -15,14 +15,14 @@ use crate::record::Record;
 use crate::snapshot::Snapshot;
 use async_trait::async_trait;
 
-/// Seals a stream here: its next slot takes a `MovedOut` marker. Mode B.
+/// Seals a stream here: its next slot takes a `MovedOut` marker. Where appends look at nothing but their stream, that is what closes it.
 #[derive(Clone, Debug)]
 pub struct SealStream {
     /// The stream.
     pub stream: StreamId,
     /// Id of the marker, so that a repeat is recognised.
     pub commit: CommitId,
-    /// The epoch in which the store is `Leaving`; checked in the same step as the slot.
+    /// The epoch in which the store is `Fenced` or `Leaving`; checked in the same step as the slot.
     pub epoch: Epoch,
     /// Where the stream goes.
     pub to: StoreName,
@@ -284,7 +284,8 @@ pub trait StoreAdmin: Send + Sync + std::fmt::Debug {
     /// Seals a stream in favour of another store. The record is checked in the same step.
     ///
     /// # Errors
-    /// `Unsupported` where the fence is of the whole store. `Conflict` when the record is not `Leaving` this epoch.
+    /// `Unsupported` where the fence is of the whole store. `Conflict` when the record is not `Fenced` or `Leaving` in
+    /// this epoch.
     /// `NotFound` for a missing stream, `Gone` for a deleted one.
     async fn seal_stream(&self, request: SealStream) -> Result<StreamSealed>;
 

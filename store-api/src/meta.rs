@@ -71,7 +71,7 @@ pub struct Lineage {
 pub enum StoreState {
     /// It takes appends.
     Open,
-    /// Closed while the rest is copied to another store. Mode A, may still be undone.
+    /// Closed while the rest is copied to another store, and sealed where appends look at nothing but their stream. May still be undone.
     Fenced {
         /// Where its content is going.
         to: StoreName,
@@ -88,9 +88,10 @@ pub enum StoreState {
         /// The store that it is filled from, where appends go meanwhile; none for a restore.
         from: Option<StoreName>,
     },
-    /// Streams leave it one by one; new streams are born in the other store. Mode B.
+    /// Its streams are sealed one by one, because appends look at nothing but their stream. Those that are not sealed yet take appends, and
+    /// new ones are made. What comes next is `Fenced`; it may still be undone.
     Leaving {
-        /// Where they go.
+        /// Where its content is going.
         to: StoreName,
     },
     /// All streams have left.
@@ -103,7 +104,7 @@ pub enum StoreState {
 impl StoreState {
     /// Refuses an append to a stream of this store, or a change of a checkpoint or snapshot, unless the state allows it.
     ///
-    /// `Leaving` allows it: there the streams are sealed one by one, and only creation is closed.
+    /// `Leaving` allows it: there the streams are sealed one by one.
     ///
     /// # Errors
     /// `Moved` where another store answers, `Fenced` where one has to wait; nothing was written.

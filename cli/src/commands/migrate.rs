@@ -352,7 +352,8 @@ async fn status(migration: &Migration, watch: bool, session: &mut Session) -> Re
     let (mut before, mut looked_at) = (migration.status().await?, Instant::now());
     let streams = migration.streams().await?;
     loop {
-        let moves = matches!(before.phase, Phase::Copying(_) | Phase::Fenced(_) | Phase::Decided(_));
+        let moves =
+            matches!(before.phase, Phase::Copying(_) | Phase::Sealing(_) | Phase::Fenced(_) | Phase::Decided(_));
         if watch || moves {
             tokio::time::sleep(WATCH_EVERY).await;
         }
@@ -421,7 +422,7 @@ async fn hand_over(migration: &Migration, way: Way, args: &HandOver, session: &m
     let phase = migration.check(verb).await?;
     let expected = args.expect_nodes.or(session.config()?.migrate().expect_nodes()).filter(|expected| *expected > 0);
     // One that has closed a store already is to be finished, whoever is there.
-    if !matches!(phase, Phase::Fenced(_) | Phase::Decided(_)) {
+    if !matches!(phase, Phase::Sealing(_) | Phase::Fenced(_) | Phase::Decided(_)) {
         check_nodes(&migration.lacks(way, expected).await?, &args.accepted)?;
     }
     if args.closing.dry_run {
@@ -532,7 +533,15 @@ fn status_json(status: &Status, seen: Option<&Seen>, migration: &Migration) -> M
     if let Some(Seen { streams, rate }) = seen {
         let handed_over = if has_taken_over(status.phase) { streams.target } else { 0 };
         json.extend(view::object([
-            ("streams", json!({ "source": streams.source, "target": streams.target, "handed_over": handed_over })),
+            (
+                "streams",
+                json!({
+                    "source": streams.source,
+                    "target": streams.target,
+                    "sealed": streams.sealed,
+                    "handed_over": handed_over,
+                }),
+            ),
             ("copied_per_second", (rate.copied.round() as u64).into()),
             ("appended_per_second", (rate.appended.round() as u64).into()),
             ("converges", rate.converges().into()),
@@ -548,12 +557,14 @@ fn has_taken_over(phase: Phase) -> bool {
         Phase::Decided(Way::Forth)
         | Phase::Moved(Way::Forth)
         | Phase::Copying(Way::Back)
+        | Phase::Sealing(Way::Back)
         | Phase::Fenced(Way::Back)
         | Phase::Rehearsing(Way::Back)
         | Phase::GivenUp(Way::Back)
         | Phase::Finished => true,
         Phase::NotBegun
         | Phase::Copying(Way::Forth)
+        | Phase::Sealing(Way::Forth)
         | Phase::Fenced(Way::Forth)
         | Phase::Rehearsing(Way::Forth)
         | Phase::GivenUp(Way::Forth)
@@ -567,7 +578,7 @@ fn print_status(status: &Status, seen: Option<&Seen>, migration: &Migration, ses
         format!("{name}: {}, epoch {}, position {head}", meta.state.name(), meta.epoch)
     };
     let tone = match status.phase {
-        Phase::Fenced(_) | Phase::Rehearsing(_) | Phase::Decided(_) => Tone::Warning,
+        Phase::Sealing(_) | Phase::Fenced(_) | Phase::Rehearsing(_) | Phase::Decided(_) => Tone::Warning,
         Phase::Moved(_) | Phase::Finished => Tone::Good,
         Phase::NotBegun | Phase::Copying(_) | Phase::GivenUp(_) => Tone::Plain,
     };
@@ -580,7 +591,11 @@ fn print_status(status: &Status, seen: Option<&Seen>, migration: &Migration, ses
         ("compared", format!("up to position {}", status.compared).into()),
     ];
     if let Some(Seen { streams, rate }) = seen {
-        let handed_over = if has_taken_over(status.phase) { "all handed over" } else { "none handed over" };
+        let handed_over = match (streams.sealed, has_taken_over(status.phase)) {
+            (0, true) => "all handed over".to_owned(),
+            (0, false) => "none handed over".to_owned(),
+            (sealed, _) => format!("{sealed} sealed to be handed over"),
+        };
         let counted = format!("{} in the source, {} in the target, {handed_over}", streams.source, streams.target);
         facts.push(("streams", counted.into()));
         if let Phase::Copying(_) = status.phase {
@@ -670,6 +685,7 @@ fn print_plan(plan: &Plan, nodes: Option<&Nodes>, accepted: &Accepted, session: 
         ("snapshots", plan.snapshots.into()),
         ("checkpoints", plan.checkpoints.into()),
         ("through", plan.through.0.into()),
+        ("seals", plan.seals.into()),
         ("too_large", json!(plan.too_large)),
         ("too_large_left_out", plan.too_large_more.into()),
         ("ready", plan.check(accepted).is_ok().into()),
@@ -682,6 +698,11 @@ fn print_plan(plan: &Plan, nodes: Option<&Nodes>, accepted: &Accepted, session: 
         "{} events in {} commits, {} bytes, {} snapshots, {} checkpoints",
         plan.events, plan.commits, plan.bytes, plan.snapshots, plan.checkpoints
     ));
+    if let Some(streams) = plan.seals {
+        session.output().note(&format!(
+            "a cutover seals {streams} streams one by one: appends to those that are sealed wait until it is decided; `rehearse` shows how long"
+        ));
+    }
     plan.too_large.iter().for_each(|item| session.output().note(&format!("does not fit: {item}")));
     let mut list = session.output().list("weaker", facts, &["name", "source", "target", "accepted", "meaning"]);
     for weaker in &plan.weaker {

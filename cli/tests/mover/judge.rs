@@ -1,8 +1,9 @@
 //! Judges what the nodes saw against what the store holds that took over.
 
 use crate::node::{commits, entries, event};
+use evstore::api::CommitKind;
 use evstore::{Config, Registry, Sources, Store, StoreName};
-use evstore_conformance::history::feed::FeedClaims;
+use evstore_conformance::history::feed::{FeedClaims, FeedRealtime};
 use evstore_conformance::history::record as seen;
 use evstore_conformance::history::stream::{Removal, Sessions, StreamClaims};
 use evstore_conformance::history::{Claims, FeedClaim, History, Rule, check, lines};
@@ -14,11 +15,13 @@ use std::time::Duration;
 pub struct Seen {
     /// All of it.
     pub history: History,
+    /// Whether one of the stores is sealed stream by stream, and has a feed that comes about behind the appends.
+    pub is_sealed: bool,
 }
 
 impl Seen {
     /// Reads what nodes wrote down, and what a store holds now.
-    pub fn read(files: impl Iterator<Item = std::path::PathBuf>, config: &Path, owner: &str) -> Self {
+    pub fn read(files: impl Iterator<Item = std::path::PathBuf>, config: &Path, owner: &str, is_sealed: bool) -> Self {
         let mut text = Vec::new();
         for file in files {
             // A process that was killed may have been in the middle of a line.
@@ -34,7 +37,7 @@ impl Seen {
             history.final_feed = Some(feed);
             store.close().await.unwrap();
         });
-        Self { history }
+        Self { history, is_sealed }
     }
 
     /// Appends that were acknowledged.
@@ -87,8 +90,13 @@ impl Seen {
         let unanswered: Vec<_> =
             self.history.operations.iter().filter(|one| one.returned_at == seen::Returned::Never).collect();
         assert!(unanswered.is_empty(), "calls got no answer: {unanswered:?}");
-        let streams = StreamClaims { sessions: Sessions::Guaranteed, removal: Removal::Never };
-        let mut verdict = check(&self.history, &Claims { streams, feed: FeedClaim::Of(FeedClaims::STRICT) });
+        let (removal, real_time) = match self.is_sealed {
+            true => (Removal::Sealed, FeedRealtime::NotPromised),
+            false => (Removal::Never, FeedRealtime::Ordered),
+        };
+        let streams = StreamClaims { sessions: Sessions::Guaranteed, removal };
+        let feed = FeedClaim::Of(FeedClaims { real_time, ..FeedClaims::STRICT });
+        let mut verdict = check(&self.history, &Claims { streams, feed });
         for rule in [Rule::SnapshotAhead, Rule::SnapshotState] {
             assert!(!verdict.snapshots.has(rule), "{verdict}");
         }
@@ -116,8 +124,12 @@ async fn finals(store: &Store) -> (Vec<seen::FinalStream>, seen::FinalFeed) {
     let mut streams: BTreeMap<String, Vec<seen::FinalCommit>> = BTreeMap::new();
     let all = commits(store).await;
     for commit in &all {
-        let events = commit.events.iter().map(event).collect();
-        let body = seen::FinalBody::Events { first: commit.first_revision.0, events };
+        let body = if let CommitKind::MovedOut { .. } = commit.kind {
+            seen::FinalBody::Marker
+        } else {
+            let events = commit.events.iter().map(event).collect();
+            seen::FinalBody::Events { first: commit.first_revision.0, events }
+        };
         let of_stream = streams.entry(commit.stream.to_string()).or_default();
         of_stream.push(seen::FinalCommit { id: commit.id.0.into(), number: commit.number.0, body });
     }

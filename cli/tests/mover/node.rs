@@ -3,8 +3,8 @@
 
 use crate::proxy::MARK;
 use evstore::api::{
-    Commit, CommitNumber, ContentType, PutRecord, PutSnapshot, ReadHead, ReadRecord, ReadSnapshot, RecordExpected,
-    Snapshot, SnapshotPut,
+    Commit, CommitKind, CommitNumber, ContentType, PutRecord, PutSnapshot, ReadHead, ReadRecord, ReadSnapshot,
+    RecordExpected, Snapshot, SnapshotPut,
 };
 use evstore::{
     Append, Appended, Checkpoint, CommitId, Config, Deadline, Delivery, Direction, Error, ErrorKind, EventType, Events,
@@ -501,7 +501,7 @@ impl Node {
 
     /// Tells of everything that is there, as if it had appended it.
     async fn recall(&mut self) {
-        for commit in commits(&self.store).await {
+        for commit in commits(&self.store).await.into_iter().filter(|commit| !is_seal(commit)) {
             let append = seen::Append {
                 commit: commit.id.0.into(),
                 expected: seen::Expected::Any,
@@ -549,8 +549,17 @@ pub fn event(event: &evstore::Event) -> seen::Event {
     seen::Event { id: event.id.0.into(), digest: seen::Digest(digest) }
 }
 
+/// Whether it is the mark of a stream that was sealed for a move.
+fn is_seal(commit: &Commit) -> bool {
+    matches!(commit.kind, CommitKind::MovedOut { .. })
+}
+
 /// The entries of a feed that a commit takes.
 pub fn entries(commit: &Commit) -> Vec<seen::FeedEntry> {
+    if is_seal(commit) {
+        let item = seen::FeedItem::Marker { stream: commit.stream.to_string(), number: commit.number.0 };
+        return vec![seen::FeedEntry { position: commit.first_position.unwrap().0, item }];
+    }
     let entry = |one: evstore::EventRef<'_>| seen::FeedEntry {
         position: one.position().unwrap().0,
         item: seen::FeedItem::Event {

@@ -28,6 +28,9 @@ pub enum Way {
     Cut,
 }
 
+/// What an append of a node is recognised by: all of these in one piece.
+pub type Marks = Vec<String>;
+
 /// A way on a port of its own.
 pub struct Proxy {
     /// Where it begins.
@@ -37,6 +40,7 @@ pub struct Proxy {
 
 struct Shared {
     to: AtomicU16,
+    marks: Marks,
     way: watch::Sender<Way>,
     held: AtomicU64,
     released: AtomicU64,
@@ -46,10 +50,11 @@ struct Shared {
 
 impl Proxy {
     /// Leads to a port of this machine.
-    pub fn to(port: u16) -> Self {
+    pub fn to(port: u16, marks: Marks) -> Self {
         let (held, released, lost, cut) = Default::default();
         let shared = Arc::new(Shared {
             to: AtomicU16::new(port),
+            marks,
             way: watch::Sender::new(Way::Open),
             held,
             released,
@@ -112,7 +117,8 @@ async fn connect(client: TcpStream, shared: Arc<Shared>) {
         let mut piece = vec![0; PIECE_BYTES_MAX];
         while let Ok(count @ 1..) = from_client.read(&mut piece).await {
             let sent = &piece[..count];
-            let is_append = sent.windows(MARK.len()).any(|part| part == MARK.as_bytes());
+            let has = |mark: &String| sent.windows(mark.len()).any(|part| part == mark.as_bytes());
+            let is_append = shared.marks.iter().all(has);
             appends.store(is_append, Ordering::SeqCst);
             let holds = is_append && *shared.way.borrow() == Way::HoldsAppends;
             if holds {

@@ -2,7 +2,7 @@
 //! to it for nodes and one for the migrator.
 
 use crate::process::{self, Process};
-use crate::proxy::Proxy;
+use crate::proxy::{MARK, Marks, Proxy};
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Stdio;
@@ -35,8 +35,10 @@ pub enum Kind {
     Postgres,
     /// The same.
     Redis,
-    /// The one that all tests share.
+    /// The one that all tests share, with a feed in each append's transaction.
     DynamoDb,
+    /// The same, with a feed that comes about behind the appends: its streams are sealed one by one.
+    DynamoDbSequencer,
     /// The same.
     S3,
     /// A file, and an archive in a folder behind it.
@@ -46,7 +48,7 @@ pub enum Kind {
 impl Kind {
     /// All of them that this build can start.
     pub const ALL: &[Self] = if cfg!(feature = "engine-tests") {
-        &[Self::Sqlite, Self::Postgres, Self::Redis, Self::DynamoDb, Self::S3, Self::Tiered]
+        &[Self::Sqlite, Self::Postgres, Self::Redis, Self::DynamoDb, Self::DynamoDbSequencer, Self::S3, Self::Tiered]
     } else {
         &[Self::Sqlite]
     };
@@ -58,6 +60,7 @@ impl Kind {
             Self::Postgres => "postgres",
             Self::Redis => "redis",
             Self::DynamoDb => "dynamodb",
+            Self::DynamoDbSequencer => "dynamodb_sequencer",
             Self::S3 => "s3",
             Self::Tiered => "tiered",
         }
@@ -97,13 +100,13 @@ pub enum Engine {
 
 impl Engine {
     /// A place of its own in the server that a variable names. `keys` end with the one that tells places apart.
-    fn shared(variable: &str, kind: Kind, keys: &str, name: &str) -> Self {
+    fn shared(variable: &str, provider: &str, keys: &str, name: &str) -> Self {
         let url = told(variable);
         let port = url.rsplit_once(':').and_then(|(_, port)| port.trim_end_matches('/').parse().ok()).unwrap();
         let keys = format!(
             "provider = \"{}\"\naccess_key_id = \"AKIDEVSTORETEST\"\nsecret_access_key = \"not-looked-at\"\n\
              {keys} = \"moved-{}-{name}\"\n",
-            kind.name(),
+            provider,
             std::process::id()
         );
         Self::Shared { port, keys }
@@ -118,21 +121,32 @@ impl Place {
             Kind::Tiered => Engine::FileAndFolder,
             Kind::Postgres => Engine::Postgres(Cluster::new()),
             Kind::Redis => Engine::Redis(Redis::new()),
-            Kind::DynamoDb => Engine::shared(
-                "EVSTORE_TEST_DYNAMODB_URL",
-                kind,
-                &format!("region = \"local\"\nfeed = \"transactional\"\nidempotency_commits = {WINDOW}\ntable"),
-                name,
-            ),
+            Kind::DynamoDb | Kind::DynamoDbSequencer => {
+                let feed = if kind == Kind::DynamoDb { "transactional" } else { "sequencer" };
+                let keys = format!("region = \"local\"\nfeed = \"{feed}\"\nidempotency_commits = {WINDOW}\ntable");
+                Engine::shared("EVSTORE_TEST_DYNAMODB_URL", "dynamodb", &keys, name)
+            }
             Kind::S3 => {
                 let keys = "region = \"us-east-1\"\nbucket = \"evstore-test\"\nprefix";
-                Engine::shared("EVSTORE_TEST_S3_URL", kind, keys, name)
+                Engine::shared("EVSTORE_TEST_S3_URL", "s3", keys, name)
             }
         };
         let mut place = Self { name, engine, nodes: None, operator: None };
-        place.nodes = place.port().map(Proxy::to);
-        place.operator = place.port().map(Proxy::to);
+        place.nodes = place.port().map(|port| Proxy::to(port, place.marks()));
+        place.operator = place.port().map(|port| Proxy::to(port, place.marks()));
         place
+    }
+
+    /// What an append to it is recognised by on its way. What DynamoDB stores is not readable there: a commit is what is put into the table itself.
+    fn marks(&self) -> Marks {
+        match &self.engine {
+            Engine::Shared { keys, .. } if keys.contains("\"dynamodb\"") => {
+                vec!["DynamoDB_20120810.PutItem".to_owned(), format!("\"moved-{}-{}\"", std::process::id(), self.name)]
+            }
+            Engine::File | Engine::FileAndFolder | Engine::Postgres(_) | Engine::Redis(_) | Engine::Shared { .. } => {
+                vec![MARK.to_owned()]
+            }
+        }
     }
 
     /// The process of its server, where it has one of its own.
@@ -161,6 +175,11 @@ impl Place {
                 None
             }
         }
+    }
+
+    /// Whether its streams are sealed one by one, because its feed comes about behind the appends.
+    pub fn is_sealed(&self) -> bool {
+        matches!(&self.engine, Engine::Shared { keys, .. } if keys.contains("\"sequencer\""))
     }
 
     /// Whether it has an archive.

@@ -6,9 +6,9 @@ use crate::process::{self, Process, is_full, patience};
 use crate::stores::{Kind, Place};
 use async_trait::async_trait;
 use evstore::api::{
-    AdvanceFeed, Appended, Capabilities, CommitsPage, Deadline, Delete, FeedAdvanced, Finding, Meta, MetaSwapped,
-    OpenStream, ReadCommits, Release, Released, Replicate, Replicated, Result, SchemaPlan, SealStream, StoreAdmin,
-    StoreState, SwapMeta, Truncate, Truncated,
+    AdvanceFeed, Appended, Capabilities, CommitId, CommitsPage, Deadline, Delete, FeedAdvanced, Finding, ListStreams,
+    Meta, MetaSwapped, NamespaceFilter, OpenStream, ReadCommits, Release, Released, Replicate, Replicated, Result,
+    SchemaPlan, SealStream, StoreAdmin, StoreState, SwapMeta, Truncate, Truncated,
 };
 use evstore::{Config, Registry, Sources, StoreName};
 use evstore_conformance::seed::Seed;
@@ -310,7 +310,9 @@ impl System {
 
     /// Leaves the move in a phase as a migrator does that is killed right there, and waits until nothing holds it up.
     pub fn leave_in(&self, wanted: Phase) {
-        let (Phase::Fenced(way) | Phase::Decided(way)) = wanted else { panic!("no migrator is killed in {wanted:?}") };
+        let (Phase::Sealing(way) | Phase::Fenced(way) | Phase::Decided(way)) = wanted else {
+            panic!("no migrator is killed in {wanted:?}")
+        };
         let (from, to) = match way {
             Way::Forth => ("a", "b"),
             Way::Back => ("b", "a"),
@@ -319,6 +321,28 @@ impl System {
         runtime.block_on(async {
             let deadline = || Deadline::within(patience());
             let (from, to) = (self.side(from).await.unwrap(), self.side(to).await.unwrap());
+            if let Phase::Sealing(_) = wanted {
+                let owner = from.admin.read_meta(deadline()).await.unwrap();
+                let (new, to) = (phase::leaving(&owner, &to.name), to.name);
+                let epoch = new.epoch;
+                from.admin.swap_meta(SwapMeta { expected: owner, new, deadline: deadline() }).await.unwrap();
+                // Half of them are sealed, as far as it came.
+                let listing = ListStreams {
+                    namespace: NamespaceFilter::All,
+                    category: None,
+                    prefix: String::new(),
+                    after: None,
+                    limit: 100,
+                    deadline: deadline(),
+                };
+                let listed = from.store.list_streams(listing).await.unwrap().streams;
+                for one in listed.iter().take(listed.len() / 2 + 1) {
+                    let (stream, commit) = (one.stream.clone(), CommitId::generate());
+                    let seal = SealStream { stream, commit, epoch, to: to.clone(), deadline: deadline() };
+                    from.admin.seal_stream(seal).await.unwrap();
+                }
+                return;
+            }
             if let Phase::Fenced(_) = wanted {
                 let owner = from.admin.read_meta(deadline()).await.unwrap();
                 let new = phase::fenced(&owner, &to.name);
@@ -428,7 +452,8 @@ impl System {
                 println!("connections of the migrator to {name} that were cut: {}", way.cut());
             }
         }
-        Seen::read(self.ended.iter().cloned(), &self.path(OPERATOR), owner)
+        let is_sealed = self.a.is_sealed() || self.b.is_sealed();
+        Seen::read(self.ended.iter().cloned(), &self.path(OPERATOR), owner, is_sealed)
     }
 
     /// Both stores hold the same, byte for byte. Nobody may write any more, and a migrator has to copy.

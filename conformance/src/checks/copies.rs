@@ -8,7 +8,7 @@ use super::records::put_request;
 use crate::check::{Broken, Check, Outcome, check, ensure, ensure_eq, ensure_kind};
 use crate::context::{Context, Fresh, event_type, page_of, revisions};
 use bytes::Bytes;
-use evstore_api::capabilities::{FeedOrder, Fence, Limit, Positions, Support};
+use evstore_api::capabilities::{FeedOrder, Limit, Positions, Support};
 use evstore_api::chain::Chain;
 use evstore_api::{
     Commit, CommitId, CommitKind, CommitNumber, Content, ContentType, Delete, Epoch, Error, ErrorKind, Event, EventId,
@@ -683,11 +683,6 @@ async fn a_copy_opens_with_its_store(context: Context) -> Result<Outcome, Broken
     let error = ensure_kind!(refused, Moved, "an append to a store that is being filled from another");
     ensure_eq!(error.moved_to(), Some(&elsewhere()), "where it is sent");
     target.swap_meta(&context, |meta| meta.state = StoreState::Open).await?;
-    if context.capabilities().fence == Fence::Stream {
-        ensure_eq!(context.read_from(&*target.store, stream).await?.head.state, closed, "state of an imported stream");
-        ensure_kind!(append_to(&context, &*target.store, stream, 1).await, Fenced, "an append to an imported stream");
-        return Ok(Outcome::Held);
-    }
     let receipt = append_to(&context, &*target.store, stream, 1).await?;
     let found = (receipt.number, receipt.first);
     ensure_eq!(found, (CommitNumber(3), Revision(6)), "slot and revision of the first append behind a copy");
@@ -823,11 +818,6 @@ async fn removed_ranges_keep_their_place(context: Context) -> Result<Outcome, Br
 
 async fn the_way_back_adds_what_is_new(context: Context) -> Result<Outcome, Broken> {
     copying!(context);
-    if context.capabilities().fence == Fence::Stream {
-        return Ok(Outcome::NotRun(
-            "streams that are opened one by one are handed back by the migration's own tests".into(),
-        ));
-    }
     let source = source(&context).await?;
     let (target, epoch) = importing(&context).await?;
     copy(&context, &target, epoch, For::Move, &items(&context, &source).await?).await?;

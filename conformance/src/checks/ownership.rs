@@ -88,6 +88,12 @@ pub(crate) static CHECKS: &[Check] = &[
         a_seal_closes_its_stream
     ),
     check!(
+        "ownership.a-seal-is-of-its-attempt",
+        "a seal closes in the epoch of its attempt: given up, the stream opens with its store, and the next attempt seals anew",
+        [206, 221],
+        a_seal_is_of_its_attempt
+    ),
+    check!(
         "ownership.an-imported-stream-is-opened-at-its-slot",
         "a copied stream is opened at exactly the slot of its seal, where streams move one by one; else that is refused",
         [206, 221],
@@ -572,17 +578,65 @@ async fn a_seal_closes_its_stream(context: Context) -> Result<Outcome, Broken> {
     ensure_eq!((sealed.number, sealed.last), (CommitNumber(3), Revision(3)), "receipt of a seal");
     ensure!(fresh.admin.seal_stream(request).await?.repeated, "a seal that is repeated is made twice");
     let refused = append_to(&context, &*fresh.store, &stream, 1).await;
-    let error = ensure_kind!(refused, Moved, "an append to a sealed stream");
-    ensure_eq!(error.moved_to(), Some(&elsewhere()), "where it is sent");
+    ensure_kind!(refused, Fenced, "an append to a sealed stream of a store that is leaving");
     let page = context.read_from(&*fresh.store, &stream).await?;
     let state = StreamState::Sealed { epoch, to: elsewhere() };
     ensure_eq!((revisions(&page).len(), &page.head.state), (3, &state), "a sealed stream");
     let last = slots(&context, &*fresh.admin, &stream).await?.pop().map(|commit| commit.kind);
     ensure_eq!(last, Some(CommitKind::MovedOut { epoch, to: elsewhere() }), "the slot of the seal");
     append_to(&context, &*fresh.store, &untouched, 1).await?;
-    let born = append_to(&context, &*fresh.store, &context.stream(), 1).await;
-    let error = ensure_kind!(born, Moved, "a new stream in a store that is leaving");
-    ensure_eq!(error.moved_to(), Some(&elsewhere()), "where a new stream is sent");
+    append_to(&context, &*fresh.store, &context.stream(), 1).await?;
+    // Nothing is decided yet: whoever was refused waits. Once it is, all of them are sent on.
+    fresh.swap_meta(&context, |meta| meta.state = StoreState::Fenced { to: elsewhere() }).await?;
+    for stream in [&stream, &context.stream()] {
+        let refused = append_to(&context, &*fresh.store, stream, 1).await;
+        ensure_kind!(refused, Fenced, "an append to a sealed stream, or a new one, of a store that is fenced");
+    }
+    let late = fresh.admin.seal_stream(seal(&context, &untouched, Epoch(epoch.0 + 1))).await;
+    ensure_kind!(late, Conflict, "a seal of another epoch in a store that is fenced");
+    fresh.admin.seal_stream(seal(&context, &untouched, epoch)).await?;
+    fresh.swap_meta(&context, |meta| meta.state = StoreState::Moved { to: elsewhere(), end: Position(9) }).await?;
+    for stream in [&stream, &untouched, &context.stream()] {
+        let refused = append_to(&context, &*fresh.store, stream, 1).await;
+        let error = ensure_kind!(refused, Moved, "an append to a store whose streams are all sealed");
+        ensure_eq!(error.moved_to(), Some(&elsewhere()), "where it is sent");
+    }
+    Ok(Outcome::Held)
+}
+
+async fn a_seal_is_of_its_attempt(context: Context) -> Result<Outcome, Broken> {
+    if let Some(refused) = without_stream_fence(&context).await? {
+        return Ok(refused);
+    }
+    let fresh = context.fresh().await?;
+    let (stream, fenced) = (context.stream(), || StoreState::Fenced { to: elsewhere() });
+    append_to(&context, &*fresh.store, &stream, 1).await?;
+    let mut late = Vec::new();
+    // Sealed and given up, twice, without an append in between: a writer may know the record as it was open then.
+    for number in [2, 3] {
+        let epoch = fresh.enter(&context, fenced()).await?.epoch;
+        let request = seal(&context, &stream, epoch);
+        let sealed = fresh.admin.seal_stream(request.clone()).await?;
+        ensure_eq!((sealed.number, sealed.repeated), (CommitNumber(number), false), "the seal of an attempt");
+        ensure_kind!(
+            append_to(&context, &*fresh.store, &stream, 1).await,
+            Fenced,
+            "an append to a stream that is sealed"
+        );
+        fresh.enter(&context, StoreState::Open).await?;
+        late.push(seal(&context, &stream, epoch));
+    }
+    let receipt = append_to(&context, &*fresh.store, &stream, 1).await?;
+    ensure_eq!((receipt.number, receipt.first), (CommitNumber(4), Revision(2)), "an append once it was given up");
+    let epoch = fresh.enter(&context, fenced()).await?.epoch;
+    for late in late {
+        ensure_kind!(fresh.admin.seal_stream(late).await, Conflict, "a seal of an attempt that was given up");
+    }
+    let sealed = fresh.admin.seal_stream(seal(&context, &stream, epoch)).await?;
+    ensure_eq!(sealed.number, CommitNumber(5), "slot of the seal behind the append");
+    fresh.swap_meta(&context, |meta| meta.state = StoreState::Moved { to: elsewhere(), end: Position(5) }).await?;
+    let refused = append_to(&context, &*fresh.store, &stream, 1).await;
+    ensure_kind!(refused, Moved, "an append to a sealed stream of a store that was left");
     Ok(Outcome::Held)
 }
 
@@ -602,13 +656,6 @@ async fn an_imported_stream_is_opened_at_its_slot(context: Context) -> Result<Ou
     let copy = Replicate { epoch, origin, items, deadline: context.deadline() };
     target.admin.replicate(copy).await?;
     target.swap_meta(&context, |meta| meta.state = StoreState::Open).await?;
-    let state = context.read_from(&*target.store, &stream).await?.head.state;
-    ensure_eq!(
-        state,
-        StreamState::Sealed { epoch, to: target.settings.store().clone() },
-        "state of an imported stream"
-    );
-    ensure_kind!(append_to(&context, &*target.store, &stream, 1).await, Fenced, "an append to an imported stream");
     for wrong in [2, 4] {
         let opened = target.admin.open_stream(open(&context, &target, &stream, wrong, epoch)).await;
         ensure_kind!(opened, Conflict, "the opening of a stream of two commits at slot {wrong}");

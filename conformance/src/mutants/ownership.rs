@@ -77,6 +77,7 @@ pub(super) static MUTANTS: &[Mutant] = &[
         "a seal and the opening of a stream are answered, and nothing is done",
         &[
             "ownership.a-seal-closes-its-stream",
+            "ownership.a-seal-is-of-its-attempt",
             "ownership.an-imported-stream-is-opened-at-its-slot",
             "honesty.operations-are-as-declared",
         ],

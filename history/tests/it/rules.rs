@@ -21,6 +21,10 @@ const REMOVING: Claims =
 const FEED: FeedClaims =
     FeedClaims { lag: FeedLag::Within { lag_ns: 1_000, healed_at: Moment(0) }, ..FeedClaims::STRICT };
 
+/// What is claimed where streams were sealed, and nobody removed anything.
+const SEALING: Claims =
+    Claims { streams: StreamClaims { sessions: Sessions::Guaranteed, removal: Removal::Sealed }, ..CLAIMS };
+
 type Break = fn(&mut History);
 
 /// Each rule with ways to break it.
@@ -327,6 +331,20 @@ fn what_is_allowed_passes() {
         let verdict = check(&history, &REMOVING);
         assert!(verdict.held(), "change {number}:\n{verdict}");
     }
+}
+
+#[test]
+fn seals_pass_where_streams_were_sealed_and_nothing_else_does() {
+    let mut history = right();
+    let number = history.final_streams[0].commits.len() as u64 + 1;
+    history.final_streams[0].commits.push(FinalCommit { id: commit(8), number, body: FinalBody::Marker });
+    let verdict = check(&history, &SEALING);
+    assert!(verdict.held(), "{verdict}");
+    history.final_streams[0].commits[0].body = FinalBody::Removed { first: 1, last: 1 };
+    assert!(check(&history, &SEALING).streams.violations.has(Rule::RemovedUnasked));
+    let mut history = right();
+    entries(&mut history)[0].item = FeedItem::Removed { last: 1 };
+    assert!(check(&history, &SEALING).streams.violations.has(Rule::RemovedUnasked));
 }
 
 #[test]

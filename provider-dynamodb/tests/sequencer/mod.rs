@@ -157,14 +157,14 @@ async fn a_stream_is_not_born_in_a_store_whose_record_has_changed() {
     let (store, admin) = (scratch.open().await, scratch.admin().await);
     append_one(&store, "a-1", CommitId::generate()).await.unwrap();
     let meta = admin.read_meta(deadline()).await.unwrap();
-    let mut leaving = meta.clone();
-    leaving.epoch.0 += 1;
-    leaving.state = evstore_api::StoreState::Leaving { to: evstore_api::StoreName::new("next").unwrap() };
-    let swap = evstore_api::SwapMeta { expected: meta, new: leaving, deadline: deadline() };
+    let mut fenced = meta.clone();
+    fenced.epoch.0 += 1;
+    fenced.state = evstore_api::StoreState::Fenced { to: evstore_api::StoreName::new("next").unwrap() };
+    let swap = evstore_api::SwapMeta { expected: meta, new: fenced, deadline: deadline() };
     admin.swap_meta(swap).await.unwrap();
-    // The handle has the old record.
-    assert_eq!(append_one(&store, "b-1", CommitId::generate()).await.unwrap_err().kind(), ErrorKind::Moved);
+    // The handle has the old record, and appends look at their stream alone, until that is sealed.
     append_one(&store, "a-1", CommitId::generate()).await.unwrap();
+    assert_eq!(append_one(&store, "b-1", CommitId::generate()).await.unwrap_err().kind(), ErrorKind::Fenced);
     scratch.end().await;
 }
 

@@ -69,8 +69,8 @@ pub async fn run(
         }
     };
     let restored = restore(&mut incoming, Reading::new(head), &*admin, &meta).await.map_err(cut_off)?;
-    finish(&*admin, &meta).await?;
-    Ok(restored)
+    finish(&*admin, &meta, restored.sealed_in).await?;
+    Ok(restored.imported())
 }
 
 async fn restore(
@@ -78,7 +78,7 @@ async fn restore(
     mut reading: Reading,
     admin: &dyn StoreAdmin,
     meta: &Meta,
-) -> Result<Imported> {
+) -> Result<Reading> {
     let mut batch = Batch::default();
     while let Some(item) = reading.next(incoming, meta.epoch, Some(meta.incarnation())).await? {
         if batch.is_full_with(&item) {
@@ -88,7 +88,7 @@ async fn restore(
     }
     reading.present += batch.send(admin, meta.epoch, incoming).await?;
     reading.check_whole(incoming)?;
-    Ok(reading.imported())
+    Ok(reading)
 }
 
 /// A store that can't take copies must not be closed for one.
@@ -156,7 +156,7 @@ async fn begin(store: &dyn EventStore, admin: &dyn StoreAdmin) -> Result<Begin> 
             if is_empty(store).await? {
                 return Ok(Begin::Importing(closed));
             }
-            finish(admin, &closed).await?;
+            finish(admin, &closed, Epoch(0)).await?;
             Ok(Begin::NotEmpty)
         }
         _ => Ok(Begin::NotEmpty),
@@ -179,8 +179,10 @@ async fn is_empty(store: &dyn EventStore) -> Result<bool> {
 }
 
 /// Opens the store again. Whoever restored the same beside us may have done so already.
-async fn finish(admin: &dyn StoreAdmin, closed: &Meta) -> Result {
-    let open = Meta { epoch: closed.epoch.next(), state: StoreState::Open, ..closed.clone() };
+///
+/// What was sealed in the store that was exported is open in one that is open in a later epoch.
+async fn finish(admin: &dyn StoreAdmin, closed: &Meta, sealed_in: Epoch) -> Result {
+    let open = Meta { epoch: closed.epoch.max(sealed_in).next(), state: StoreState::Open, ..closed.clone() };
     swap(admin, closed.clone(), open).await
 }
 
@@ -253,6 +255,8 @@ struct Reading {
     lines: u64,
     /// The place up to which a store has it, for a plan.
     there: Position,
+    /// The last epoch in which one of the streams was sealed.
+    sealed_in: Epoch,
 }
 
 impl Reading {
@@ -269,6 +273,7 @@ impl Reading {
             left_out: 0,
             lines: 0,
             there: Position(0),
+            sealed_in: Epoch(0),
         }
     }
 
@@ -355,6 +360,9 @@ impl Reading {
     fn reached(&mut self, commit: &Commit) {
         self.chain.push(commit);
         self.reached = commit.last_position().or(self.reached);
+        if let CommitKind::MovedOut { epoch, .. } = &commit.kind {
+            self.sealed_in = self.sealed_in.max(*epoch);
+        }
         self.events += commit.events.len() as u64;
         if commit.last_position().is_some_and(|last| last <= self.there) {
             self.present += commit.events.len() as u64;
