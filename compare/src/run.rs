@@ -11,6 +11,7 @@ use crate::stage::Stage;
 use crate::tally::{Latencies, Tally};
 use crate::workload::{Plan, Workload};
 use evstore_api::{Capabilities, ConfigKey, Error, KeyDefault, KeyKind, Result, Secrecy, Settings};
+use futures::future::join_all;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -149,9 +150,7 @@ impl Run {
                     }
                 }
             }
-            for cell in cells {
-                cell.end(results).await;
-            }
+            join_all(cells.into_iter().map(|cell| cell.end(results))).await;
         }
         results.lock().complete = true;
         Ok(())
@@ -176,18 +175,21 @@ impl Run {
         state: &mut Progress,
         progress: &mut impl FnMut(&Progress),
     ) -> Vec<Cell> {
-        let mut cells = Vec::new();
-        for contender in self.of(workload) {
-            state.on = format!("{} is prepared on {}", workload.name, contender.name);
-            progress(state);
-            let log = workload.log.as_ref().and_then(|name| self.logs.get(name).cloned());
-            let stage = Stage::prepare(contender, workload, log, self.seed).await;
+        state.on = format!("{} is prepared", workload.name);
+        progress(state);
+        let log = workload.log.as_ref().and_then(|name| self.logs.get(name));
+        // At a time: most of it is waiting for engines, and nothing is measured yet.
+        let prepared =
+            join_all(self.of(workload).map(async |contender| {
+                (contender, Stage::prepare(contender, workload, log.cloned(), self.seed).await)
+            }));
+        let cell = |(contender, stage): (&Contender, Result<Arc<Stage>>)| {
             if let (Ok(stage), Part::Store) = (&stage, &contender.part) {
                 results.opened(contender, stage.scratch.watcher.capabilities());
             }
-            cells.push(Cell { contender: contender.clone(), workload: workload.clone(), stage, sums: HashMap::new() });
-        }
-        cells
+            Cell { contender: contender.clone(), workload: workload.clone(), stage, sums: HashMap::new() }
+        };
+        prepared.await.into_iter().map(cell).collect()
     }
 }
 

@@ -1,14 +1,17 @@
-//! Sealing a stream in favour of another store, and opening one that was copied here: each is a marker in the stream's next slot, put in
-//! one transaction with a look at the store's record.
+//! Sealing a stream in favour of another store, and opening one that was copied here: each is a marker in the stream's next slot.
+//!
+//! The store's record is read before a seal, and not looked at again in the same step: a seal that comes late bears the epoch of its attempt,
+//! and closes nothing in a later one (`models/src/store_seal.rs`). Thousands are put at a time, and a look at one item that all of them make
+//! would let one through after the other. What opens a stream does look: nothing takes that back.
 
 use crate::codec::{Events, Frame};
 use crate::config::Feed;
 use crate::known::{self, Last};
 use crate::lane::{commit_item, jittered};
-use crate::link::{Condition, Transacted, Write, sleep};
+use crate::link::{Condition, Transacted, Write, Written, sleep};
 use crate::schema::{self, StoredMeta};
 use crate::store::Client;
-use crate::tables::{META, Table, named};
+use crate::tables::{Item, META, Table, named};
 use evstore_api::{
     Appended, CommitId, CommitKind, Content, Deadline, Error, ErrorKind, OpenStream, Result, SealStream, StoreState,
     StreamId, StreamState, Usage, format,
@@ -116,19 +119,38 @@ async fn mark(
             place: client.place(last, now, digest)?,
         };
         let item = commit_item(client, stream, number, &frame, &Events::default());
-        let writes = vec![
-            Write::put(Table::Commits, item, Some(Condition::absent())),
-            Write::check(Table::Names, named(META, META), Condition::counted(meta.token)),
-        ];
-        match client.link().transact(writes, deadline, &mut usage).await? {
-            Transacted::Done => {
+        let put = match kind {
+            CommitKind::MovedIn { .. } => put_and_look(client, item, meta.token, deadline, &mut usage).await?,
+            _ => client.link().put(Table::Commits, item, Condition::absent(), deadline, &mut usage).await?,
+        };
+        match put {
+            Written::Done => {
                 client.appended();
                 return Ok(Appended { repeated: false, usage, ..frame.receipt(number) });
             }
             // Somebody appended, or changed the record.
-            Transacted::Refused(_) => {}
-            Transacted::Contended => sleep(jittered(CONTENDED_PAUSE), deadline).await?,
+            Written::Refused(_) => {}
+            Written::Contended => sleep(jittered(CONTENDED_PAUSE), deadline).await?,
         }
     }
     Err(Error::new(ErrorKind::Throttled, "too many processes write to the stream at once").with("stream", stream))
+}
+
+/// Puts an item if the store's record is as it was read.
+async fn put_and_look(
+    client: &Client,
+    item: Item,
+    token: u64,
+    deadline: Deadline,
+    usage: &mut Usage,
+) -> Result<Written> {
+    let writes = vec![
+        Write::put(Table::Commits, item, Some(Condition::absent())),
+        Write::check(Table::Names, named(META, META), Condition::counted(token)),
+    ];
+    Ok(match client.link().transact(writes, deadline, usage).await? {
+        Transacted::Done => Written::Done,
+        Transacted::Refused(_) => Written::Refused(None),
+        Transacted::Contended => Written::Contended,
+    })
 }
