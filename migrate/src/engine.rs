@@ -341,7 +341,12 @@ impl Migration {
             Phase::Copying(way) => self.copy_on(way, &look, runner, observer).await?,
             Phase::Sealing(way) | Phase::Fenced(way) | Phase::Decided(way) | Phase::Rehearsing(way) => {
                 let since = *runner.closed_since.get_or_insert_with(Instant::now);
-                if since.elapsed() < HELP_AFTER {
+                let help_after = match look.phase {
+                    // It is ended and not finished by a helper, and seals take their time: who rehearses needs all of it.
+                    Phase::Rehearsing(_) if seal::is_needed(self.sides(way).0) => SEALED_MAX,
+                    _ => HELP_AFTER,
+                };
+                if since.elapsed() < help_after {
                     tokio::time::sleep(PAUSE_MIN).await;
                 } else if let Phase::Rehearsing(_) = look.phase {
                     self.end_rehearsal(way).await?;
