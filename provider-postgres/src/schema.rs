@@ -13,9 +13,13 @@ use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 use sqlx::{Executor, PgConnection, Postgres, Row};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// The statements that make a store, each below a line that says what it does.
 pub const STATEMENTS: &str = include_str!("schema.sql");
+
+/// Pause before a schema is dropped again.
+const DROP_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// One statement of the schema.
 struct Part {
@@ -329,8 +333,19 @@ pub async fn make_scratch(shared: &Shared, deadline: Deadline) -> Result<()> {
 
 /// Drops a schema and everything in it.
 pub async fn remove(shared: &Shared, deadline: Deadline) -> Result<()> {
-    let statement = Statement::new("DROP SCHEMA IF EXISTS {schema} CASCADE", &shared.config.schema, Prepared::Once);
-    shared.write(deadline, async |transaction| transaction.execute(statement.query()).await.map(drop)).await
+    loop {
+        let statement = Statement::new("DROP SCHEMA IF EXISTS {schema} CASCADE", &shared.config.schema, Prepared::Once);
+        let dropped =
+            shared.write(deadline, async |transaction| transaction.execute(statement.query()).await.map(drop)).await;
+        match dropped {
+            // It locks one table after the other, and whoever still has the store open locks them in another order: the server then undoes
+            // one of the two.
+            Err(error) if error.kind() == ErrorKind::Unavailable && deadline.remaining() > DROP_AGAIN_AFTER => {
+                tokio::time::sleep(DROP_AGAIN_AFTER).await;
+            }
+            dropped => return dropped,
+        }
+    }
 }
 
 /// The names of schemas that begin so.

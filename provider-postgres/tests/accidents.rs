@@ -699,3 +699,27 @@ async fn an_examination_names_who_holds_the_feed_up() {
     admin.close().await.unwrap();
     fixture.end().await;
 }
+
+/// Whoever has a store open locks its tables in another order than what drops them, and the server undoes one of the two.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scratch_store_is_dropped_that_others_still_look_at() {
+    let mut waited = Duration::ZERO;
+    // Which of two tables is dropped first is the server's choice.
+    for (tag, one, other) in [("one", "commits", "store"), ("other", "store", "commits")] {
+        let fixture = Fixture::new(tag).await;
+        let mut foreign = fixture.connection().await;
+        // So that it is the drop that is undone.
+        fixture.run(&mut foreign, "SET deadlock_timeout = '1min'; BEGIN").await;
+        fixture.run(&mut foreign, &format!("LOCK TABLE {{schema}}.{one} IN ACCESS SHARE MODE")).await;
+        fixture.store.close().await.unwrap();
+        let (opener, settings) = (fixture.opener.clone(), fixture.settings.clone());
+        let dropping = tokio::spawn(async move { opener.drop_scratch(&settings).await });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let began = std::time::Instant::now();
+        fixture.run(&mut foreign, &format!("LOCK TABLE {{schema}}.{other} IN ACCESS SHARE MODE")).await;
+        waited = waited.max(began.elapsed());
+        fixture.run(&mut foreign, "ROLLBACK").await;
+        dropping.await.unwrap().unwrap();
+    }
+    assert!(waited > Duration::from_millis(100), "no drop stood in the way: {waited:?}");
+}
