@@ -18,16 +18,12 @@ pub const NAME: &str = "harness";
 /// The store that does nothing, as a contender: driven as the others are, and called by a bare loop.
 #[must_use]
 pub fn contenders() -> [Contender; 2] {
-    let driven = contender();
-    let called = Contender { name: format!("{NAME}:bare"), part: Part::Calls, ..driven.clone() };
-    [driven, called]
-}
-
-fn contender() -> Contender {
     let provider = Provider { name: NAME, sentence: "does nothing", keys: &[], opener: Arc::new(Noop::new()) };
     let store = StoreName::new(NAME).expect("it is short and plain");
     let settings = Settings::new(store, &[], []).expect("there is no key");
-    Contender { name: NAME.into(), provider, settings, part: Part::Harness }
+    let driven = Contender { name: NAME.into(), provider, settings, part: Part::Harness };
+    let called = Contender { name: format!("{NAME}:bare"), part: Part::Calls, ..driven.clone() };
+    [driven, called]
 }
 
 /// The bare client of a store's engine, as a contender: on scratch stores that are made as the store's are.

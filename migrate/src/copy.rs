@@ -4,7 +4,7 @@
 use crate::governor::Governor;
 use crate::side::Side;
 use crate::walk::Walk;
-use crate::{Doing, News, Observer, Progress, deadline};
+use crate::{Doing, News, Observer, Progress, deadline, until_told};
 use evstore_api::{
     Epoch, Error, ErrorKind, FeedItem, Incarnation, Meta, Origin, Position, Replica, Replicate, Result, StoreAdmin,
 };
@@ -160,18 +160,11 @@ pub async fn replicate(
     if items.is_empty() {
         return Ok(Some(0));
     }
-    let mut sendings = 0;
-    loop {
-        sendings += 1;
+    let sent = |sending| {
         let request = Replicate { epoch, origin, items: items.clone(), deadline: deadline() };
-        match admin.replicate(request).await {
-            Ok(replicated) => return Ok((sendings == 1).then_some(replicated.written)),
-            Err(error) if error.kind() == ErrorKind::Indeterminate && sendings < SENDINGS_MAX => {
-                tracing::info!(%error, items = items.len(), "copies are sent again");
-            }
-            Err(error) => return Err(error),
-        }
-    }
+        async move { Ok((sending == 1).then_some(admin.replicate(request).await?.written)) }
+    };
+    until_told(SENDINGS_MAX, sent).await
 }
 
 /// Waits as long as so many events may take.

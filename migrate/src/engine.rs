@@ -20,8 +20,9 @@ const HELP_AFTER: Duration = Duration::from_secs(2);
 const CARRY_EVERY: Duration = Duration::from_secs(30);
 /// Positions that may be left to copy when the source is closed.
 const NEAR: u64 = 500;
-/// How long a store may be closed before the move is given up and the store opened again; and one whose last streams are sealed meanwhile.
+/// How long a store may be closed before the move is given up and the store opened again.
 const CLOSED_MAX: Duration = Duration::from_secs(20);
+/// The same of one whose last streams are sealed meanwhile.
 const SEALED_MAX: Duration = Duration::from_secs(60);
 /// How long the others may be sealed before that.
 const SEALING_MAX: Duration = Duration::from_secs(600);
@@ -626,7 +627,7 @@ impl Migration {
         if !from.swap(owner, closed(from, owner, &from.name)).await? {
             return Err(contended());
         }
-        let rest = self.copy_rest_in_time(way, Filling::of(self.filled(way, &look))).await;
+        let rest = self.while_closed(way, self.copy_rest(way, Filling::of(self.filled(way, &look)))).await;
         from.release(&from.name).await.map_err(|error| error.with("closed", &from.name))?;
         let pause = closed_at.elapsed();
         self.end_rehearsal(way).await?;
@@ -659,7 +660,7 @@ impl Migration {
     /// that the owner is closed for no longer than it has to be.
     async fn settle(&self, way: Way, closed_at: Option<Instant>) -> Result<Settled> {
         let (from, to) = self.sides(way);
-        let decided = self.decide_in_time(way).await;
+        let decided = self.while_closed(way, self.decide(way)).await;
         let compared = match decided {
             Ok(Decision::Made(compared)) => compared,
             Ok(Decision::Differs(compared)) => {
@@ -703,18 +704,10 @@ impl Migration {
         Ok(Settled::Done(Box::new(Cutover { way, epoch, end, pause, compared })))
     }
 
-    async fn decide_in_time(&self, way: Way) -> Result<Decision> {
-        self.seal_in_time(way).await?;
-        in_time(closed_max(self.sides(way).0), self.decide(way)).await
-    }
-
-    async fn copy_rest_in_time(&self, way: Way, filling: Filling) -> Result<Rest> {
-        self.seal_in_time(way).await?;
-        in_time(closed_max(self.sides(way).0), self.copy_rest(way, filling)).await
-    }
-
-    async fn seal_in_time(&self, way: Way) -> Result<()> {
-        in_time(SEALING_MAX, self.seal_quiet(way)).await
+    /// Does what is to be done once an owner is closed, in the time for which it may be; most streams are sealed before, where each has to be.
+    async fn while_closed<T>(&self, way: Way, work: impl Future<Output = Result<T>>) -> Result<T> {
+        in_time(SEALING_MAX, self.seal_quiet(way)).await?;
+        in_time(closed_max(self.sides(way).0), work).await
     }
 
     /// Seals most streams of an owner whose record alone does not close it, while the others go on, and then closes the record. Any other owner

@@ -31,7 +31,7 @@ pub use plan::{Accepted, Plan, Weaker};
 pub use rate::{Rate, spread};
 pub use side::Side;
 
-use evstore_api::{Deadline, Error, Position};
+use evstore_api::{Deadline, Error, ErrorKind, Position};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +41,24 @@ const CALL_MAX: Duration = Duration::from_secs(60);
 /// When a call that begins now has to end.
 fn deadline() -> Deadline {
     Deadline::within(CALL_MAX)
+}
+
+/// Pause before a call is made again.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// Makes a call that finds what an earlier one did, again while it is not told what became of it. The call is told which try it is, from 1.
+async fn until_told<T, F: Future<Output = Result<T, Error>>>(tries: u32, call: impl Fn(u32) -> F) -> Result<T, Error> {
+    let mut made = 0;
+    loop {
+        made += 1;
+        match call(made).await {
+            Err(error) if error.kind() == ErrorKind::Indeterminate && made < tries => {
+                tracing::info!(%error, "a call is made again");
+                tokio::time::sleep(PAUSE).await;
+            }
+            answer => return answer,
+        }
+    }
 }
 
 /// What is being done, and how far.

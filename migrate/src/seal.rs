@@ -2,9 +2,9 @@
 //! the record, so that none is put late. From then on an append of somebody who knows an older record finds its slot taken. What a copy lacks
 //! then shows by the number of the marker. Checked in the model `models/src/store_seal.rs`, rule by rule.
 
-use crate::deadline;
 use crate::pages::Streams;
 use crate::side::Side;
+use crate::{deadline, until_told};
 use evstore_api::capabilities::Fence;
 use evstore_api::{
     CommitId, Epoch, ErrorKind, ListedStream, Result, SealStream, StoreName, StreamId, StreamState, Timestamp,
@@ -71,17 +71,15 @@ async fn one(from: &Side, to: &StoreName, epoch: Epoch, stream: StreamId) -> Res
     let (namespace, name) = (stream.namespace.as_str().as_bytes(), stream.name.as_str().as_bytes());
     // Whoever seals it in this attempt puts the same marker.
     let commit = CommitId::derive(&[b"seal", namespace, name, &epoch.0.to_le_bytes()]);
-    let mut tries = 0;
-    loop {
-        tries += 1;
+    let sealed = |_| {
         let request = SealStream { stream: stream.clone(), commit, epoch, to: to.clone(), deadline: deadline() };
-        match from.admin.seal_stream(request).await {
-            Ok(_) => return Ok(()),
-            // It is closed for good.
-            Err(error) if error.kind() == ErrorKind::Gone => return Ok(()),
-            Err(error) if error.kind() == ErrorKind::Indeterminate && tries < TRIES_MAX => {}
-            Err(error) => return Err(from.named(error)),
-        }
+        from.admin.seal_stream(request)
+    };
+    match until_told(TRIES_MAX, sealed).await {
+        Ok(_) => Ok(()),
+        // It is closed for good.
+        Err(error) if error.kind() == ErrorKind::Gone => Ok(()),
+        Err(error) => Err(from.named(error)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! One of the two stores of a move: its name, and both of its faces.
 
-use crate::{deadline, phase};
+use crate::{PAUSE, deadline, phase, until_told};
 use evstore_api::capabilities::{FeedOrder, Fence, Positions, Support};
 use evstore_api::{
     AdvanceFeed, Deadline, Error, ErrorKind, EventStore, Meta, MetaSwapped, Position, Result, StoreAdmin, StoreName,
@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 const TRIES_MAX: u32 = 20;
 /// How long a feed is brought up to its streams at a time.
 const ADVANCE_MAX: Duration = Duration::from_secs(2);
-/// How long to wait in between.
-const PAUSE: Duration = Duration::from_millis(25);
 
 /// A store that takes part in a move.
 #[derive(Clone, Debug)]
@@ -64,22 +62,17 @@ impl Side {
 
     /// Changes its record if it is as it was read; says whether it is as wanted now.
     pub(crate) async fn swap(&self, expected: &Meta, new: Meta) -> Result<bool> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
+        // The change itself tells what became of an earlier one: it is a compare-and-set of the whole.
+        let swapped = until_told(TRIES_MAX, |_| {
             let request = SwapMeta { expected: expected.clone(), new: new.clone(), deadline: deadline() };
-            match self.admin.swap_meta(request).await {
-                Ok(MetaSwapped::Done) => {
-                    tracing::info!(store = %self.name, state = new.state.name(), epoch = %new.epoch, "the record was changed");
-                    return Ok(true);
-                }
-                Ok(MetaSwapped::Differs(found)) => return Ok(*found == new),
-                // The change itself tells what became of an earlier one: it is a compare-and-set of the whole.
-                Err(error) if error.kind() == ErrorKind::Indeterminate && tries < TRIES_MAX => {
-                    tokio::time::sleep(PAUSE).await;
-                }
-                Err(error) => return Err(self.named(error)),
+            self.admin.swap_meta(request)
+        });
+        match swapped.await.map_err(|error| self.named(error))? {
+            MetaSwapped::Done => {
+                tracing::info!(store = %self.name, state = new.state.name(), epoch = %new.epoch, "the record was changed");
+                Ok(true)
             }
+            MetaSwapped::Differs(found) => Ok(*found == new),
         }
     }
 

@@ -13,10 +13,25 @@ pub mod store_seal;
 pub mod stream_seal;
 
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
 use std::time::{Duration, Instant};
+
+/// Somebody who appends, in the models of a move.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Client {
+    /// The store that it takes for the owner.
+    route: usize,
+    /// Commits that it was acknowledged.
+    done: u8,
+}
+
+/// Whether none stands twice.
+fn are_distinct<T: Eq + Hash>(mut ids: impl Iterator<Item = T>) -> bool {
+    let mut seen = HashSet::new();
+    ids.all(|id| seen.insert(id))
+}
 
 /// What a run has to show.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -4,7 +4,7 @@
 //! was truly read, may arrive at any later time, any number of times, or never. That covers lost and
 //! late answers, crashes, restarts, several migrators and zombies without modelling processes.
 
-use crate::{Expect, Row, Scopes, report};
+use crate::{Client, Expect, Row, Scopes, are_distinct, report};
 use stateright::{Model, Property};
 use std::collections::BTreeSet;
 
@@ -90,12 +90,6 @@ enum Op {
         store: usize,
         was: Meta,
     },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Client {
-    route: usize,
-    done: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -401,10 +395,7 @@ impl Model for Fence {
             }),
             Property::always("never two owners", |_, s: &State| !(s.store[0].meta.owns() && s.store[1].meta.owns())),
             Property::always("no duplicate commit id", |_, s: &State| {
-                s.store.iter().all(|x| {
-                    let ids: Vec<_> = x.log.iter().filter(|i| **i != HOLE).collect();
-                    ids.iter().collect::<BTreeSet<_>>().len() == ids.len()
-                })
+                s.store.iter().all(|x| are_distinct(x.log.iter().filter(|i| **i != HOLE)))
             }),
             Property::always("same slot, same commit", |_, s: &State| {
                 s.store[0].log.iter().zip(&s.store[1].log).all(|(a, b)| a == b || *a == HOLE || *b == HOLE)

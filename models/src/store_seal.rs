@@ -6,7 +6,7 @@
 //! that is long out of date: it is checked atomically by creations, checkpoints, seals and copies, never by ordinary appends. Both stores are
 //! such ones here.
 
-use crate::{Expect, Row, Scopes, report};
+use crate::{Client, Expect, Row, Scopes, are_distinct, report};
 use stateright::{Model, Property};
 use std::collections::BTreeSet;
 
@@ -86,12 +86,6 @@ enum Op {
     Seal { of: usize, slot: u8, epoch: Epoch },
     Copy { to: usize, slot: u8, content: Content, epoch: Epoch },
     Carry { to: usize, number: u8, epoch: Epoch },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Client {
-    route: usize,
-    done: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -374,9 +368,7 @@ impl Model for Seals {
             Property::always("no append lands in a store that was left or is filled", |_, s: &State| !s.astray),
             Property::always("no duplicate commit id", |_, s: &State| {
                 s.store.iter().all(|x| {
-                    let commits = x.log.iter().map(|item| item.content).filter(|content| matches!(content, Commit(_)));
-                    let ids: Vec<_> = commits.collect();
-                    ids.iter().collect::<BTreeSet<_>>().len() == ids.len()
+                    are_distinct(x.log.iter().map(|item| item.content).filter(|content| matches!(content, Commit(_))))
                 })
             }),
             Property::always("same slot, same commit", |_, s: &State| {
@@ -416,7 +408,7 @@ fn all_done(m: &Seals, s: &State) -> bool {
 }
 
 fn end(m: &Seals, s: &State) -> bool {
-    all_done(m, s)
+    all_done(m, s) && s.store.iter().any(|x| matches!(x.meta, Open(_)))
 }
 
 /// Runs every check of this model.

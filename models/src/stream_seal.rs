@@ -3,7 +3,7 @@
 //! One stream is followed; messages are never taken away (see `store_fence`). The store's record is
 //! checked atomically by creations and seals only, both rare, never by ordinary appends.
 
-use crate::{Expect, Row, Scopes, report};
+use crate::{Client, Expect, Row, Scopes, are_distinct, report};
 use stateright::{Model, Property};
 use std::collections::BTreeSet;
 
@@ -62,12 +62,6 @@ enum Op {
     Seal { from: usize, slot: u8, epoch: u8 },
     OpenIt { to: usize, slot: u8, epoch: u8 },
     Reopen { from: usize, slot: u8, epoch: u8 },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Client {
-    route: usize,
-    done: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -348,10 +342,9 @@ impl Model for Seal {
             }),
             Property::always("never open in both", |_, s: &State| !(s.store[0].open() && s.store[1].open())),
             Property::always("no duplicate commit id", |_, s: &State| {
-                s.store.iter().all(|x| {
-                    let ids: Vec<_> = x.log.iter().filter(|i| matches!(i, Own(_) | Imported(_))).map(id_of).collect();
-                    ids.iter().collect::<BTreeSet<_>>().len() == ids.len()
-                })
+                s.store
+                    .iter()
+                    .all(|x| are_distinct(x.log.iter().filter(|i| matches!(i, Own(_) | Imported(_))).map(id_of)))
             }),
             Property::always("same slot, same commit", |_, s: &State| {
                 s.store[0].log.iter().zip(&s.store[1].log).all(|(a, b)| id_of(a) == id_of(b))

@@ -4,10 +4,10 @@
 //! dead process could have it; and one of something else is looked up before it is believed.
 
 use crate::codec::Ref;
-use crate::queue::{BATCH_MAX, Letter, Queue, Received, read_body};
+use crate::queue::{self, BATCH_MAX, Letter, Queue, Received, read_body};
 use crate::sequencer::{Patience, Told};
 use crate::source::Progress;
-use evstore_api::{CommitNumber, Deadline, Error, ErrorKind, Result, StreamId};
+use evstore_api::{CommitNumber, Deadline, Error, Result, StreamId};
 use futures::future::join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{HashMap, VecDeque};
@@ -89,7 +89,7 @@ impl Courier {
     /// As reads have them; nothing is noted then. `Schema` where there is no such queue.
     pub async fn send(&mut self, letters: &[Letter], progress: Progress, deadline: Deadline) -> Result<()> {
         if self.patience.is_none() {
-            let found = self.queue.state(deadline).await?.ok_or_else(|| missing(self.queue.name()))?;
+            let found = self.queue.state(deadline).await?.ok_or_else(|| queue::missing(self.queue.name()))?;
             self.patience = Some(found.visibility + PATIENCE_MORE);
         }
         // The groups of a lane are sent one behind the other, so that none overtakes itself.
@@ -248,12 +248,6 @@ async fn patiently<T, F: Future<Output = Result<T>>>(deadline: Deadline, ask: im
             Err(error) => patience.after(error).await?,
         }
     }
-}
-
-/// There is no such queue.
-pub fn missing(name: &str) -> Error {
-    Error::new(ErrorKind::Schema, "the store's queue is not there; apply the schema, or set auto_create")
-        .with("queue", name)
 }
 
 #[cfg(test)]

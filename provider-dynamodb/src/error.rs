@@ -77,9 +77,6 @@ fn refused(error: &dyn ProvideErrorMetadata, status: u16, purpose: Purpose) -> E
         "ResourceNotFoundException" => {
             refused(ErrorKind::Schema, "the store's tables are not there; apply the schema, or set auto_create")
         }
-        "QueueDoesNotExist" | "AWS.SimpleQueueService.NonExistentQueue" => {
-            refused(ErrorKind::Schema, "the store's queue is not there; apply the schema, or set auto_create")
-        }
         "QueueNameExists" | "QueueAlreadyExists" => {
             refused(ErrorKind::Schema, "there is a queue of that name which is another one")
         }

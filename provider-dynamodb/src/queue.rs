@@ -175,6 +175,12 @@ pub async fn connect(config: &QueueConfig, _: Duration) -> Result<Arc<dyn Queue>
         .with("queue", &config.name))
 }
 
+/// There is no such queue.
+pub fn missing(name: &str) -> Error {
+    Error::new(ErrorKind::Schema, "the store's queue is not there; apply the schema, or set auto_create")
+        .with("queue", name)
+}
+
 /// The queue as a resource of CloudFormation, by its logical name.
 pub fn template(name: &str) -> Value {
     let properties = json!({

@@ -66,7 +66,11 @@ pub async fn replicate(client: &Client, request: Replicate) -> Result<Replicated
         let end = draft.end;
         let (streams, chunks) = draft.finish();
         match write(client, chunks, deadline, &mut usage).await? {
-            Wrote::All => client.sequencer().into_iter().for_each(|sequencer| sequencer.copied(end)),
+            Wrote::All => {
+                if let Some(sequencer) = client.sequencer() {
+                    sequencer.copied(end);
+                }
+            }
             Wrote::Nothing => {
                 sleep(jittered(CONTENDED_PAUSE), deadline).await?;
                 continue;

@@ -2,7 +2,6 @@
 
 use crate::codec::{self, corrupt};
 use crate::config::Billing;
-use crate::courier;
 use crate::dictionary;
 use crate::error::{self, Purpose};
 use crate::lane::jittered;
@@ -278,7 +277,7 @@ pub async fn check(client: &Client, deadline: Deadline) -> Result<Arc<StoredMeta
 async fn check_queue(client: &Client, queue: &dyn Queue, deadline: Deadline) -> Result<()> {
     match queue.state(deadline).await {
         Ok(Some(found)) => found.check(queue.name()),
-        Ok(None) => Err(courier::missing(queue.name())),
+        Ok(None) => Err(queue::missing(queue.name())),
         // Whoever does not sequence need not be allowed to look at it.
         Err(error)
             if error.kind() == ErrorKind::Denied

@@ -84,6 +84,7 @@ pub struct Sequencer {
     /// Apart from the state: who asks how far the feed is behind does not wait for a step, and changes nothing.
     behind: Mutex<Rounds>,
     work: Notify,
+    /// What copies may go on behind; nothing before the first.
     copied: std::sync::Mutex<Option<Copied>>,
 }
 

@@ -3,11 +3,10 @@
 
 use crate::config::QueueConfig;
 use crate::error::{self, Purpose};
-use crate::queue::{Letter, Queue, QueueState, RETENTION, Received, VISIBILITY};
+use crate::queue::{self, BATCH_MAX, Letter, Queue, QueueState, RETENTION, Received, VISIBILITY};
 use async_trait::async_trait;
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::error::SdkError;
-use aws_sdk_sqs::operation::get_queue_url::GetQueueUrlError;
+use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::types::{
     ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, QueueAttributeName as Name,
     SendMessageBatchRequestEntry,
@@ -16,6 +15,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use evstore_api::{Deadline, Error, ErrorKind, Result};
 use evstore_aws::failure::bounded;
 use std::collections::HashMap;
+use std::error::Error as StdError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::OnceCell;
@@ -51,14 +51,25 @@ impl Sqs {
         })
     }
 
-    /// Sends a request that may be sent again: who waits for its answer has written nothing of a caller's.
+    /// Sends a request that may be sent again: who waits for its answer has written nothing of a caller's. None where there is no such queue.
     async fn ask<T, E>(
         &self,
         request: impl Future<Output = std::result::Result<T, SdkError<E, HttpResponse>>>,
         deadline: Deadline,
-    ) -> Result<std::result::Result<T, SdkError<E, HttpResponse>>> {
+    ) -> Result<Option<T>>
+    where
+        E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+    {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        bounded(request, deadline, Purpose::Read).await
+        match bounded(request, deadline, Purpose::Read).await? {
+            Ok(answer) => Ok(Some(answer)),
+            Err(refusal) if error::code(&refusal).is_some_and(is_missing) => Ok(None),
+            Err(refusal) => Err(error::failed(&refusal, Purpose::Read)),
+        }
+    }
+
+    fn missing(&self) -> Error {
+        queue::missing(&self.name)
     }
 
     /// Where it is; none where there is no such queue.
@@ -66,20 +77,13 @@ impl Sqs {
         if let Some(url) = self.url.get() {
             return Ok(Some(url.clone()));
         }
-        match self.ask(self.client.get_queue_url().queue_name(&self.name).send(), deadline).await? {
-            Ok(found) => {
-                let url = found.queue_url.unwrap_or_default();
-                Ok(Some(self.url.get_or_init(|| async { url }).await.clone()))
-            }
-            Err(refusal) if matches!(refusal.as_service_error(), Some(GetQueueUrlError::QueueDoesNotExist(_))) => {
-                Ok(None)
-            }
-            Err(refusal) => Err(error::failed(&refusal, Purpose::Read)),
-        }
+        let found = self.ask(self.client.get_queue_url().queue_name(&self.name).send(), deadline).await?;
+        let Some(url) = found.map(|found| found.queue_url.unwrap_or_default()) else { return Ok(None) };
+        Ok(Some(self.url.get_or_init(|| async { url }).await.clone()))
     }
 
     async fn url(&self, deadline: Deadline) -> Result<String> {
-        self.find(deadline).await?.ok_or_else(|| crate::courier::missing(&self.name))
+        self.find(deadline).await?.ok_or_else(|| self.missing())
     }
 }
 
@@ -96,11 +100,8 @@ impl Queue for Sqs {
     async fn state(&self, deadline: Deadline) -> Result<Option<QueueState>> {
         let Some(url) = self.find(deadline).await? else { return Ok(None) };
         let request = self.client.get_queue_attributes().queue_url(url).attribute_names(Name::All);
-        let found = match self.ask(request.send(), deadline).await? {
-            Ok(found) => found.attributes.unwrap_or_default(),
-            Err(refusal) if error::code(&refusal).is_some_and(is_missing) => return Ok(None),
-            Err(refusal) => return Err(error::failed(&refusal, Purpose::Read)),
-        };
+        let Some(found) = self.ask(request.send(), deadline).await? else { return Ok(None) };
+        let found = found.attributes.unwrap_or_default();
         let number = |name: &Name| found.get(name).and_then(|value| value.parse().ok()).unwrap_or(0);
         let is_true = |name: &Name| found.get(name).is_some_and(|value| value == "true");
         Ok(Some(QueueState {
@@ -121,17 +122,12 @@ impl Queue for Sqs {
             (Name::MessageRetentionPeriod, RETENTION.as_secs().to_string()),
         ]);
         let request = self.client.create_queue().queue_name(&self.name).set_attributes(Some(attributes));
-        let made = self.ask(request.send(), deadline).await?;
-        made.map(drop).map_err(|refusal| error::failed(&refusal, Purpose::Read))
+        self.ask(request.send(), deadline).await?.map(drop).ok_or_else(|| self.missing())
     }
 
     async fn remove(&self, deadline: Deadline) -> Result<()> {
         let Some(url) = self.find(deadline).await? else { return Ok(()) };
-        match self.ask(self.client.delete_queue().queue_url(url).send(), deadline).await? {
-            Ok(_) => Ok(()),
-            Err(refusal) if error::code(&refusal).is_some_and(is_missing) => Ok(()),
-            Err(refusal) => Err(error::failed(&refusal, Purpose::Read)),
-        }
+        self.ask(self.client.delete_queue().queue_url(url).send(), deadline).await.map(drop)
     }
 
     async fn send(&self, letters: &[Letter], deadline: Deadline) -> Result<()> {
@@ -147,8 +143,7 @@ impl Queue for Sqs {
         };
         let entries = letters.iter().enumerate().map(entry).collect();
         let request = self.client.send_message_batch().queue_url(self.url(deadline).await?).set_entries(Some(entries));
-        let sent = self.ask(request.send(), deadline).await?;
-        let sent = sent.map_err(|refusal| error::failed(&refusal, Purpose::Read))?;
+        let sent = self.ask(request.send(), deadline).await?.ok_or_else(|| self.missing())?;
         match sent.failed().first() {
             None => Ok(()),
             Some(failed) if error::is_throttling(failed.code()) => Err(error::throttled(failed.code())),
@@ -160,10 +155,9 @@ impl Queue for Sqs {
     }
 
     async fn receive(&self, deadline: Deadline) -> Result<Vec<Received>> {
-        let most = i32::try_from(crate::queue::BATCH_MAX).unwrap_or(1);
+        let most = i32::try_from(BATCH_MAX).unwrap_or(1);
         let request = self.client.receive_message().queue_url(self.url(deadline).await?).max_number_of_messages(most);
-        let received = self.ask(request.wait_time_seconds(0).send(), deadline).await?;
-        let received = received.map_err(|refusal| error::failed(&refusal, Purpose::Read))?;
+        let received = self.ask(request.wait_time_seconds(0).send(), deadline).await?.ok_or_else(|| self.missing())?;
         let messages = received.messages.unwrap_or_default().into_iter();
         Ok(messages
             .filter_map(|message| {
@@ -182,8 +176,7 @@ impl Queue for Sqs {
         let request =
             self.client.delete_message_batch().queue_url(self.url(deadline).await?).set_entries(Some(entries));
         // One that is with somebody else by now comes once more, and is found to be logged.
-        let deleted = self.ask(request.send(), deadline).await?;
-        deleted.map(drop).map_err(|refusal| error::failed(&refusal, Purpose::Read))
+        self.ask(request.send(), deadline).await?.map(drop).ok_or_else(|| self.missing())
     }
 
     async fn give_back(&self, handles: &[String], deadline: Deadline) -> Result<()> {
@@ -198,8 +191,7 @@ impl Queue for Sqs {
             .change_message_visibility_batch()
             .queue_url(self.url(deadline).await?)
             .set_entries(Some(entries));
-        let given = self.ask(request.send(), deadline).await?;
-        given.map(drop).map_err(|refusal| error::failed(&refusal, Purpose::Read))
+        self.ask(request.send(), deadline).await?.map(drop).ok_or_else(|| self.missing())
     }
 }
 

@@ -333,8 +333,8 @@ pub async fn make_scratch(shared: &Shared, deadline: Deadline) -> Result<()> {
 
 /// Drops a schema and everything in it.
 pub async fn remove(shared: &Shared, deadline: Deadline) -> Result<()> {
+    let statement = Statement::new("DROP SCHEMA IF EXISTS {schema} CASCADE", &shared.config.schema, Prepared::Once);
     loop {
-        let statement = Statement::new("DROP SCHEMA IF EXISTS {schema} CASCADE", &shared.config.schema, Prepared::Once);
         let dropped =
             shared.write(deadline, async |transaction| transaction.execute(statement.query()).await.map(drop)).await;
         match dropped {

@@ -1,7 +1,6 @@
 //! Judges what the nodes saw against what the store holds that took over.
 
-use crate::node::{commits, entries, event};
-use evstore::api::CommitKind;
+use crate::node::{commits, entries, event, is_seal};
 use evstore::{Config, Registry, Sources, Store, StoreName};
 use evstore_conformance::history::feed::{FeedClaims, FeedRealtime};
 use evstore_conformance::history::record as seen;
@@ -124,7 +123,7 @@ async fn finals(store: &Store) -> (Vec<seen::FinalStream>, seen::FinalFeed) {
     let mut streams: BTreeMap<String, Vec<seen::FinalCommit>> = BTreeMap::new();
     let all = commits(store).await;
     for commit in &all {
-        let body = if let CommitKind::MovedOut { .. } = commit.kind {
+        let body = if is_seal(commit) {
             seen::FinalBody::Marker
         } else {
             let events = commit.events.iter().map(event).collect();

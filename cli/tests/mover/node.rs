@@ -550,7 +550,7 @@ pub fn event(event: &evstore::Event) -> seen::Event {
 }
 
 /// Whether it is the mark of a stream that was sealed for a move.
-fn is_seal(commit: &Commit) -> bool {
+pub fn is_seal(commit: &Commit) -> bool {
     matches!(commit.kind, CommitKind::MovedOut { .. })
 }
 

@@ -139,13 +139,10 @@ impl Place {
 
     /// What an append to it is recognised by on its way. What DynamoDB stores is not readable there: a commit is what is put into the table itself.
     fn marks(&self) -> Marks {
-        match &self.engine {
-            Engine::Shared { keys, .. } if keys.contains("\"dynamodb\"") => {
-                vec!["DynamoDB_20120810.PutItem".to_owned(), format!("\"moved-{}-{}\"", std::process::id(), self.name)]
-            }
-            Engine::File | Engine::FileAndFolder | Engine::Postgres(_) | Engine::Redis(_) | Engine::Shared { .. } => {
-                vec![MARK.to_owned()]
-            }
+        if self.is_dynamodb() {
+            vec!["DynamoDB_20120810.PutItem".to_owned(), format!("\"moved-{}-{}\"", std::process::id(), self.name)]
+        } else {
+            vec![MARK.to_owned()]
         }
     }
 
@@ -169,12 +166,11 @@ impl Place {
 
     /// Among how many of a stream's last commits it recognises one that is sent again; none where it always does.
     pub fn window(&self) -> Option<u64> {
-        match &self.engine {
-            Engine::Shared { keys, .. } if keys.contains("\"dynamodb\"") => Some(WINDOW),
-            Engine::File | Engine::FileAndFolder | Engine::Postgres(_) | Engine::Redis(_) | Engine::Shared { .. } => {
-                None
-            }
-        }
+        self.is_dynamodb().then_some(WINDOW)
+    }
+
+    fn is_dynamodb(&self) -> bool {
+        matches!(&self.engine, Engine::Shared { keys, .. } if keys.contains("\"dynamodb\""))
     }
 
     /// Whether its streams are sealed one by one, because its feed comes about behind the appends.

@@ -6,12 +6,13 @@ use crate::process::{self, Process, is_full, patience};
 use crate::stores::{Kind, Place};
 use async_trait::async_trait;
 use evstore::api::{
-    AdvanceFeed, Appended, Capabilities, CommitId, CommitsPage, Deadline, Delete, FeedAdvanced, Finding, ListStreams,
-    Meta, MetaSwapped, NamespaceFilter, OpenStream, ReadCommits, Release, Released, Replicate, Replicated, Result,
-    SchemaPlan, SealStream, StoreAdmin, StoreState, SwapMeta, Truncate, Truncated,
+    AdvanceFeed, Appended, Capabilities, CommitId, CommitsPage, Deadline, Delete, FeedAdvanced, Finding, Meta,
+    MetaSwapped, OpenStream, ReadCommits, Release, Released, Replicate, Replicated, Result, SchemaPlan, SealStream,
+    StoreAdmin, StoreState, SwapMeta, Truncate, Truncated,
 };
 use evstore::{Config, Registry, Sources, StoreName};
 use evstore_conformance::seed::Seed;
+use evstore_migrate::pages::Streams;
 use evstore_migrate::{Migration, Phase, Side, Status, Way, phase};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -327,15 +328,8 @@ impl System {
                 let epoch = new.epoch;
                 from.admin.swap_meta(SwapMeta { expected: owner, new, deadline: deadline() }).await.unwrap();
                 // Half of them are sealed, as far as it came.
-                let listing = ListStreams {
-                    namespace: NamespaceFilter::All,
-                    category: None,
-                    prefix: String::new(),
-                    after: None,
-                    limit: 100,
-                    deadline: deadline(),
-                };
-                let listed = from.store.list_streams(listing).await.unwrap().streams;
+                let mut streams = Streams::all(&*from.store).at_most(100);
+                let listed = streams.next(&*from.store).await.unwrap().unwrap();
                 for one in listed.iter().take(listed.len() / 2 + 1) {
                     let (stream, commit) = (one.stream.clone(), CommitId::generate());
                     let seal = SealStream { stream, commit, epoch, to: to.clone(), deadline: deadline() };
