@@ -1,5 +1,5 @@
-//! Closes the streams of a store whose appends look at nothing but their stream. Each gets a marker in its next slot, in one step with a look at
-//! the record, so that none is put late. From then on an append of somebody who knows an older record finds its slot taken. What a copy lacks
+//! Closes the streams of a store whose appends look at nothing but their stream. Each gets a marker in its next slot, which
+//! bears the epoch of this attempt, so that one that is put late closes nothing in a later one. From then on an append of somebody who knows an older record finds its slot taken. What a copy lacks
 //! then shows by the number of the marker. Checked in the model `models/src/store_seal.rs`, rule by rule.
 
 use crate::pages::Streams;

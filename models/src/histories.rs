@@ -443,9 +443,11 @@ pub fn run(scopes: Scopes) -> Vec<Row> {
     if scopes == Scopes::All {
         run("histories: 1 commit, 2 breaks", base, Expect::Holds);
         run("histories: 2 commits, 2 breaks", Histories { commits: 2, ..base }, Expect::Holds);
-        for mistake in [DecidesOnOldHistories, TakesOverUnlooked, OpensUncompared] {
+        for mistake in [TakesOverUnlooked, OpensUncompared] {
             run(&format!("redundant rule dropped: {mistake:?}"), Histories { mistake, ..base }, Expect::Holds);
         }
+        let decides = Histories { mistake: DecidesOnOldHistories, ..base };
+        run("mistake: DecidesOnOldHistories", decides, Expect::Broken);
         // What it is for, should a store not look at the history of a copy.
         let lax = Histories { is_strict: false, ..by_epoch };
         run("by their epoch alone, but for that", lax, Expect::Holds);
