@@ -1,6 +1,7 @@
-//! Closes the streams of a store whose appends look at nothing but their stream. Each gets a marker in its next slot, which
-//! bears the epoch of this attempt, so that one that is put late closes nothing in a later one. From then on an append of somebody who knows an older record finds its slot taken. What a copy lacks
-//! then shows by the number of the marker. Checked in the model `models/src/store_seal.rs`, rule by rule.
+//! Closes the streams of a store whose appends look at nothing but their stream. Each gets a marker in its next slot, which bears the epoch
+//! of this attempt, so that one that is put late closes nothing in a later one. From then on an append of somebody who knows an older record
+//! finds its slot taken. What a copy lacks then shows by the number of the marker. Checked in the model `models/src/store_seal.rs`, rule by
+//! rule.
 
 use crate::pages::Streams;
 use crate::side::Side;
