@@ -281,7 +281,8 @@ pub trait StoreAdmin: Send + Sync + std::fmt::Debug {
     /// `Invalid` for a step that no protocol makes; nothing was written. `Indeterminate`: read it.
     async fn swap_meta(&self, request: SwapMeta) -> Result<MetaSwapped>;
 
-    /// Seals a stream in favour of another store. The record is checked in the same step.
+    /// Seals a stream in favour of another store. The record is looked at before. A seal that is put late, when the record has changed, bears
+    /// the epoch that it was asked for, and closes nothing in a later one.
     ///
     /// # Errors
     /// `Unsupported` where the fence is of the whole store. `Conflict` when the record is not `Fenced` or `Leaving` in
