@@ -1,9 +1,10 @@
 //! What accidents take of what was acknowledged. The end of a process that appends is provoked: a process of its own appends, is killed,
-//! and every commit that it was acknowledged is looked for, in its stream and in the feed. What a cut of the power takes is reckoned by a
-//! model, because a process that is killed leaves what it wrote in the machine's memory. What is neither says which command measures it.
+//! and every commit that it was acknowledged is looked for, in its stream and in the feed. A failover is provoked by a command of the
+//! operator's, if there is one, while such a process appends. What a cut of the power takes is reckoned by a model, because a process that
+//! is killed leaves what it wrote in the machine's memory.
 
 use crate::contender::{Contender, tag};
-use crate::figures::{grouped, rate};
+use crate::figures::{grouped, rate, time};
 use crate::report::Report;
 use crate::stage::{CALL_MAX, PAGE_BYTES};
 use evstore_api::capabilities::{Consistency, Durability, Failover, Processes};
@@ -20,8 +21,9 @@ use std::io::{Read as _, Write as _};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::Instant;
 
 /// How often a process is killed for each store.
 pub const ROUNDS: u32 = 3;
@@ -33,6 +35,14 @@ const EVENT_BYTES: usize = 256;
 const FIRST_MAX: Duration = Duration::from_secs(20);
 /// How long a process lives behind its first append, at least and at most.
 const LIFE_MS: (u64, u64) = (150, 450);
+/// How long a process appends before a failover is provoked.
+const BEFORE: Duration = Duration::from_secs(1);
+/// How long it appends at least behind the command that provokes one.
+const BEHIND: Duration = Duration::from_secs(3);
+/// How long appends may take to go on behind it: as long as the slowest service is known to take.
+const BEHIND_MAX: Duration = Duration::from_mins(2);
+/// Without an acknowledgement for so long appends do not go on.
+const HUSH: Duration = Duration::from_millis(500);
 /// How long the feed may take to have what was acknowledged.
 const FEED_MAX: Duration = Duration::from_secs(15);
 /// Longest time that what was acknowledged is looked for.
@@ -53,6 +63,9 @@ pub struct Loss {
     pub acknowledged: u64,
     /// Of them, those that are gone or never came in the feed.
     pub lost: u64,
+    /// Whether the store promises that none is.
+    #[serde(default)]
+    pub promised: bool,
     /// All of it in a sentence.
     pub said: String,
 }
@@ -94,10 +107,17 @@ pub enum How {
 }
 
 impl Loss {
+    /// What is known without provoking an accident.
+    #[must_use]
+    pub fn unprovoked(store: &str, fault: Fault, how: How, said: impl Into<String>) -> Self {
+        let (rounds, acknowledged, lost, promised) = (0, 0, 0, false);
+        Self { store: store.into(), fault, how, rounds, acknowledged, lost, promised, said: said.into() }
+    }
+
     /// Whether it is one that the store promises not to have: the end of one process of several takes nothing of any store's.
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        self.how == How::Measured && self.fault == Fault::Node && self.lost > 0
+        self.promised && self.lost > 0
     }
 }
 
@@ -118,105 +138,223 @@ struct Job {
 pub async fn killed(contender: &Contender, worker: &WorkerCommand, seed: u64) -> Result<Loss> {
     let opener = &contender.provider.opener;
     let scratch = opener.make_scratch(&contender.settings, &tag()).await?;
-    let found = provoked(contender, &scratch, worker, seed).await;
+    let found = killed_beside(contender, &scratch, worker, seed).await;
     let dropped = opener.drop_scratch(&scratch).await;
     let loss = found?;
     dropped.map(|()| loss)
 }
 
-async fn provoked(contender: &Contender, scratch: &Settings, worker: &WorkerCommand, seed: u64) -> Result<Loss> {
+async fn killed_beside(contender: &Contender, scratch: &Settings, worker: &WorkerCommand, seed: u64) -> Result<Loss> {
     let store = contender.provider.opener.open(scratch).await?;
-    let loss = |how, said: String| Loss {
-        store: contender.name.clone(),
-        fault: Fault::Node,
-        how,
-        rounds: 0,
-        acknowledged: 0,
-        lost: 0,
-        said,
-    };
     let found = match store.capabilities().processes {
         Processes::One => {
             let said = "it lives in the process of its application: the end of that takes everything";
-            loss(How::Model, said.into())
+            Loss::unprovoked(&contender.name, Fault::Node, How::Model, said)
         }
         Processes::ManyLocal | Processes::Many => {
             let mut seed = Seed(seed);
             let mut acknowledged = HashSet::new();
             for round in 0..ROUNDS {
-                acknowledged.extend(one_life(contender, scratch, worker, round, &mut seed).await?);
+                let mut appending = Appending::start(contender, scratch, worker, round, &mut seed).await?;
+                let life = Duration::from_millis(LIFE_MS.0 + seed.below(LIFE_MS.1 - LIFE_MS.0));
+                appending.listen_while(tokio::time::sleep(life)).await?;
+                acknowledged.extend(appending.kill().await?);
             }
-            let lost = missing(&store, &acknowledged).await?;
-            let count = grouped(acknowledged.len() as u64);
-            let said = match lost {
-                0 => format!("{ROUNDS} times, none of {count} acknowledged commits is gone, and the feed has them all"),
-                lost => format!(
-                    "{ROUNDS} times, {} of {count} acknowledged commits are gone or not in the feed",
-                    grouped(lost)
-                ),
-            };
-            Loss { rounds: ROUNDS, acknowledged: acknowledged.len() as u64, lost, ..loss(How::Measured, said) }
+            let lost = missing(&store, &acknowledged, Deadline::within(LOOK_MAX)).await?;
+            let said = format!("{ROUNDS} times, {}", outcome(acknowledged.len(), lost));
+            Loss {
+                rounds: ROUNDS,
+                acknowledged: acknowledged.len() as u64,
+                lost,
+                promised: true,
+                ..Loss::unprovoked(&contender.name, Fault::Node, How::Measured, said)
+            }
         }
     };
     store.close().await?;
     Ok(found)
 }
 
-/// Starts a process that appends, kills it, and gives what it was acknowledged.
-async fn one_life(
+/// Lets a command of the operator provoke a failover while a process appends to a scratch store beside the store, and looks for what it was
+/// acknowledged. The command is run by `sh`, and has to return when the failover has begun.
+///
+/// # Errors
+/// As the store's; when the process can't be started or does not append; when the command fails, with what it said.
+pub async fn failed_over(contender: &Contender, command: &str, worker: &WorkerCommand, seed: u64) -> Result<Loss> {
+    let opener = &contender.provider.opener;
+    let scratch = opener.make_scratch(&contender.settings, &tag()).await?;
+    let found = failed_over_beside(contender, &scratch, command, worker, seed).await;
+    let dropped = again_until(Instant::now() + LOOK_MAX, || opener.drop_scratch(&scratch)).await;
+    let loss = found?;
+    dropped.map(|()| loss)
+}
+
+async fn failed_over_beside(
     contender: &Contender,
     scratch: &Settings,
+    command: &str,
     worker: &WorkerCommand,
-    round: u32,
-    seed: &mut Seed,
-) -> Result<Vec<(StreamId, CommitId)>> {
-    let failed = |cause: std::io::Error| {
-        Error::new(ErrorKind::Unavailable, "a process that appends could not be started or read").caused_by(cause)
+    seed: u64,
+) -> Result<Loss> {
+    let opener = &contender.provider.opener;
+    let store = opener.open(scratch).await?;
+    let promised = store.capabilities().failover == Failover::KeepsAcknowledged;
+    store.close().await?;
+    let mut appending = Appending::start(contender, scratch, worker, 0, &mut Seed(seed)).await?;
+    appending.listen_while(tokio::time::sleep(BEFORE)).await?;
+    appending.longest = Duration::ZERO;
+    appending.listen_while(provoke(command)).await??;
+    let began = Instant::now();
+    appending.listen_while(tokio::time::sleep(BEHIND)).await?;
+    let mut goes_on = appending.has_just_heard();
+    while !goes_on && began.elapsed() < BEHIND_MAX {
+        appending.listen_while(tokio::time::sleep(HUSH)).await?;
+        goes_on = appending.has_just_heard();
+    }
+    let longest = appending.longest.max(appending.last.elapsed());
+    let acknowledged: HashSet<_> = appending.kill().await?.into_iter().collect();
+    // What held it before the failover may hold another history; a store that is opened again has none to compare with.
+    let look = Deadline::within(LOOK_MAX);
+    let lost = again_until(Instant::now() + LOOK_MAX, || async {
+        let store = opener.open(scratch).await?;
+        let lost = missing(&store, &acknowledged, look).await?;
+        store.close().await.map(|()| lost)
+    })
+    .await?;
+    let waited = match goes_on {
+        true => format!("nothing was acknowledged for {}", time(longest.as_secs_f64() * 1e6)),
+        false => format!("appends did not go on within {} s", BEHIND_MAX.as_secs()),
     };
-    let job = Job {
-        provider: contender.provider.name.into(),
-        store: scratch.store().to_string(),
-        settings: scratch.values().map(|(name, value)| (name.into(), value.into())).collect(),
-        round,
-        seed: seed.next_u64(),
+    let said = format!("once, {}; {waited}", outcome(acknowledged.len(), lost));
+    Ok(Loss {
+        rounds: 1,
+        acknowledged: acknowledged.len() as u64,
+        lost,
+        promised,
+        ..Loss::unprovoked(&contender.name, Fault::Failover, How::Measured, said)
+    })
+}
+
+/// What became of what was acknowledged, in words.
+fn outcome(acknowledged: usize, lost: u64) -> String {
+    let count = grouped(acknowledged as u64);
+    match lost {
+        0 => format!("none of {count} acknowledged commits is gone, and the feed has them all"),
+        lost => format!("{} of {count} acknowledged commits are gone or not in the feed", grouped(lost)),
+    }
+}
+
+/// Runs a command of the operator to its end.
+async fn provoke(command: &str) -> Result<()> {
+    let failed = |why: String| {
+        let error = Error::new(ErrorKind::Invalid, "the command that is to provoke a failover failed");
+        error.with("command", command).with("why", why)
     };
-    let job = serde_json::to_vec(&job).map_err(|cause| failed(cause.into()))?;
-    let mut child = Command::new(&worker.program)
-        .args(&worker.arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(failed)?;
-    let pipes = (child.stdin.take(), child.stdout.take());
-    let (Some(mut stdin), Some(stdout)) = pipes else { return Err(failed(std::io::ErrorKind::BrokenPipe.into())) };
-    stdin.write_all(&job).await.map_err(failed)?;
-    drop(stdin);
-    let mut lines = BufReader::new(stdout).lines();
-    let late = |_| Error::new(ErrorKind::DeadlineExceeded, "the process that appends did not append in time");
-    let first = tokio::time::timeout(FIRST_MAX, lines.next_line()).await.map_err(late)?.map_err(failed)?;
-    let mut acknowledged: Vec<String> = first.into_iter().collect();
-    let life = Duration::from_millis(LIFE_MS.0 + seed.below(LIFE_MS.1 - LIFE_MS.0));
-    let end = tokio::time::Instant::now() + life;
-    let mut alive = true;
+    let ran = Command::new("sh").args(["-c", command]).stdin(Stdio::null()).kill_on_drop(true).output().await;
+    let ran = ran.map_err(|cause| failed(cause.to_string()))?;
+    match ran.status.success() {
+        true => Ok(()),
+        false => Err(failed(format!("{}: {}", ran.status, String::from_utf8_lossy(&ran.stderr).trim()))),
+    }
+}
+
+/// Repeats what a failover may still refuse.
+async fn again_until<T, F: Future<Output = Result<T>>>(until: Instant, call: impl Fn() -> F) -> Result<T> {
     loop {
-        tokio::select! {
-            line = lines.next_line() => match line.map_err(failed)? {
-                Some(line) => acknowledged.push(line),
-                None => break,
-            },
-            () = tokio::time::sleep_until(end), if alive => {
-                alive = false;
-                child.kill().await.map_err(failed)?;
+        match call().await {
+            Err(_) if Instant::now() < until => tokio::time::sleep(HUSH).await,
+            done => return done,
+        }
+    }
+}
+
+/// A process that appends, and what it was acknowledged so far.
+struct Appending {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    acknowledged: Vec<String>,
+    /// When the last of it was heard.
+    last: Instant,
+    /// Longest time between two of it.
+    longest: Duration,
+}
+
+impl Appending {
+    /// Starts one, and waits for what it is acknowledged first.
+    async fn start(
+        contender: &Contender,
+        scratch: &Settings,
+        worker: &WorkerCommand,
+        round: u32,
+        seed: &mut Seed,
+    ) -> Result<Self> {
+        let job = Job {
+            provider: contender.provider.name.into(),
+            store: scratch.store().to_string(),
+            settings: scratch.values().map(|(name, value)| (name.into(), value.into())).collect(),
+            round,
+            seed: seed.next_u64(),
+        };
+        let job = serde_json::to_vec(&job).map_err(|cause| unread(cause.into()))?;
+        let mut child = Command::new(&worker.program)
+            .args(&worker.arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(unread)?;
+        let pipes = (child.stdin.take(), child.stdout.take());
+        let (Some(mut stdin), Some(stdout)) = pipes else { return Err(unread(std::io::ErrorKind::BrokenPipe.into())) };
+        stdin.write_all(&job).await.map_err(unread)?;
+        drop(stdin);
+        let mut lines = BufReader::new(stdout).lines();
+        let late = |_| Error::new(ErrorKind::DeadlineExceeded, "the process that appends did not append in time");
+        let first = tokio::time::timeout(FIRST_MAX, lines.next_line()).await.map_err(late)?.map_err(unread)?;
+        let acknowledged = first.into_iter().collect();
+        Ok(Self { child, lines, acknowledged, last: Instant::now(), longest: Duration::ZERO })
+    }
+
+    /// Hears what it is acknowledged until something else is done.
+    async fn listen_while<T>(&mut self, other: impl Future<Output = T>) -> Result<T> {
+        let mut other = std::pin::pin!(other);
+        loop {
+            tokio::select! {
+                line = self.lines.next_line() => match line.map_err(unread)? {
+                    Some(line) => self.hear(line),
+                    None => {
+                        return Err(Error::new(ErrorKind::Unavailable, "the process that appends ended by itself"));
+                    }
+                },
+                done = &mut other => return Ok(done),
             }
         }
     }
-    if alive {
-        return Err(Error::new(ErrorKind::Unavailable, "the process that appends ended by itself"));
+
+    fn hear(&mut self, line: String) {
+        self.acknowledged.push(line);
+        self.longest = self.longest.max(self.last.elapsed());
+        self.last = Instant::now();
     }
-    // The last line may be cut off in the middle: nobody heard it.
-    Ok(acknowledged.iter().filter_map(|line| heard(line)).collect())
+
+    /// Whether it appends.
+    fn has_just_heard(&self) -> bool {
+        self.last.elapsed() < HUSH
+    }
+
+    /// Kills it, and gives all that it was acknowledged.
+    async fn kill(mut self) -> Result<Vec<(StreamId, CommitId)>> {
+        self.child.kill().await.map_err(unread)?;
+        while let Some(line) = self.lines.next_line().await.map_err(unread)? {
+            self.acknowledged.push(line);
+        }
+        // The last line may be cut off in the middle: nobody heard it.
+        Ok(self.acknowledged.iter().filter_map(|line| heard(line)).collect())
+    }
+}
+
+fn unread(cause: std::io::Error) -> Error {
+    Error::new(ErrorKind::Unavailable, "a process that appends could not be started or read").caused_by(cause)
 }
 
 fn heard(line: &str) -> Option<(StreamId, CommitId)> {
@@ -225,12 +363,15 @@ fn heard(line: &str) -> Option<(StreamId, CommitId)> {
 }
 
 /// How many of these are not in their streams, or not in the feed.
-async fn missing(store: &Arc<dyn EventStore>, acknowledged: &HashSet<(StreamId, CommitId)>) -> Result<u64> {
+async fn missing(
+    store: &Arc<dyn EventStore>,
+    acknowledged: &HashSet<(StreamId, CommitId)>,
+    look: Deadline,
+) -> Result<u64> {
     if let Consistency::Eventual { staleness } = store.capabilities().reads {
         tokio::time::sleep(staleness).await;
     }
     let page_items = store.capabilities().limits.page_items.min(1_000);
-    let look = Deadline::within(LOOK_MAX);
     let streams: HashSet<&StreamId> = acknowledged.iter().map(|(stream, _)| stream).collect();
     let mut gone: HashSet<CommitId> = acknowledged.iter().map(|(_, commit)| *commit).collect();
     for stream in streams {
@@ -320,18 +461,11 @@ async fn append_for_ever(store: Arc<dyn EventStore>, stream: StreamId, mut seed:
 pub fn by_model(report: &Report, capabilities: &[Capabilities]) -> Vec<Loss> {
     let mut all = Vec::new();
     for (store, capabilities) in report.stores.iter().zip(capabilities) {
-        let loss = |fault, how, said: String| Loss {
-            store: store.name.clone(),
-            fault,
-            how,
-            rounds: 0,
-            acknowledged: 0,
-            lost: 0,
-            said,
-        };
-        if report.losses.iter().all(|known| known.store != store.name || known.fault != Fault::Node) {
+        let loss = |fault, how, said: &str| Loss::unprovoked(&store.name, fault, how, said);
+        let is_known = |fault| report.losses.iter().any(|known| known.store == store.name && known.fault == fault);
+        if !is_known(Fault::Node) {
             let why = "not measured here: the run was interrupted, or left it out (--no-kill)";
-            all.push(loss(Fault::Node, How::NotMeasured, why.into()));
+            all.push(loss(Fault::Node, How::NotMeasured, why));
         }
         let most = report.store_rows().filter(|row| row.store == store.name && row.workload.starts_with("append"));
         let most = most.map(|row| row.per_second.median).fold(0.0, f64::max);
@@ -345,21 +479,22 @@ pub fn by_model(report: &Report, capabilities: &[Capabilities]) -> Vec<Loss> {
             Durability::ProcessCrash => "what was not synced yet".to_owned(),
             Durability::Memory => "everything: it is kept in memory".to_owned(),
         };
-        all.push(loss(Fault::Power, How::Model, said));
+        all.push(loss(Fault::Power, How::Model, &said));
+        if is_known(Fault::Failover) {
+            continue;
+        }
         all.push(match capabilities.failover {
             Failover::None => {
-                loss(Fault::Failover, How::Model, "there is no other machine: the store is away until its own is back".into())
+                loss(Fault::Failover, How::Model, "there is no other machine: the store is away until its own is back")
             }
-            Failover::KeepsAcknowledged => {
-                loss(Fault::Failover, How::Model, "nothing, as it declares; not measured here".into())
-            }
+            Failover::KeepsAcknowledged => loss(
+                Fault::Failover,
+                How::Model,
+                "nothing, as it declares; measured where --failover tells how to provoke one",
+            ),
             Failover::MayLoseAcknowledged => {
-                // Where a program provokes one.
-                let command = match store.provider.as_str() {
-                    "redis" => ": cargo xtask engine valkey -- cargo run --release -p evstore-redis --example losses -- --fault failover",
-                    _ => "",
-                };
-                let said = format!("what the other machine lacks, as it declares; not measured here{command}");
+                let said =
+                    "what the other machine lacks, as it declares; measured where --failover tells how to provoke one";
                 loss(Fault::Failover, How::NotMeasured, said)
             }
         });

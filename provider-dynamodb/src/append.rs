@@ -30,7 +30,7 @@ pub async fn append(handle: &Handle, request: Append) -> Result<Appended> {
     let (commit, deadline) = (prepared.commit, prepared.deadline);
     let wanted = Wanted::append(&prepared);
     dictionary::sample(&handle.client, &prepared.encoded);
-    let events = Events::new(prepared.encoded, handle.client.dictionaries().newest().as_deref());
+    let events = handle.client.pack(prepared.encoded);
     let work = Work { wanted, events, before: None };
     let done = handle.writer.write(work, deadline).await;
     done.map(|done| done.receipt).map_err(|error| error.of_commit(commit))

@@ -143,6 +143,11 @@ impl Events {
             let stored = Some(Bytes::copy_from_slice(smaller));
             return Self { stored, plain_bytes: Some(encoded.len() as u64) };
         }
+        Self::plain(encoded)
+    }
+
+    /// The same as they are.
+    pub fn plain(encoded: Vec<u8>) -> Self {
         Self { stored: Some(encoded.into()), plain_bytes: None }
     }
 

@@ -101,6 +101,12 @@ pub const KEYS: &[ConfigKey] = &[
          in an item of its own; `interleaved` keeps each behind its commit. Fixed when the store is made.",
     ),
     plain(
+        "compression",
+        KeyKind::OneOf(&["zstd", "none"]),
+        "zstd",
+        "Whether the events of a commit are compressed where that is smaller. What is stored is read either way.",
+    ),
+    plain(
         "dictionary",
         KeyKind::Switch,
         "false",
@@ -280,7 +286,9 @@ pub struct Config {
     pub queue: Option<QueueConfig>,
     /// Where snapshots are kept.
     pub snapshots: Snapshots,
-    /// Whether commits are compressed with a dictionary.
+    /// Whether commits are compressed.
+    pub compressed: bool,
+    /// Whether they are with a dictionary.
     pub dictionary: bool,
     /// Whether opening makes the tables.
     pub auto_create: bool,
@@ -328,6 +336,12 @@ impl Config {
             Some("sqs-fifo") => Feed::SqsFifo { inside, poll },
             _ => Feed::Sequencer { inside, poll },
         };
+        let compressed = settings.text("compression") != Some("none");
+        let dictionary = settings.switch("dictionary").unwrap_or(false);
+        if dictionary && !compressed {
+            let message = "dictionary = true needs compression = \"zstd\"; leave one of the two out";
+            return Err(Error::new(ErrorKind::Invalid, message).with("store", settings.store()));
+        }
         Ok(Self {
             own: settings.store().clone(),
             queue: match feed {
@@ -341,7 +355,8 @@ impl Config {
                 Some("interleaved") => Snapshots::Interleaved,
                 _ => Snapshots::Separate,
             },
-            dictionary: settings.switch("dictionary").unwrap_or(false),
+            compressed,
+            dictionary,
             auto_create: settings.switch("auto_create").unwrap_or(false),
             billing: match settings.text("billing") {
                 Some("provisioned") => {
@@ -444,6 +459,13 @@ mod tests {
         for given in bad {
             assert_eq!(config(&[given]).unwrap_err().kind(), ErrorKind::Invalid, "{given:?}");
         }
+    }
+
+    #[test]
+    fn a_dictionary_is_refused_where_nothing_is_compressed() {
+        assert!(config(&[("compression", "none")]).is_ok_and(|config| !config.compressed));
+        let error = config(&[("compression", "none"), ("dictionary", "true")]).unwrap_err();
+        assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("leave one of the two out"), "{error}");
     }
 
     #[test]

@@ -147,14 +147,13 @@ enum Item {
 /// What can be refused without a look at the store is refused before it.
 fn prepared(client: &Client, request: &Replicate) -> Result<Vec<Item>> {
     let imported = copy::imported(request.origin, request.epoch);
-    let dictionary = client.dictionaries().newest();
     let mut items = Vec::with_capacity(request.items.len());
     for item in &request.items {
         items.push(match item {
             Replica::Commit(commit) => {
                 let encoded = limits::check_copy(client.limits(), commit)?;
                 let kept = commit.content == Content::Kept && !commit.kind.is_marker();
-                let events = if kept { Events::new(encoded, dictionary.as_deref()) } else { Events::default() };
+                let events = if kept { client.pack(encoded) } else { Events::default() };
                 Item::Commit(Commit { imported, ..commit.clone() }, events)
             }
             Replica::Snapshot(snapshot) => {

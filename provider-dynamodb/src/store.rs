@@ -1,6 +1,6 @@
 //! The handle that applications hold, and what it shares with the administrative one.
 
-use crate::codec::corrupt;
+use crate::codec::{Events, corrupt};
 use crate::config::Config;
 use crate::dictionary::Dictionaries;
 use crate::index::Index;
@@ -138,6 +138,14 @@ impl Client {
     /// The dictionaries that are known.
     pub fn dictionaries(&self) -> &Dictionaries {
         &self.dictionaries
+    }
+
+    /// Encoded events as this store keeps them.
+    pub fn pack(&self, encoded: Vec<u8>) -> Events {
+        match self.config.compressed {
+            true => Events::new(encoded, self.dictionaries.newest().as_deref()),
+            false => Events::plain(encoded),
+        }
     }
 
     /// What is known of the feed's index, where there is one.

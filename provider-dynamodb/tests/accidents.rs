@@ -139,6 +139,15 @@ async fn ten_events_of_json_are_two_units_of_item() {
     let receipt = append(&store, NAME, Expected::Any, CommitId::generate(), events).await.unwrap();
     // Twice two for the item, and two in the log.
     assert_eq!(receipt.usage.write_units, 6.0);
+    // Without compression five for the item, and what is stored so is read like any other.
+    let plain = scratch.open_with(&[("compression", "none")]).await.unwrap();
+    append_one(&plain, NAME, CommitId::generate()).await.unwrap();
+    let events = (0..10).map(order_event).collect();
+    let receipt = append(&plain, NAME, Expected::Any, CommitId::generate(), events).await.unwrap();
+    assert_eq!(receipt.usage.write_units, 12.0);
+    let page = read(&store, NAME, StreamStart::First, Direction::Forward, 100).await;
+    let data = |number: usize| page.commits[number].events().map(|event| event.event.data.clone()).collect::<Vec<_>>();
+    assert_eq!((data(1).len(), data(1)), (10, data(3)));
     scratch.end().await;
 }
 

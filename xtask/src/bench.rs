@@ -8,15 +8,18 @@ use clap::{Args, ValueEnum};
 use std::process::Command;
 
 /// What is compared: every engine, the ways in which one keeps what it acknowledges, and DynamoDB's designs beside each other.
-const COMPARED: [(&str, Setup); 10] = [
+const COMPARED: [(&str, Setup); 13] = [
     ("memory", Setup::Memory),
     ("sqlite", Setup::Sqlite),
     ("postgres", Setup::Postgres(postgres::Release::Newest)),
     ("valkey", Setup::Redis(redis::Release::Newest, redis::Setup::Always, "")),
     ("everysec", Setup::Redis(redis::Release::Newest, redis::Setup::EverySecond, "")),
+    ("sentinel", Setup::Redis(redis::Release::Newest, redis::Setup::Sentinel, "")),
     ("dynamodb", Setup::DynamoDb("")),
     ("transactional", Setup::DynamoDb("feed=transactional")),
     ("sharded", Setup::DynamoDb("feed=sharded-index;settling=200ms")),
+    ("queue", Setup::DynamoDb("feed=sqs-fifo")),
+    ("uncompressed", Setup::DynamoDb("compression=none")),
     ("interleaved", Setup::DynamoDb("snapshots=interleaved")),
     ("s3", Setup::S3),
 ];
@@ -74,6 +77,9 @@ impl Bench {
                 let mut command = Command::new(evstore);
                 shown.tell(&mut command);
                 command.current_dir(root()).arg("-c").arg(shown.folder().join("evstore.toml")).arg("compare");
+                for failover in shown.failovers() {
+                    command.args(["--failover", failover]);
+                }
                 run("every store", command.args(self.arguments))
             }
             Provider::Redis => {

@@ -73,6 +73,7 @@ pub struct Shown {
     // Before the folder, so that nothing runs any more when that is removed.
     _engines: Vec<Box<dyn Any>>,
     variables: Vec<(String, String)>,
+    failovers: Vec<String>,
     folder: TempDir,
 }
 
@@ -82,7 +83,8 @@ impl Shown {
     /// # Errors
     /// When one can't be had or does not start, saying what to install.
     pub fn start(stores: &[(&str, Setup)]) -> Result<Self> {
-        let mut shown = Self { _engines: Vec::new(), variables: Vec::new(), folder: tempfile::tempdir()? };
+        let mut shown =
+            Self { _engines: Vec::new(), variables: Vec::new(), failovers: Vec::new(), folder: tempfile::tempdir()? };
         let mut config = String::new();
         for (store, setup) in stores {
             let started = Instant::now();
@@ -110,6 +112,7 @@ impl Shown {
                             shown.set(store, key, value);
                         }
                     }
+                    shown.failovers.extend(engine.failover().map(|command| format!("{store}={command}")));
                     shown._engines.push(Box::new(engine));
                     writeln!(config, "auto_create = true")?;
                 }
@@ -157,6 +160,12 @@ impl Shown {
     /// Tells a command where the engines are.
     pub fn tell(&self, command: &mut Command) {
         command.envs(self.variables.iter().map(|(variable, value)| (variable, value)));
+    }
+
+    /// What provokes a failover, of each store that has another machine: `STORE=COMMAND`.
+    #[must_use]
+    pub fn failovers(&self) -> &[String] {
+        &self.failovers
     }
 
     /// Where the config file lies.

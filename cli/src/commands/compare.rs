@@ -12,7 +12,7 @@ use evstore_compare::against::{self, Changes, Verdict};
 use evstore_compare::contender::{Contender, Part};
 use evstore_compare::figures::{grouped, rate, share, time};
 use evstore_compare::log::Log;
-use evstore_compare::losses::{self, Loss};
+use evstore_compare::losses::{self, Fault, How, Loss};
 use evstore_compare::prices::Prices;
 use evstore_compare::report::{Circumstances, Conformance, Machine, Report, Row};
 use evstore_compare::run::{Results, Run};
@@ -50,6 +50,7 @@ const HTML: &str = "report.html";
     after_help = "Examples:\n  evstore compare\n  evstore compare main next --out today\n  \
                   evstore compare --only append --only load --against today/report.json\n  \
                   evstore compare --print-workload > mine.toml; evstore compare --workload mine.toml\n  \
+                  evstore compare --failover main='redis-cli -p 26379 sentinel failover mymaster'\n  \
                   evstore compare --conformance concurrency. -o json"
 )]
 pub struct Args {
@@ -80,6 +81,10 @@ pub struct Args {
     /// Leave out killing a process that appends, which tells what of its acknowledged commits is gone.
     #[arg(long)]
     no_kill: bool,
+    /// Provoke a failover of a store by a command, while a process appends to a scratch store beside it, and look for what that was
+    /// acknowledged. `sh` runs the command, which returns when the failover has begun. For servers that serve nobody else.
+    #[arg(long, value_name = "STORE=COMMAND", value_parser = failover)]
+    failover: Vec<(StoreName, String)>,
     /// Repeat the payloads and choices of an earlier run.
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
@@ -106,6 +111,9 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
     let prices = prices(args.prices.as_deref())?;
     let before = args.against.as_deref().map(read_report).transpose()?;
     let mut contenders = contenders(&args.stores, session)?;
+    if let Some((name, _)) = args.failover.iter().find(|(name, _)| contenders.iter().all(|c| c.name != name.as_str())) {
+        return Err(Failure::usage(format!("--failover names {name}, which is not compared"), "name the store, too"));
+    }
     let began_at = SystemClock.now();
     let folder = Folder::choose(args.out.as_deref(), &began_at, session)?;
     let targets = contenders.clone();
@@ -132,12 +140,24 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
     let kept = ending.clone();
     session.when_interrupted(Box::new(move |output| kept.tell(output).map(drop)));
     measure(Run { plan, contenders, logs, seed }, &ending.results, session).await?;
+    let mut unprovoked = Vec::new();
+    let mut keep = |store: &str, fault: Fault, found: evstore_api::Result<Loss>| {
+        let loss = found.unwrap_or_else(|error| {
+            unprovoked.push(format!("{} of {store}: {error}", fault.name()));
+            Loss::unprovoked(store, fault, How::NotMeasured, format!("not measured: {error}"))
+        });
+        ending.losses.lock().unwrap_or_else(PoisonError::into_inner).push(loss);
+    };
     if !args.no_kill {
         for target in &targets {
             session.output().note(&format!("a process that appends to {} is killed", target.name));
-            let loss = losses::killed(target, &worker()?, seed).await;
-            let loss = loss.map_err(|error| error.with("store", &target.name))?;
-            ending.losses.lock().unwrap_or_else(PoisonError::into_inner).push(loss);
+            keep(&target.name, Fault::Node, losses::killed(target, &worker()?, seed).await);
+        }
+    }
+    for (name, command) in &args.failover {
+        for target in targets.iter().filter(|target| target.name == name.as_str()) {
+            session.output().note(&format!("a failover of {name} is provoked"));
+            keep(&target.name, Fault::Failover, losses::failed_over(target, command, &worker()?, seed).await);
         }
     }
     if let Some(prefix) = &args.conformance {
@@ -146,7 +166,21 @@ pub async fn run(args: Args, session: &mut Session) -> Result {
             ending.verdicts().insert(target.name, verdicts);
         }
     }
-    judge(&ending.tell(session.output())?)
+    judge(&ending.tell(session.output())?)?;
+    match unprovoked.first() {
+        // What was measured besides is in the report.
+        Some(first) => Err(Failure::io("an accident could not be provoked", std::io::Error::other(first.clone()))),
+        None => Ok(()),
+    }
+}
+
+/// `STORE=COMMAND`.
+fn failover(text: &str) -> std::result::Result<(StoreName, String), String> {
+    let (store, command) = text.split_once('=').ok_or("a store's name, =, and the command that provokes it")?;
+    if command.trim().is_empty() {
+        return Err(format!("no command stands behind {store}="));
+    }
+    Ok((crate::args::store_name(store).map_err(|error| error.to_string())?, command.to_owned()))
 }
 
 /// The workloads, as they are wanted.

@@ -74,6 +74,49 @@ fn stores_of_a_config_are_compared_and_not_touched() {
     assert_eq!(document(&folder.read("found/report.json"))["rows"], report["rows"]);
 }
 
+/// A standby that lacks the last commits, as a copy of the file that is put back while a process appends.
+const STANDBY: &str = r#"
+import glob, sqlite3, time
+live = sqlite3.connect(glob.glob("a.db.scratch-*[!lm]")[0], timeout=10)
+live.execute("SELECT 1")
+standby = sqlite3.connect(":memory:")
+live.backup(standby)
+time.sleep(0.5)
+standby.backup(live)
+"#;
+
+/// What a command provokes that is to be a failover, and how the comparison exits.
+fn failed_over(command: &str) -> (Option<i32>, Value) {
+    let folder = folder();
+    folder.write("standby.py", STANDBY);
+    let mut compare = folder.command("compare --no-kill --no-floor a --workload short.toml --out found");
+    let code = compare.args(["--failover", &format!("a={command}")]).output().unwrap().status.code();
+    let report = document(&folder.read("found/report.json"));
+    let loss = report["losses"].as_array().unwrap().iter().find(|loss| loss["fault"] == "failover").unwrap().clone();
+    (code, loss)
+}
+
+#[test]
+fn a_failover_that_takes_nothing_is_found_to_take_nothing() {
+    let (code, loss) = failed_over("true");
+    assert_eq!((code, &loss["how"], &loss["lost"]), (Some(0), &json!("measured"), &json!(0)), "{loss}");
+    assert!(loss["acknowledged"].as_u64().unwrap() > 0, "{loss}");
+}
+
+#[test]
+fn what_a_failover_takes_is_found() {
+    let (code, loss) = failed_over("python3 standby.py");
+    assert_eq!((code, &loss["how"]), (Some(0), &json!("measured")), "{loss}");
+    assert!(loss["lost"].as_u64().unwrap() > 0, "{loss}");
+}
+
+#[test]
+fn a_failover_that_can_not_be_provoked_leaves_the_rest_of_the_report() {
+    let (code, loss) = failed_over("echo no such machine >&2; exit 3");
+    assert_eq!((code, &loss["how"]), (Some(1), &json!("not_measured")), "{loss}");
+    assert!(loss["said"].as_str().unwrap().contains("no such machine"), "{loss}");
+}
+
 #[test]
 fn the_page_is_one_file_that_asks_for_nothing() {
     let folder = folder();

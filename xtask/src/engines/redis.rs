@@ -68,6 +68,7 @@ pub struct Redis {
     program: Program,
     url: String,
     settings: &'static str,
+    failover: Option<String>,
 }
 
 impl Redis {
@@ -92,7 +93,10 @@ impl Redis {
         };
         let servers = starting.servers;
         let url = format!("redis://127.0.0.1:{port}");
-        Ok(Self { _servers: servers, _folder: folder, program, url, settings })
+        let failover = (setup == Setup::Sentinel).then(|| {
+            format!("bash -c 'printf \"SENTINEL FAILOVER main\\r\\nQUIT\\r\\n\" > /dev/tcp/127.0.0.1/{port}'")
+        });
+        Ok(Self { _servers: servers, _folder: folder, program, url, settings, failover })
     }
 
     /// Where they are, for `EVSTORE_TEST_REDIS_URL`.
@@ -105,6 +109,12 @@ impl Redis {
     #[must_use]
     pub fn settings(&self) -> &'static str {
         self.settings
+    }
+
+    /// A command that has the replica take the primary's place, where there is one.
+    #[must_use]
+    pub fn failover(&self) -> Option<&str> {
+        self.failover.as_deref()
     }
 
     /// All that tests and benchmarks are told: these two, and the programs with which tests start servers of their own and benchmarks
