@@ -465,7 +465,10 @@ mod tests {
     fn a_dictionary_is_refused_where_nothing_is_compressed() {
         assert!(config(&[("compression", "none")]).is_ok_and(|config| !config.compressed));
         let error = config(&[("compression", "none"), ("dictionary", "true")]).unwrap_err();
-        assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("leave one of the two out"), "{error}");
+        assert!(
+            error.kind() == ErrorKind::Invalid && error.to_string().contains("leave one of the two out"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -1,19 +1,18 @@
 //! The floor under a store in Redis: the script that writes, through one bare connection that all callers share. A load gets the whole
 //! hash of the stream.
 
-use crate::address;
 use crate::codec;
-use crate::config::Config;
+use crate::config::{Config, Topology};
 use crate::error::{self, Purpose};
 use crate::keyspace::{Keyspace, member};
+use crate::link::Link;
 use crate::script;
 use async_trait::async_trait;
 use evstore_api::number::NUMBER_MAX;
-use evstore_api::{Clock as _, Error, ErrorKind, Result, Settings, StreamId, SystemClock, Usage};
+use evstore_api::{Clock as _, Deadline, Error, ErrorKind, Result, Settings, StreamId, SystemClock, Usage};
 use evstore_kit::floor::{Bare, Floor, Put};
 use redis::Value;
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
 use std::fmt;
 use std::sync::Arc;
 
@@ -41,14 +40,15 @@ impl Floor for Server {
 
     async fn connect(&self, scratch: &Settings) -> Result<Arc<dyn Bare>> {
         let config = Config::new(scratch)?;
-        let [url] = config.urls.as_slice() else {
+        if config.topology == Topology::Cluster {
             return Err(Error::new(ErrorKind::Unsupported, "the floor is that of one server"));
-        };
+        }
         let failed = |cause: redis::RedisError| error::failed(&cause, Purpose::Read);
-        let info = address::info(url)?.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        let client = redis::Client::open(info).map_err(failed)?;
-        let mut connection = client.get_multiplexed_async_connection().await.map_err(failed)?;
         let keys = Keyspace::new(config.prefix.clone(), 1);
+        let deadline = Deadline::within(config.connect_timeout * 2);
+        // The store's own way to its primary, which a sentinel may have to name; then the bare connection.
+        let link = Link::new(Arc::new(config), keys.clone(), 0);
+        let mut connection = link.live(deadline).await?.connection;
         let token: String =
             redis::cmd("HGET").arg(keys.meta(0)).arg("token").query_async(&mut connection).await.map_err(failed)?;
         let hash: String =

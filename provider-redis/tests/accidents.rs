@@ -10,6 +10,7 @@ use evstore_api::{
     CommitId, CommitNumber, Content, Cursor, Deadline, Direction, ErrorKind, EventStore, FeedFilter, FeedStart,
     FindCommit, ReadCommits, ReadFeed, ReadHead, ReadStream, Revision, Severity, StreamStart, Truncate, WaitFeed,
 };
+use evstore_kit::floor::Put;
 use server::proxy::Proxy;
 use server::{Server, append, append_by, deadline, is_there, open, open_admin, settings, stream, text};
 use std::sync::Arc;
@@ -423,6 +424,23 @@ async fn a_failover_behind_sentinel_keeps_what_replicas_confirmed() {
     assert_eq!(meta.lineage.len(), 2, "another primary, another history");
     assert_ne!(meta.incarnation(), cursor.incarnation());
     assert_eq!(meta.position_of(&cursor).unwrap().0, 0, "what was kept is good for cursors of before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_floor_behind_a_sentinel_is_that_of_the_primary() {
+    let primary = Server::start(DURABLE).await;
+    let replica = Server::start(&["--replicaof", &format!("127.0.0.1 {}", primary.port)]).await;
+    replica.until(&["INFO", "replication"], "master_link_status:up").await;
+    let sentinel = Server::sentinel(primary.port).await;
+    sentinel.until(&["SENTINEL", "REPLICAS", "main"], &replica.port.to_string()).await;
+    let more = [("topology", "sentinel"), ("sentinel_primary", "main")];
+    let store = open(&sentinel.url(), &more).await;
+    let bare = evstore_redis::floor::floor().connect(&settings(&sentinel.url(), &more)).await.unwrap();
+    let put = Put { stream: 1, slot: 1, count: 1, id: CommitId::generate(), events: b"events".to_vec().into() };
+    bare.append(put).await.unwrap();
+    let request = ReadHead { stream: stream("order-1"), deadline: deadline() };
+    let head = store.head(request).await.unwrap();
+    assert_eq!(head.revision, Revision(1));
 }
 
 /// Two primaries that share all slots, without any tool beside the server.
