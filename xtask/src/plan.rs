@@ -286,19 +286,10 @@ fn sequencers() -> Result<()> {
     command.envs(engine.environment()).envs(queues.environment()).env("EVSTORE_TEST_SEQUENCER_KILLS", "50");
     run("sequencers that are killed", &mut command)?;
     // Each takes four seconds until another takes its place.
-    let processes = [
-        "test",
-        "-p",
-        "evstore-cli",
-        "--features",
-        "engine-tests",
-        "--test",
-        "it",
-        "--",
-        "one_that_is_killed_under_load",
-    ];
+    let processes =
+        ["test", "-p", "evstore-cli", "--features", "engine-tests", "--test", "it", "--", "killed_under_load"];
     let mut command = cargo(&processes);
-    command.envs(engine.environment()).env("EVSTORE_TEST_SEQUENCER_KILLS", "10");
+    command.envs(engine.environment()).envs(queues.environment()).env("EVSTORE_TEST_SEQUENCER_KILLS", "10");
     run("processes of sequencers that are killed", &mut command)
 }
 

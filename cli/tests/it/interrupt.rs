@@ -136,10 +136,23 @@ mod sequencer {
         }
     }
 
+    fn endpoint(variable: &str) -> String {
+        std::env::var(variable).unwrap_or_else(|_| panic!("{variable} names the endpoint to test"))
+    }
+
     #[test]
     fn one_that_is_killed_under_load_loses_nothing_and_repeats_nothing() {
-        let url =
-            std::env::var("EVSTORE_TEST_DYNAMODB_URL").expect("EVSTORE_TEST_DYNAMODB_URL names the endpoint to test");
+        kill_under_load("k", &[("feed", "sequencer")]);
+    }
+
+    #[test]
+    fn one_with_a_queue_that_is_killed_under_load_loses_nothing_and_repeats_nothing() {
+        let queues = endpoint("EVSTORE_TEST_SQS_URL");
+        kill_under_load("q", &[("feed", "sqs-fifo"), ("queue_endpoint", &queues)]);
+    }
+
+    fn kill_under_load(tag: &str, feed: &[(&str, &str)]) {
+        let url = endpoint("EVSTORE_TEST_DYNAMODB_URL");
         let given = [
             ("endpoint", url.as_str()),
             ("region", "local"),
@@ -147,16 +160,18 @@ mod sequencer {
             ("secret_access_key", "not-looked-at"),
             ("sequencer", "apart"),
         ];
+        let given: Vec<_> = given.into_iter().chain(feed.iter().copied()).collect();
         let folder = Folder::bare();
         let start = || -> Child {
             folder.command("sequencer run -q").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
         };
         let registry = ::evstore::Registry::builtin();
         let provider = registry.get("dynamodb").unwrap();
-        let settings = given.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let settings = given.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
         let settings = Settings::new(StoreName::new("main").unwrap(), provider.keys, settings).unwrap();
         tokio::runtime::Runtime::new().unwrap().block_on(async {
-            let settings = provider.opener.make_scratch(&settings, &format!("k{}", std::process::id())).await.unwrap();
+            let settings =
+                provider.opener.make_scratch(&settings, &format!("{tag}{}", std::process::id())).await.unwrap();
             let keys = given.iter().copied().chain([("table", settings.text("table").unwrap())]);
             let keys: String = keys.map(|(key, value)| format!("{key} = \"{value}\"\n")).collect();
             let config = format!("default_store = \"main\"\n[stores.main]\nprovider = \"dynamodb\"\n{keys}");
