@@ -17,6 +17,7 @@ use futures::future::BoxFuture;
 use futures::stream::{self, FuturesUnordered};
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, poll};
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use tokio::sync::oneshot;
@@ -69,7 +70,7 @@ async fn append_all(assembly: &mut Assembly, incoming: &mut Incoming, appends: &
         let mut batch = Vec::new();
         let mut ended = Ok(false);
         while batch.len() < LOOK_AHEAD && (batch.is_empty() || incoming.has_waiting()) {
-            match assembly.next(incoming).await {
+            match appends.beside(assembly.next(incoming)).await {
                 Ok(Some(ready)) => batch.push(ready),
                 Ok(None) => ended = Ok(true),
                 // The good lines before a bad one are stored: the next run goes on from there either way.
@@ -156,7 +157,8 @@ impl Appends {
             return Ok(());
         };
         let look_ups = new.into_iter().map(|stream| state_of(store.clone(), stream.clone()));
-        let found: Vec<_> = stream::iter(look_ups).buffer_unordered(LOOK_UPS_MAX).try_collect().await?;
+        let look_ups = stream::iter(look_ups).buffer_unordered(LOOK_UPS_MAX);
+        let found: Vec<_> = self.beside(look_ups.try_collect()).await?;
         self.streams.extend(found);
         Ok(())
     }
@@ -194,6 +196,18 @@ impl Appends {
             Poll::Pending => self.running.push(append),
         }
         while self.running.len() >= APPENDS_MAX && self.finish_one().await {}
+    }
+
+    /// Waits for something else while appends go on. One that nobody asks how it is does nothing, and may hold a place in the store's queue
+    /// that the other waits for.
+    async fn beside<T>(&mut self, other: impl Future<Output = T>) -> T {
+        let mut other = pin!(other);
+        loop {
+            tokio::select! {
+                found = &mut other => return found,
+                Some(ended) = self.running.next() => self.end(ended),
+            }
+        }
     }
 
     /// Waits for one append; says whether there was one.
@@ -470,26 +484,43 @@ mod tests {
     };
     use std::collections::HashSet;
     use std::sync::Mutex;
+    use std::time::Duration;
+    use tokio::sync::{Semaphore, SemaphorePermit};
 
-    /// A store behind a connection that breaks: of the first sending of each commit nothing is known. It did not arrive, and sent again
-    /// it was not at its turn.
+    /// A store behind a connection that carries one call at a time, and may break: of the first sending of each commit nothing is then known.
+    /// It did not arrive, and sent again it was not at its turn.
     #[derive(Debug)]
-    struct Breaks {
+    struct Narrow {
         inner: Arc<dyn EventStore>,
+        place: Semaphore,
+        breaks: bool,
         sent: Mutex<HashSet<CommitId>>,
+    }
+
+    impl Narrow {
+        async fn new(breaks: bool) -> Arc<Self> {
+            Arc::new(Self { inner: memory().await, place: Semaphore::new(1), breaks, sent: Mutex::default() })
+        }
+
+        async fn pass(&self) -> SemaphorePermit<'_> {
+            let place = self.place.acquire().await.unwrap();
+            tokio::task::yield_now().await;
+            place
+        }
     }
 
     macro_rules! passed_on {
         ($($name:ident($request:ty) -> $answer:ty;)*) => {
             #[async_trait]
-            impl EventStore for Breaks {
+            impl EventStore for Narrow {
                 fn capabilities(&self) -> &Capabilities {
                     self.inner.capabilities()
                 }
 
                 async fn append(&self, request: Append) -> Result<Appended, Error> {
+                    let _place = self.pass().await;
                     let is_first = self.sent.lock().unwrap().insert(request.commit.id);
-                    if is_first && request.expected != Expected::At(Revision(0)) {
+                    if self.breaks && is_first && request.expected != Expected::At(Revision(0)) {
                         let early = Error::new(ErrorKind::Conflict, "the stream is not as expected");
                         return Err(Error::new(ErrorKind::Indeterminate, "no later try could tell").caused_by(early));
                     }
@@ -501,6 +532,7 @@ mod tests {
                 }
 
                 $(async fn $name(&self, request: $request) -> Result<$answer, Error> {
+                    let _place = self.pass().await;
                     self.inner.$name(request).await
                 })*
             }
@@ -534,15 +566,36 @@ mod tests {
     }
 
     fn line(line: u64) -> Ready {
-        let stream = StreamId::new("a-1").unwrap();
+        line_of("a-1", line)
+    }
+
+    fn line_of(stream: &str, line: u64) -> Ready {
+        let stream = StreamId::new(stream).unwrap();
         let events = Events::new(vec![NewEvent::new(EventType::new("made").unwrap(), vec![line as u8])]).unwrap();
         let commit = NewCommit { id: CommitId([line as u8; 16]), events };
         Ready { line, stream, revision: None, named: false, commit }
     }
 
     #[tokio::test]
+    async fn appends_that_wait_for_a_connection_do_not_keep_it_from_the_look_at_the_next_streams() {
+        let mut appends = Appends::new(Some(Narrow::new(false).await), Mode::Append);
+        let both = async {
+            for (number, stream) in [(1, "a-1"), (2, "a-2")] {
+                let lines = [line_of(stream, number)];
+                appends.look_up(&lines).await.unwrap();
+                for line in lines {
+                    appends.begin(line).await;
+                }
+            }
+            while appends.finish_one().await {}
+        };
+        tokio::time::timeout(Duration::from_secs(60), both).await.expect("nothing goes on");
+        assert_eq!((appends.added, appends.failed.is_none()), (2, true));
+    }
+
+    #[tokio::test]
     async fn a_line_of_which_nothing_is_known_is_sent_again_at_its_turn() {
-        let store = Arc::new(Breaks { inner: memory().await, sent: Mutex::default() });
+        let store = Narrow::new(true).await;
         let mut appends = Appends::new(Some(store.clone()), Mode::Append);
         let lines: Vec<_> = (1..=20).map(line).collect();
         appends.look_up(&lines).await.unwrap();
