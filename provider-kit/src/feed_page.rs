@@ -85,6 +85,12 @@ impl Assembler {
         ControlFlow::Continue(())
     }
 
+    /// Whether no event more has room, so that what follows is not worth reading. It may be handed in all the same.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.events_left == 0
+    }
+
     /// The page, in the feed of this incarnation that ends at `end`.
     #[must_use]
     pub fn finish(self, incarnation: Incarnation, end: Position, usage: Usage) -> FeedPage {
@@ -210,6 +216,19 @@ mod tests {
             FeedItem::Commit(commit("b-1", 8, 3)),
             FeedItem::Commit(commit("a-1", 11, 0)),
         ]
+    }
+
+    #[test]
+    fn a_page_is_full_when_no_event_has_room() {
+        let deadline = Deadline::within(Duration::from_secs(1));
+        let request =
+            ReadFeed { from: FeedStart::First, filter: FeedFilter::none(), limit: 2, max_bytes: 1_000, deadline };
+        let mut page = Assembler::new(&request, Position(5));
+        assert!(!page.is_full());
+        assert!(page.push(FeedItem::Commit(commit("a-1", 6, 1))).is_continue());
+        assert!(!page.is_full());
+        assert!(page.push(FeedItem::Commit(commit("a-1", 7, 1))).is_continue());
+        assert!(page.is_full());
     }
 
     fn read(after: u64, filter: FeedFilter, limit: u32, max_bytes: u64) -> FeedPage {

@@ -14,7 +14,6 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgRow, PgTypeInfo, PgValueRef};
 use sqlx::{Decode, Encode, Postgres, Row, Type};
-use std::collections::HashMap;
 
 /// What a call of one statement costs.
 pub const ONE_REQUEST: Usage = Usage { requests: 1, read_units: 0.0, write_units: 0.0 };
@@ -164,17 +163,6 @@ pub fn last_of_page(row: &PgRow) -> Worked<Option<Last>> {
         kind: kind(row, 6)?,
         imported: number_if_any(row, 7)?.map(Epoch),
     }))
-}
-
-/// The positions of a page's commits, which come with its head.
-pub fn positions_of_page(row: &PgRow) -> Worked<HashMap<CommitNumber, Position>> {
-    let numbers: Option<Vec<i64>> = get(row, POSITION + 1)?;
-    let positions: Option<Vec<i64>> = get(row, POSITION + 2)?;
-    let (numbers, positions) = (numbers.unwrap_or_default(), positions.unwrap_or_default());
-    let pairs = numbers.into_iter().zip(positions);
-    Ok(pairs
-        .map(|(number, position)| (CommitNumber(number.unsigned_abs()), Position(position.unsigned_abs())))
-        .collect())
 }
 
 /// Reads what the append function says of a head: first retained, number, revision, time, id, marker, imported.

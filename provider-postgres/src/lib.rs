@@ -16,6 +16,7 @@ pub mod floor;
 mod lanes;
 mod names;
 mod opener;
+mod packed;
 mod read;
 mod record;
 mod replicate;

@@ -37,6 +37,12 @@ impl Names {
         self.of(incarnation).names.get(&key).cloned()
     }
 
+    /// The names behind keys, in their order.
+    pub fn get_all(&self, incarnation: Incarnation, keys: impl Iterator<Item = i64>) -> Vec<Option<StreamId>> {
+        let kept = self.of(incarnation);
+        keys.map(|key| kept.names.get(&key).cloned()).collect()
+    }
+
     /// Looks up the names behind these keys, and keeps them. Every one of them is in the answer.
     ///
     /// # Errors

@@ -3,13 +3,14 @@
 
 use crate::codec::{self, EVENTS, ONE_REQUEST, integer};
 use crate::error::{Result as Worked, corrupt};
+use crate::packed::{self, Packed};
 use crate::sequencer;
 use crate::statements::Statement;
 use crate::store::Client;
 use evstore_api::{
-    CommitNumber, CommitsPage, Cursor, Deadline, Direction, Error, ErrorKind, FeedHead, FeedItem, FeedPage, FeedStart,
-    Head, Lag, ListStreams, ListedStream, Meta, NamespaceFilter, Position, ReadCommits, ReadFeed, ReadHead, ReadStream,
-    Result, StreamId, StreamPage, StreamStart, StreamsPage, Usage, WaitFeed, Waited,
+    Commit, CommitNumber, CommitsPage, Cursor, Deadline, Direction, Error, ErrorKind, FeedHead, FeedItem, FeedPage,
+    FeedStart, Head, Lag, ListStreams, ListedStream, Meta, NamespaceFilter, Position, ReadCommits, ReadFeed, ReadHead,
+    ReadStream, Result, StreamId, StreamPage, StreamStart, StreamsPage, Usage, WaitFeed, Waited,
 };
 use evstore_kit::feed_page::{self, Assembler};
 use evstore_kit::limits;
@@ -18,14 +19,17 @@ use evstore_kit::stream_page::{self, Slicer};
 use futures::TryStreamExt;
 use sqlx::PgConnection;
 use sqlx::postgres::PgRow;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Positions that one statement of a feed read looks at, at most: bounds what is on the way when a page is full.
 const FEED_WINDOW_MAX: u64 = 2_000;
 /// The same, at least, where a filter may drop most of them.
 const FILTERED_WINDOW_MIN: u64 = 1_000;
+/// Windows that are not looked for together after one that was not found so.
+const MOVED_WINDOWS: u32 = 8;
 /// Bytes of events that wait for the names of their streams, at most, and one commit.
 const HELD_BYTES_MAX: usize = 4 << 20;
 
@@ -75,30 +79,65 @@ pub async fn stream(client: &Client, request: &ReadStream) -> Result<StreamPage>
                 .bind(i64::from(request.limit));
             let mut rows = select.fetch(connection);
             let first = rows.try_next().await?.ok_or_else(missing_record)?;
-            let mut page = Slicer::new(request, page_head(client, &first)?);
-            let positions = codec::positions_of_page(&first)?;
-            let mut before: Option<CommitNumber> = None;
-            while let Some(row) = rows.try_next().await? {
-                if page.wants().is_none() {
-                    break;
-                }
-                let mut commit = codec::commit(&row, 0, request.stream.clone())?;
-                commit.first_position = positions.get(&commit.number).copied();
-                let in_order = before.is_none_or(|before| match request.direction {
-                    Direction::Forward => before < commit.number,
-                    Direction::Backward => before > commit.number,
-                });
-                if !in_order {
-                    return Err(corrupt("the server gave commits out of order").into());
-                }
-                before = Some(commit.number);
-                if page.push(commit).is_break() {
+            let mut page = Ordered {
+                page: Slicer::new(request, page_head(client, &first)?),
+                direction: request.direction,
+                positions: positions_of_page(&first)?,
+                before: None,
+            };
+            for commit in packed::commits(codec::get::<Option<&[u8]>>(&first, PACKED)?.unwrap_or_default()) {
+                if page.is_full() || page.push(commit?.commit(request.stream.clone())?)?.is_break() {
                     break;
                 }
             }
-            Ok(page.finish(ONE_REQUEST)?)
+            while let Some(row) = rows.try_next().await? {
+                if page.is_full() || page.push(codec::commit(&row, 0, request.stream.clone())?)?.is_break() {
+                    break;
+                }
+            }
+            Ok(page.page.finish(ONE_REQUEST)?)
         })
         .await
+}
+
+/// Column of the first row of a stream's page with its commits, where all of them are packed.
+const PACKED: usize = 9;
+/// Column of the first row of a stream's page with its positions.
+const POSITIONS: usize = 12;
+
+/// A page of a stream in the making, whose commits have to come in order.
+struct Ordered {
+    page: Slicer,
+    direction: Direction,
+    /// Numbers with their positions, in order.
+    positions: Vec<[i64; 2]>,
+    before: Option<CommitNumber>,
+}
+
+impl Ordered {
+    fn is_full(&self) -> bool {
+        self.page.wants().is_none()
+    }
+
+    fn push(&mut self, mut commit: Commit) -> Worked<ControlFlow<()>> {
+        let in_order = self.before.is_none_or(|before| match self.direction {
+            Direction::Forward => before < commit.number,
+            Direction::Backward => before > commit.number,
+        });
+        if !in_order {
+            return Err(corrupt("the server gave commits out of order").into());
+        }
+        self.before = Some(commit.number);
+        let at = self.positions.binary_search_by_key(&integer(commit.number.0), |[number, _]| *number);
+        commit.first_position = at.ok().map(|at| Position(self.positions[at][1].unsigned_abs()));
+        Ok(self.page.push(commit))
+    }
+}
+
+fn positions_of_page(first: &PgRow) -> Worked<Vec<[i64; 2]>> {
+    let mut positions = packed::numbers(codec::get::<Option<&[u8]>>(first, POSITIONS)?.unwrap_or_default())?;
+    positions.sort_unstable();
+    Ok(positions)
 }
 
 /// The head in the first row of a stream's page, whose columns are those of a commit.
@@ -230,27 +269,64 @@ async fn feed_once(client: &Client, request: &ReadFeed) -> Result<(FeedPage, Pos
     client
         .read(request.deadline, async |connection| {
             let mut reading = Reading { page: None, at: after, accounted: None, requests: 0 };
-            let mut statement = &client.statements.feed;
+            let mut look = client.layout.first_look();
             loop {
-                let (end, stop) = reading.window(client, connection, request, window, statement).await?;
-                if stop == Some(Stop::Hole) {
-                    if std::ptr::eq(statement, &client.statements.feed_moved) {
+                let (end, stop) = reading.window(client, connection, request, window, look).await?;
+                look = match (stop, look) {
+                    (Some(Stop::Hole), Look::Together) => {
+                        client.layout.have_moved();
+                        Look::Each
+                    }
+                    // Rows have moved since they were numbered, if they are not lost.
+                    (Some(Stop::Hole), Look::Each) => Look::Anywhere,
+                    (Some(Stop::Hole), Look::Anywhere) => {
                         let error = corrupt("the feed does not account for a position");
                         return Err(error.with("position", reading.before().next()).into());
                     }
-                    // Rows have moved since they were numbered, if they are not lost.
-                    statement = &client.statements.feed_moved;
-                    continue;
-                }
-                statement = &client.statements.feed;
-                if stop == Some(Stop::Full) || reading.at >= end.position {
-                    let page = reading.page.take().ok_or_else(missing_record)?;
-                    let usage = Usage { requests: reading.requests, ..Usage::default() };
-                    return Ok((page.finish(end.meta.incarnation(), end.position, usage), end.position));
-                }
+                    (None, _) if reading.at < end.position && !reading.is_full() => client.layout.first_look(),
+                    (Some(Stop::Full) | None, _) => {
+                        let page = reading.page.take().ok_or_else(missing_record)?;
+                        let usage = Usage { requests: reading.requests, ..Usage::default() };
+                        return Ok((page.finish(end.meta.incarnation(), end.position, usage), end.position));
+                    }
+                };
             }
         })
         .await
+}
+
+/// How the commits of a window are looked for, the quickest first. Only the last finds all that are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// All where they lay, small ones only.
+    Together,
+    /// Each where it lay, one after another.
+    Each,
+    /// Each by its slot.
+    Anywhere,
+}
+
+/// What is known of how the feed's commits lie.
+#[derive(Debug, Default)]
+pub struct Layout {
+    /// Windows to come that are not looked for together.
+    moved: AtomicU32,
+}
+
+impl Layout {
+    /// What to begin a window with.
+    fn first_look(&self) -> Look {
+        let counted = |windows: u32| windows.checked_sub(1);
+        if self.moved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, counted).is_ok() {
+            return Look::Each;
+        }
+        Look::Together
+    }
+
+    /// A window's commits were not found together: those behind it most likely are not either.
+    fn have_moved(&self) {
+        self.moved.store(MOVED_WINDOWS, Ordering::Relaxed);
+    }
 }
 
 /// The end of the feed, and whose it is.
@@ -277,6 +353,23 @@ enum Stop {
     Hole,
 }
 
+/// Positions in their order, with what was found of the commit that each was given to.
+fn commits_at(row: &PgRow) -> Worked<Vec<(Position, Option<Packed<'_>>)>> {
+    let mut places = packed::numbers::<3>(codec::get::<Option<&[u8]>>(row, 3)?.unwrap_or_default())?;
+    places.sort_unstable();
+    let mut commits: Vec<_> = places.iter().map(|[position, ..]| (Position(position.unsigned_abs()), None)).collect();
+    let slots: HashMap<_, _> = places.iter().zip(0..).map(|([_, key, number], at)| ((*key, *number), at)).collect();
+    for commit in packed::commits(codec::get::<Option<&[u8]>>(row, 4)?.unwrap_or_default()) {
+        let commit = commit?;
+        // What lies there by now may be another.
+        if let Some(at) = slots.get(&(commit.key, commit.number)) {
+            let at: usize = *at;
+            commits[at].1 = Some(commit);
+        }
+    }
+    Ok(commits)
+}
+
 impl Reading {
     /// Looks at the next positions.
     async fn window(
@@ -285,16 +378,118 @@ impl Reading {
         connection: &mut PgConnection,
         request: &ReadFeed,
         window: u64,
-        statement: &Statement,
+        look: Look,
     ) -> Worked<(End, Option<Stop>)> {
         let upto = Position(self.at.0.saturating_add(window).min(evstore_api::number::NUMBER_MAX));
+        match look {
+            Look::Together => self.together(client, connection, request, upto).await,
+            Look::Each => self.each(client, connection, request, upto, &client.statements.feed).await,
+            Look::Anywhere => self.each(client, connection, request, upto, &client.statements.feed_moved).await,
+        }
+    }
+
+    /// Begins the page, where it is not begun yet.
+    fn begin(&mut self, request: &ReadFeed, end: &End) -> Result<()> {
+        if self.page.is_none() {
+            self.page = Some(Assembler::new(request, feed_page::start(&end.meta, &request.from)?));
+        }
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.page.as_ref().is_some_and(Assembler::is_full)
+    }
+
+    /// Looks for commits together.
+    async fn together(
+        &mut self,
+        client: &Client,
+        connection: &mut PgConnection,
+        request: &ReadFeed,
+        upto: Position,
+    ) -> Worked<(End, Option<Stop>)> {
+        let select = client.statements.feed_together.query().bind(integer(self.at.0)).bind(integer(upto.0));
+        self.requests += 1;
+        let mut rows = select.fetch(&mut *connection);
+        let first = rows.try_next().await?.ok_or_else(missing_record)?;
+        let end = End { meta: codec::meta(&first, 0)?, position: Position(codec::number(&first, 1)?) };
+        self.begin(request, &end)?;
+        let incarnation = end.meta.incarnation();
+        let mut removed = VecDeque::new();
+        // Rows with a stream that is not known yet, and those behind them.
+        let (mut held, mut unnamed) = (Vec::new(), Vec::new());
+        while let Some(row) = rows.try_next().await? {
+            if let Some(first) = codec::get::<Option<i64>>(&row, 1)? {
+                removed.push_back((Position(first.unsigned_abs()), Position(codec::number(&row, 2)?)));
+                continue;
+            }
+            let commits = commits_at(&row)?;
+            let keys = commits.iter().filter_map(|(_, commit)| commit.map(|commit| commit.key));
+            let streams = client.names.get_all(incarnation, keys.clone());
+            if !held.is_empty() || streams.iter().any(Option::is_none) {
+                unnamed.extend(keys);
+                drop(commits);
+                held.push(row);
+                continue;
+            }
+            if let ControlFlow::Break(stop) = self.packed(request, commits, streams, &mut removed)? {
+                return Ok((end, Some(stop)));
+            }
+        }
+        drop(rows);
+        if !held.is_empty() {
+            let names = client.names.look_up(incarnation, unnamed, &client.statements.names, connection).await?;
+            self.requests += 1;
+            for row in held {
+                let commits = commits_at(&row)?;
+                let keys = commits.iter().filter_map(|(_, commit)| commit.map(|commit| commit.key));
+                let streams = keys.map(|key| names.get(&key).cloned()).collect();
+                if let ControlFlow::Break(stop) = self.packed(request, commits, streams, &mut removed)? {
+                    return Ok((end, Some(stop)));
+                }
+            }
+        }
+        let stop = self.end_window(upto.min(end.position), removed).break_value();
+        Ok((end, stop))
+    }
+
+    /// Hands commits to the page. The names are those of the streams of all that were found.
+    fn packed(
+        &mut self,
+        request: &ReadFeed,
+        commits: Vec<(Position, Option<Packed<'_>>)>,
+        streams: Vec<Option<StreamId>>,
+        removed: &mut VecDeque<(Position, Position)>,
+    ) -> Worked<ControlFlow<Stop>> {
+        let mut streams = streams.into_iter().flatten();
+        for (position, commit) in commits {
+            let (Some(commit), Some(stream)) = (commit, commit.and_then(|_| streams.next())) else {
+                return Ok(ControlFlow::Break(Stop::Hole));
+            };
+            let covered = request.filter.covers_stream(&stream);
+            let commit = if covered { commit.commit(stream)? } else { commit.frame(stream)? };
+            if let ControlFlow::Break(stop) = self.commit(position, commit, removed) {
+                return Ok(ControlFlow::Break(stop));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Looks for each commit by itself; they come in the order of their positions.
+    async fn each(
+        &mut self,
+        client: &Client,
+        connection: &mut PgConnection,
+        request: &ReadFeed,
+        upto: Position,
+        statement: &Statement,
+    ) -> Worked<(End, Option<Stop>)> {
         let select = statement.query().bind(integer(self.at.0)).bind(integer(upto.0));
         self.requests += 1;
         let mut rows = select.fetch(&mut *connection);
         let first = rows.try_next().await?.ok_or_else(missing_record)?;
         let end = End { meta: codec::meta(&first, 11)?, position: Position(codec::number(&first, 12)?) };
-        let start = feed_page::start(&end.meta, &request.from)?;
-        self.page.get_or_insert_with(|| Assembler::new(request, start));
+        self.begin(request, &end)?;
         let incarnation = end.meta.incarnation();
         let mut removed = VecDeque::new();
         // Rows whose stream is not known yet, and those behind them.
@@ -347,7 +542,7 @@ impl Reading {
         self.accounted.unwrap_or(self.at)
     }
 
-    /// Hands a commit to the page, after the ranges before it.
+    /// Hands a commit that comes with its position to the page.
     fn row(
         &mut self,
         request: &ReadFeed,
@@ -355,21 +550,29 @@ impl Reading {
         stream: StreamId,
         removed: &mut VecDeque<(Position, Position)>,
     ) -> Worked<ControlFlow<Stop>> {
-        let position = Position(codec::number(row, 12)?);
-        while let Some((first, last)) = removed.pop_front_if(|(first, _)| *first <= position) {
-            if let ControlFlow::Break(stop) = self.take(first, last, FeedItem::Removed { first, last }) {
-                return Ok(ControlFlow::Break(stop));
-            }
-        }
         // What a filter by stream drops is not worth decoding; its frame is enough to move on.
         let covered = request.filter.covers_stream(&stream);
         let commit = if covered { codec::commit(row, 1, stream)? } else { codec::frame(row, 1, stream)? };
+        Ok(self.commit(Position(codec::number(row, 12)?), commit, removed))
+    }
+
+    /// Hands a commit to the page, after the ranges before it.
+    fn commit(
+        &mut self,
+        position: Position,
+        mut commit: Commit,
+        removed: &mut VecDeque<(Position, Position)>,
+    ) -> ControlFlow<Stop> {
+        while let Some((first, last)) = removed.pop_front_if(|(first, _)| *first <= position) {
+            self.take(first, last, FeedItem::Removed { first, last })?;
+        }
+        commit.first_position = Some(position);
         let last = commit.last_position().unwrap_or(position);
         // What begins last before the place may end there, or lie in a range that was told of.
         if last <= self.before() {
-            return Ok(ControlFlow::Continue(()));
+            return ControlFlow::Continue(());
         }
-        Ok(self.take(position, last, FeedItem::Commit(commit)))
+        self.take(position, last, FeedItem::Commit(commit))
     }
 
     /// Hands something to the page. Positions have to follow each other: a hole would be a lost commit.

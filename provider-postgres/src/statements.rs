@@ -113,25 +113,55 @@ macro_rules! last_commit {
     };
 }
 
-/// The stream, its head, the store's record, the positions of its commits by number, then the commits. $3: 0 the first, -1 the
-/// last, or a revision; `begins` is that of the commit which holds the lowest. The positions come in one row, because to look
-/// each of them up beside its commit takes longer than the commits.
+/// A commit `c` as `packed.rs` reads it.
+macro_rules! packed {
+    () => {
+        "int8send(c.stream) || int8send(c.number) || int8send(c.revision) || int8send(c.count) || int8send(c.recorded_at)
+            || int8send(coalesce(c.imported, -1)) || uuid_send(c.id) || uuid_send(c.digest)
+            || int4send(octet_length(c.events)) || c.events"
+    };
+}
+
+/// Whether a commit `c` is packed: one that has more than events, or many bytes of them, comes in a row of its own. The bound is
+/// near that from which events lie outside of the table.
+macro_rules! packs {
+    () => {
+        "c.marker IS NULL AND c.grouped IS NULL AND c.extensions IS NULL AND octet_length(c.events) <= 8192"
+    };
+}
+
+/// The stream's head, the store's record, and the page's commits packed with their positions by number; where not all of them can be
+/// packed, the commits follow in rows. $3: 0 the first, -1 the last, or a revision; `begins` is that of the commit which holds the
+/// lowest. The positions come in one value, because to look each of them up beside its commit takes longer than the commits.
 macro_rules! page_of_stream {
-    ($low:literal, $high:literal) => {
+    ($low:literal, $high:literal, $order:literal) => {
         concat!(
             "WITH p AS MATERIALIZED (SELECT p.*, coalesce((SELECT max(b.revision) FROM {schema}.commits b
                     WHERE b.stream = p.key AND b.revision <= p.low), 0) AS begins
                 FROM (SELECT p.*, ", $low, " AS low, ", $high, " AS high FROM (
                     SELECT ", head_columns!(), ", store.meta FROM {schema}.store LEFT JOIN ({schema}.streams s", last_commit!(), ")
-                    ON s.namespace = $1 AND s.name = $2) p) p)
+                    ON s.namespace = $1 AND s.name = $2) p) p),
+            k AS MATERIALIZED (SELECT string_agg(c.packed, '') AS packed, $4 <= 1000 AND count(*) = count(c.packed) AS whole
+                FROM (SELECT CASE WHEN ", packs!(), " THEN ", packed!(), " END AS packed FROM {schema}.commits c
+                    WHERE c.stream = (SELECT key FROM p) AND c.kind = 0 AND c.revision <= (SELECT high FROM p)
+                    AND c.revision >= (SELECT begins FROM p) AND $4 <= 1000 ", $order, ") c)
             SELECT p.revision, p.number, NULL::bigint AS count, p.recorded_at, p.id, NULL::uuid, p.marker, p.imported, NULL::uuid,
-                NULL::bytea, p.meta, p.first_retained, f.numbers, f.positions FROM p
-                CROSS JOIN LATERAL (SELECT array_agg(f.number) AS numbers, array_agg(f.position) AS positions FROM {schema}.feed f
-                    WHERE f.stream = p.key AND f.revision BETWEEN p.begins AND p.high) f
-            UNION ALL (SELECT ", commit_columns!("NULL::bigint"), ", NULL, NULL FROM {schema}.commits c
-                WHERE c.stream = (SELECT key FROM p) AND c.kind = 0 AND c.revision <= (SELECT high FROM p)
-                AND c.revision >= (SELECT begins FROM p) "
+                CASE WHEN k.whole THEN coalesce(k.packed, '') END, p.meta, p.first_retained, (
+                    SELECT string_agg(int8send(f.number) || int8send(f.position), '') FROM {schema}.feed f
+                    WHERE f.stream = p.key AND f.revision BETWEEN p.begins AND p.high)
+                FROM p CROSS JOIN k
+            UNION ALL (SELECT ", commit_columns!("NULL::bigint"), ", NULL FROM {schema}.commits c
+                WHERE NOT (SELECT whole FROM k) AND c.stream = (SELECT key FROM p) AND c.kind = 0
+                AND c.revision <= (SELECT high FROM p) AND c.revision >= (SELECT begins FROM p) ", $order, ")"
         )
+    };
+}
+
+/// Which of the feed's rows are of the window: the one that holds the position after $1, and those up to $2.
+macro_rules! in_window {
+    () => {
+        " f.position >= (SELECT coalesce(max(b.position), 0) FROM {schema}.feed b WHERE b.position <= $1 + 1)
+          AND f.position <= $2 "
     };
 }
 
@@ -146,8 +176,7 @@ macro_rules! page_of_feed {
                 FROM {schema}.removed r WHERE r.last > $1 AND r.first <= $2 ORDER BY r.first)
             UNION ALL (SELECT f.stream, ", commit_columns!("f.position"), " FROM {schema}.feed f
                 JOIN {schema}.commits c ON ", $sooner, "c.stream = f.stream AND c.revision = f.revision AND c.number = f.number
-                WHERE f.position >= (SELECT coalesce(max(b.position), 0) FROM {schema}.feed b WHERE b.position <= $1 + 1)
-                AND f.position <= $2 ORDER BY f.position)"
+                WHERE", in_window!(), "ORDER BY f.position)"
         )
     };
 }
@@ -181,26 +210,39 @@ statements! {
         JOIN {schema}.commits c ON c.stream = s.key", placed!(), "WHERE s.namespace = $1 AND s.name = $2 AND c.id = $3"
     );
     /// The head and a page of a stream, forward.
-    read_forward = concat!(
-        page_of_stream!(
-            "CASE $3::bigint WHEN 0 THEN first_retained WHEN -1 THEN revision ELSE greatest($3, first_retained) END",
-            "CASE $3::bigint WHEN 0 THEN first_retained WHEN -1 THEN revision ELSE greatest($3, first_retained) END + $4 - 1"
-        ),
-        "ORDER BY c.revision, c.number)"
+    read_forward = page_of_stream!(
+        "CASE $3::bigint WHEN 0 THEN first_retained WHEN -1 THEN revision ELSE greatest($3, first_retained) END",
+        "CASE $3::bigint WHEN 0 THEN first_retained WHEN -1 THEN revision ELSE greatest($3, first_retained) END + $4 - 1",
+        "ORDER BY c.revision, c.number"
     );
     /// The head and a page of a stream, backward.
-    read_backward = concat!(
-        page_of_stream!(
-            "CASE $3::bigint WHEN 0 THEN first_retained WHEN -1 THEN revision ELSE least($3, revision) END - $4 + 1",
-            "CASE $3::bigint WHEN 0 THEN first_retained WHEN -1 THEN revision ELSE least($3, revision) END"
-        ),
-        "ORDER BY c.revision DESC, c.number DESC)"
+    read_backward = page_of_stream!(
+        "CASE $3::bigint WHEN 0 THEN first_retained WHEN -1 THEN revision ELSE least($3, revision) END - $4 + 1",
+        "CASE $3::bigint WHEN 0 THEN first_retained WHEN -1 THEN revision ELSE least($3, revision) END",
+        "ORDER BY c.revision DESC, c.number DESC"
     );
     /// Slots of a stream.
     slots = concat!(
         "SELECT ", commit_columns!("f.position"), " FROM {schema}.commits c", placed!(),
         "WHERE c.stream = (SELECT key FROM {schema}.streams WHERE namespace = $1 AND name = $2) AND c.number >= $3
         ORDER BY c.revision, c.number LIMIT $4"
+    );
+    /// The end of the feed, ranges that were removed, then for each hundred positions which slots have them, and packed what lies where
+    /// their commits lay when they were numbered, in no order. One look for a hundred of them costs half of a look for each, and a
+    /// value of more bytes costs the server more than it saves.
+    feed_together = concat!(
+        "SELECT store.meta, q.position, NULL::bigint AS last, NULL::bytea AS places, NULL::bytea AS commits
+            FROM {schema}.store CROSS JOIN {schema}.sequencer q
+        UNION ALL (SELECT NULL, r.first, r.last, NULL, NULL
+            FROM {schema}.removed r WHERE r.last > $1 AND r.first <= $2 ORDER BY r.first)
+        UNION ALL (SELECT NULL, NULL, NULL, k.places, (SELECT string_agg(", packed!(), ", '') FROM {schema}.commits c
+                WHERE c.ctid = ANY (k.lays) AND ", packs!(), ")
+            FROM generate_series((SELECT coalesce(max(b.position), 0) FROM {schema}.feed b WHERE b.position <= $1 + 1),
+                    least($2, (SELECT position FROM {schema}.sequencer)), 100) hundred
+            CROSS JOIN LATERAL (SELECT array_agg(f.lay) AS lays,
+                    string_agg(int8send(f.position) || int8send(f.stream) || int8send(f.number), '') AS places FROM {schema}.feed f
+                WHERE f.position >= hundred AND f.position < hundred + 100 AND f.position <= $2) k
+            WHERE k.places IS NOT NULL)"
     );
     /// The end of the feed, ranges that were removed, then commits after a position, their streams by their keys: those that lie
     /// where they lay when they were numbered.

@@ -5,6 +5,7 @@ use crate::config::{CONNECT_MAX, Config, Missing};
 use crate::error::{self, Result as Worked};
 use crate::lanes::{self, Lanes};
 use crate::names::Names;
+use crate::read::Layout;
 use crate::sequencer::{self, Sequencer};
 use crate::statements::{Prepared, Statements};
 use crate::transaction::Transaction;
@@ -50,6 +51,8 @@ pub struct Shared {
     pub sequencer: Sequencer,
     /// What streams are called.
     pub names: Names,
+    /// How the feed's rows lie.
+    pub layout: Layout,
     pool: PgPool,
     clock: Arc<dyn Clock>,
 }
@@ -62,6 +65,7 @@ impl Shared {
             statements,
             sequencer: Sequencer::new(),
             names: Names::default(),
+            layout: Layout::default(),
             clock,
             config,
         })

@@ -362,6 +362,69 @@ async fn the_feed_finds_rows_that_moved() {
     fixture.end().await;
 }
 
+/// Commits that can't come packed with others (many bytes, a marker, no events left), among more than a hundred that can, and some
+/// that begin before a hundred and end in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_packed_is_read_all_the_same() {
+    let fixture = Fixture::new("packed").await;
+    let mut stored = Vec::new();
+    for number in 1..=260 {
+        let mut append = request(["a-1", "b-1", "c-1"][number as usize % 3], Expected::Any, number);
+        let events = match number {
+            120 => vec![NewEvent::new(EventType::new("large").unwrap(), vec![7; 20_000])],
+            _ if number % 5 == 0 => vec![event(number); 7],
+            _ => vec![event(number)],
+        };
+        append.commit.events = Events::new(events).unwrap();
+        stored.push(id(number));
+        fixture.store.append(append).await.unwrap();
+    }
+    let by_slot = in_pages(&fixture.store, 3).await;
+    assert_eq!(by_slot.iter().map(|commit| commit.id).collect::<HashSet<_>>(), stored.iter().copied().collect());
+    for limit in [1, 7, 100, 499, 2_000] {
+        assert!(in_pages(&fixture.store, limit).await == by_slot, "{limit}");
+    }
+    // A marker, and commits without events.
+    let truncate = Truncate { stream: name("a-1"), commit: id(1_000), before: Revision(9), deadline: soon() };
+    fixture.opener.open_admin(&fixture.settings).await.unwrap().truncate(truncate).await.unwrap();
+    let kept = in_pages(&fixture.store, 2_000).await;
+    assert!(in_pages(&fixture.store, 3).await == kept);
+    assert!(kept.iter().any(|commit| commit.kind.is_marker()) && kept.iter().any(|commit| commit.id == id(120)));
+    for stream in ["a-1", "b-1", "c-1"] {
+        let of_feed: Vec<_> =
+            kept.iter().filter(|commit| commit.stream == name(stream) && !commit.kind.is_marker()).collect();
+        for limit in [1_000, 1_001] {
+            for direction in [Direction::Forward, Direction::Backward] {
+                let from = match direction {
+                    Direction::Forward => StreamStart::First,
+                    Direction::Backward => StreamStart::Last,
+                };
+                let read =
+                    ReadStream { stream: name(stream), from, direction, limit, max_bytes: 16 << 20, deadline: soon() };
+                let mut commits = fixture.store.read_stream(read).await.unwrap().commits;
+                if direction == Direction::Backward {
+                    commits.reverse();
+                }
+                assert!(commits.iter().eq(of_feed.iter().copied()), "{stream} {limit} {direction:?}");
+            }
+        }
+    }
+    fixture.end().await;
+}
+
+/// All commits of the feed, in pages of so many events.
+async fn in_pages(store: &Arc<dyn EventStore>, limit: u32) -> Vec<Commit> {
+    let (mut commits, mut from) = (Vec::<Commit>::new(), FeedStart::First);
+    loop {
+        let page = store.read_feed(ReadFeed { limit, ..feed_request(from) }).await.unwrap();
+        commits.extend(page.commits().cloned());
+        if page.end {
+            return commits;
+        }
+        from = FeedStart::After(page.next);
+    }
+}
+
 /// A position was given, and what it was given to is gone: an error wherever it stood, never a page that passes it over or ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_the_feed_lost_is_an_error() {
