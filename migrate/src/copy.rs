@@ -56,6 +56,9 @@ pub(crate) struct Manner<'a> {
     pub governor: Option<&'a mut Governor>,
     /// How long it may take; to the end without it.
     pub most: Option<Duration>,
+    /// How many commits the feed may be behind the streams, so that it is copied as far as it has come. None without it: a feed that comes about
+    /// behind the appends is waited for, which takes as long as it is busy.
+    pub behind: u64,
 }
 
 /// Copies up to where the source's feed ends when this begins.
@@ -68,9 +71,11 @@ pub(crate) async fn round(
 ) -> Result<Copied> {
     let began = Instant::now();
     let after = to.head().await?;
-    let through = match from.head().await? {
+    let (head, behind) = from.end().await?;
+    let through = match head {
         // What is there is copied before more is waited for, where nothing hangs on how near the end is.
         head if manner.most.is_some() && head > after => head,
+        head if manner.behind > 0 && behind <= manner.behind => head,
         _ => from.settled_head().await?,
     };
     if after > through {

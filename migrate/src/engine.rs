@@ -4,12 +4,15 @@ use crate::compare::{self, Compared};
 use crate::copy::{self, Filling, Manner, Pace};
 use crate::governor::Governor;
 use crate::phase::{self, Phase, Way};
+use crate::seal::Listed;
 use crate::side::Side;
 use crate::{News, Observer, carry, notes, seal};
 use evstore_api::{
     Advice, Cursor, Deadline, Epoch, Error, ErrorKind, Meta, Position, Result, StoreName, StoreState, StreamState,
     WaitFeed,
 };
+use futures::future::Either;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 /// How long a look at the source's feed waits for more.
@@ -351,7 +354,7 @@ impl Migration {
                     tokio::time::sleep(PAUSE_MIN).await;
                 } else if let Phase::Rehearsing(_) = look.phase {
                     self.end_rehearsal(way).await?;
-                } else if let Settled::Differs(compared) = self.settle(way, None).await? {
+                } else if let Settled::Differs(compared) = self.settle(way, None, None).await? {
                     return Err(differs(&compared));
                 }
             }
@@ -369,7 +372,7 @@ impl Migration {
             runner.governor = Some((way, Governor::begin(from).await));
         }
         let governor = runner.governor.as_mut().map(|(_, governor)| governor);
-        let manner = Manner { pace: runner.pace, governor, most: Some(ROUND_MAX) };
+        let manner = Manner { pace: runner.pace, governor, most: Some(ROUND_MAX), ..Manner::default() };
         let copied = self.copy(way, filling, manner, observer).await?;
         if copied.positions > NEAR {
             return Ok(());
@@ -412,9 +415,9 @@ impl Migration {
     ) -> Result<copy::Copied> {
         let (from, to) = self.sides(way);
         for _ in 0..LOOKS_MAX {
-            let Manner { pace, most, ref mut governor } = manner;
-            let governor = governor.as_deref_mut();
-            let error = match copy::round(from, to, filling, Manner { pace, governor, most }, observer).await {
+            let Manner { pace, most, behind, ref mut governor } = manner;
+            let manner = Manner { pace, governor: governor.as_deref_mut(), most, behind };
+            let error = match copy::round(from, to, filling, manner, observer).await {
                 Ok(copied) => return Ok(copied),
                 Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Fenced) => error,
                 Err(error) => return Err(error),
@@ -555,28 +558,23 @@ impl Migration {
     async fn hand_over(&self, way: Way, patience: Duration, observer: Option<&Observer>) -> Result<Settled> {
         let look = self.sound_look().await?;
         if look.phase != Phase::Copying(way) {
-            return self.settle(way, None).await;
+            return self.settle(way, None, None).await;
         }
-        if let Some(settled) = self.come_near(way, &look, patience, observer).await? {
-            return Ok(settled);
-        }
+        let listed = match self.come_near(way, &look, patience, observer).await? {
+            Near::Closes(listed) => listed,
+            Near::Not(settled) => return Ok(settled),
+        };
         let (from, to) = self.sides(way);
         let owner = self.owner(way, &look);
         let closed_at = Instant::now();
         if !from.swap(owner, closed(from, owner, &to.name)).await? {
             return Err(contended());
         }
-        self.settle(way, Some(closed_at)).await
+        self.settle(way, Some(closed_at), listed).await
     }
 
     /// Copies until so little is left that the owner can be closed for it; else says why not.
-    async fn come_near(
-        &self,
-        way: Way,
-        look: &Look,
-        patience: Duration,
-        observer: Option<&Observer>,
-    ) -> Result<Option<Settled>> {
+    async fn come_near(&self, way: Way, look: &Look, patience: Duration, observer: Option<&Observer>) -> Result<Near> {
         if notes::is_paused(&self.source).await? {
             let message = "the copy is paused; resume it first";
             return Err(Error::new(ErrorKind::Conflict, message).with("phase", look.phase.name()));
@@ -585,21 +583,27 @@ impl Migration {
         let filling = Filling::of(self.filled(way, look));
         let began = Instant::now();
         carry::snapshots(from, to, filling).await?;
+        let listed = match seal::is_needed(from) {
+            true => Some(Listed::look(from, None).await?),
+            false => None,
+        };
         loop {
-            let copied = self.copy(way, filling, Manner::default(), observer).await?;
+            // While others append, a feed that comes about behind them is never settled, and waiting for that would let more come than may be left.
+            let manner = Manner { behind: NEAR, ..Manner::default() };
+            let copied = self.copy(way, filling, manner, observer).await?;
             let compared = self.compare_new(way, observer).await?;
             if compared.count() > 0 {
-                return Ok(Some(Settled::Differs(Box::new(compared))));
+                return Ok(Near::Not(Settled::Differs(Box::new(compared))));
             }
             if copied.positions <= NEAR {
                 break;
             }
             if began.elapsed() > patience {
-                return Ok(Some(Settled::Behind { lag: copied.positions }));
+                return Ok(Near::Not(Settled::Behind { lag: copied.positions }));
             }
         }
         carry::checkpoints(from, to, filling).await?;
-        Ok(None)
+        Ok(Near::Closes(listed))
     }
 
     /// Closes the owner as a hand-over does, copies and compares the rest, and opens it again: what is measured is the pause, and what is
@@ -618,16 +622,17 @@ impl Migration {
         let Phase::Copying(way) = look.phase else {
             return Err(refused("there is no copy to rehearse with", look.phase));
         };
-        if let Some(settled) = self.come_near(way, &look, patience, observer).await? {
-            return Ok(settled);
-        }
+        let listed = match self.come_near(way, &look, patience, observer).await? {
+            Near::Closes(listed) => listed,
+            Near::Not(settled) => return Ok(settled),
+        };
         let from = self.sides(way).0;
         let owner = self.owner(way, &look);
         let closed_at = Instant::now();
         if !from.swap(owner, closed(from, owner, &from.name)).await? {
             return Err(contended());
         }
-        let rest = self.while_closed(way, self.copy_rest(way, Filling::of(self.filled(way, &look)))).await;
+        let rest = self.while_closed(way, listed, self.copy_rest(way, Filling::of(self.filled(way, &look)))).await;
         from.release(&from.name).await.map_err(|error| error.with("closed", &from.name))?;
         let pause = closed_at.elapsed();
         self.end_rehearsal(way).await?;
@@ -658,9 +663,9 @@ impl Migration {
 
     /// Copies the rest, compares, decides and opens, from wherever that stands. What fails before the decision gives the move up, so
     /// that the owner is closed for no longer than it has to be.
-    async fn settle(&self, way: Way, closed_at: Option<Instant>) -> Result<Settled> {
+    async fn settle(&self, way: Way, closed_at: Option<Instant>, listed: Option<Listed>) -> Result<Settled> {
         let (from, to) = self.sides(way);
-        let decided = self.while_closed(way, self.decide(way)).await;
+        let decided = self.while_closed(way, listed, self.decide(way)).await;
         let compared = match decided {
             Ok(Decision::Made(compared)) => compared,
             Ok(Decision::Differs(compared)) => {
@@ -705,24 +710,58 @@ impl Migration {
     }
 
     /// Does what is to be done once an owner is closed, in the time for which it may be; most streams are sealed before, where each has to be.
-    async fn while_closed<T>(&self, way: Way, work: impl Future<Output = Result<T>>) -> Result<T> {
-        in_time(SEALING_MAX, self.seal_quiet(way)).await?;
+    async fn while_closed<T>(
+        &self,
+        way: Way,
+        listed: Option<Listed>,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        in_time(SEALING_MAX, self.seal_quiet(way, listed)).await?;
         in_time(closed_max(self.sides(way).0), work).await
     }
 
     /// Seals most streams of an owner whose record alone does not close it, while the others go on, and then closes the record. Any other owner
     /// is closed already.
-    async fn seal_quiet(&self, way: Way) -> Result<()> {
+    async fn seal_quiet(&self, way: Way, mut listed: Option<Listed>) -> Result<()> {
         let from = self.sides(way).0;
         for _ in 0..LOOKS_MAX {
             let look = self.sound_look().await?;
             let owner = self.owner(way, &look);
-            let StoreState::Leaving { to } = &owner.state else { return Ok(()) };
-            seal::quiet(from, to, owner.epoch).await?;
-            self.copy(way, Filling::of(self.filled(way, &look)), Manner::default(), None).await?;
-            from.swap(owner, phase::fenced(owner, to)).await?;
+            let StoreState::Leaving { to: there } = &owner.state else { return Ok(()) };
+            let filling = Filling::of(self.filled(way, &look));
+            let seals = async {
+                let listed = match listed.take() {
+                    Some(listed) => listed,
+                    None => Listed::look(from, Some(owner.epoch)).await?,
+                };
+                seal::quiet(from, there, owner.epoch, listed).await
+            };
+            // Beside it, so that little is left to copy and compare when the last ones are sealed.
+            match futures::future::select(pin!(seals), pin!(self.copy_beside(way, filling))).await {
+                Either::Left((sealed, _)) => sealed?,
+                Either::Right((error, _)) => return Err(error),
+            }
+            self.copy(way, filling, Manner { behind: NEAR, ..Manner::default() }, None).await?;
+            self.compare_new(way, None).await?;
+            from.swap(owner, phase::fenced(owner, there)).await?;
         }
         Err(contended())
+    }
+
+    /// Copies and compares what there is, again and again until it is dropped. What differs is found again once all is copied.
+    async fn copy_beside(&self, way: Way, filling: Filling) -> Error {
+        loop {
+            let copied = async {
+                // As far as the feed has come: what is sealed gets its positions in the meantime.
+                let manner = Manner { most: Some(ROUND_MAX), behind: u64::MAX, ..Manner::default() };
+                self.copy(way, filling, manner, None).await?;
+                self.compare_new(way, None).await
+            };
+            if let Err(error) = copied.await {
+                return error;
+            }
+            tokio::time::sleep(GATHER).await;
+        }
     }
 
     async fn is_decided(&self, way: Way) -> bool {
@@ -941,6 +980,13 @@ struct Runner {
     closed_since: Option<Instant>,
     carried_at: Option<Instant>,
     pause: Duration,
+}
+
+/// Whether so little is left that an owner can be closed for it.
+enum Near {
+    /// It is, with the streams that are to be sealed, where each has to be.
+    Closes(Option<Listed>),
+    Not(Settled),
 }
 
 /// What was left to copy once the owner was closed.

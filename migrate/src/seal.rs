@@ -11,13 +11,16 @@ use evstore_api::{
     CommitId, Epoch, ErrorKind, ListedStream, Result, SealStream, StoreName, StreamId, StreamState, Timestamp,
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BinaryHeap, HashSet, VecDeque};
 
-/// Streams that are sealed at a time.
-const AT_ONCE: usize = 64;
-/// Streams that are sealed once the store is closed: those that were appended to last.
-const LAST: usize = 1_000;
+/// Streams that are sealed at a time. A store may put those together that are asked for at once.
+const AT_ONCE: usize = 256;
+/// Streams that are sealed once the store is closed: those that were appended to last. All of them wait for the rest then, which is the
+/// shorter the fewer they are.
+const LAST: usize = 100;
+/// Streams that are listed before the first is sealed: those that were appended to last. Of a store that has more the others come after them.
+const LISTED_MAX: usize = 100_000;
 /// Tries of one seal of which nothing is known.
 const TRIES_MAX: u32 = 8;
 
@@ -26,20 +29,71 @@ pub(crate) fn is_needed(side: &Side) -> bool {
     side.store.capabilities().fence == Fence::Stream
 }
 
-/// Seals the streams of a store that is leaving, but for those that were appended to last: their writers would wait the longest for the rest.
-/// It can be repeated, and made by several at once.
-pub(crate) async fn quiet(from: &Side, to: &StoreName, epoch: Epoch) -> Result<()> {
-    let mut last: BinaryHeap<Reverse<(Option<Timestamp>, StreamId)>> = BinaryHeap::new();
-    let mut pages = Streams::all(&*from.store);
-    while let Some(page) = pages.next(&*from.store).await.map_err(|error| from.named(error))? {
-        let mut quiet = Vec::new();
-        for listed in page.into_iter().filter(|listed| !is_closed(listed, epoch)) {
-            last.push(Reverse((listed.head.recorded_at, listed.stream)));
-            if last.len() > LAST {
-                quiet.extend(last.pop().map(|Reverse((_, stream))| stream));
+/// The streams that take appends, as they were listed while nothing was sealed: those that were appended to longest ago first.
+#[derive(Debug, Default)]
+pub(crate) struct Listed(Vec<ListedStream>);
+
+/// A stream, by when it was appended to.
+struct ByTime(ListedStream);
+
+impl ByTime {
+    fn key(&self) -> (Option<Timestamp>, &StreamId) {
+        (self.0.head.recorded_at, &self.0.stream)
+    }
+}
+
+impl PartialEq for ByTime {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for ByTime {}
+
+impl PartialOrd for ByTime {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ByTime {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl Listed {
+    /// Looks at every stream of a store that is about to leave, or that is leaving in this epoch. What it finds may be out of date when it is
+    /// used: a seal whose slot was taken meanwhile is put anew.
+    pub(crate) async fn look(from: &Side, epoch: Option<Epoch>) -> Result<Self> {
+        let mut last: BinaryHeap<Reverse<ByTime>> = BinaryHeap::new();
+        let mut pages = Streams::all(&*from.store);
+        while let Some(page) = pages.next(&*from.store).await.map_err(|error| from.named(error))? {
+            for listed in page.into_iter().filter(|listed| !is_closed(listed, epoch)) {
+                last.push(Reverse(ByTime(listed)));
+                if last.len() > LISTED_MAX {
+                    last.pop();
+                }
             }
         }
-        these(from, to, epoch, quiet.into_iter()).await?;
+        let mut listed: Vec<_> = last.into_iter().map(|Reverse(by_time)| by_time).collect();
+        listed.sort_unstable();
+        Ok(Self(listed.into_iter().map(|by_time| by_time.0).collect()))
+    }
+}
+
+/// Seals the streams of a store that is leaving, but for those that were appended to last: their writers would wait the longest for the rest.
+/// It can be repeated, and made by several at once.
+pub(crate) async fn quiet(from: &Side, to: &StoreName, epoch: Epoch, listed: Listed) -> Result<()> {
+    let mut listed = listed.0;
+    let busy: HashSet<StreamId> =
+        listed.split_off(listed.len().saturating_sub(LAST)).into_iter().map(|listed| listed.stream).collect();
+    these(from, to, epoch, listed.into_iter()).await?;
+    // What was made since it was listed, and what did not fit.
+    let mut pages = Streams::all(&*from.store);
+    while let Some(page) = pages.next(&*from.store).await.map_err(|error| from.named(error))? {
+        let is_left = |listed: &ListedStream| !is_closed(listed, Some(epoch)) && !busy.contains(&listed.stream);
+        these(from, to, epoch, page.into_iter().filter(is_left)).await?;
     }
     Ok(())
 }
@@ -48,23 +102,22 @@ pub(crate) async fn quiet(from: &Side, to: &StoreName, epoch: Epoch) -> Result<(
 pub(crate) async fn all(from: &Side, to: &StoreName, epoch: Epoch) -> Result<()> {
     let mut pages = Streams::all(&*from.store);
     while let Some(page) = pages.next(&*from.store).await.map_err(|error| from.named(error))? {
-        let open = page.into_iter().filter(|listed| !is_closed(listed, epoch));
-        these(from, to, epoch, open.map(|listed| listed.stream)).await?;
+        these(from, to, epoch, page.into_iter().filter(|listed| !is_closed(listed, Some(epoch)))).await?;
     }
     Ok(())
 }
 
-/// By this attempt, or for good.
-fn is_closed(listed: &ListedStream, epoch: Epoch) -> bool {
+/// By the attempt of this epoch, or for good.
+fn is_closed(listed: &ListedStream, epoch: Option<Epoch>) -> bool {
     match &listed.head.state {
         StreamState::Deleted | StreamState::Missing => true,
-        StreamState::Sealed { epoch: sealed, .. } => *sealed == epoch,
+        StreamState::Sealed { epoch: sealed, .. } => Some(*sealed) == epoch,
         StreamState::Open => false,
     }
 }
 
-async fn these(from: &Side, to: &StoreName, epoch: Epoch, streams: impl Iterator<Item = StreamId>) -> Result<()> {
-    let seals = stream::iter(streams.map(|stream| one(from, to, epoch, stream)));
+async fn these(from: &Side, to: &StoreName, epoch: Epoch, streams: impl Iterator<Item = ListedStream>) -> Result<()> {
+    let seals = stream::iter(streams.map(|listed| one(from, to, epoch, listed.stream)));
     seals.buffer_unordered(AT_ONCE).try_collect().await
 }
 

@@ -33,8 +33,14 @@ impl Side {
 
     /// The last position of its feed, as it is.
     pub(crate) async fn head(&self) -> Result<Position> {
+        self.end().await.map(|(head, _)| head)
+    }
+
+    /// The same, and how many commits the feed is behind the streams.
+    pub(crate) async fn end(&self) -> Result<(Position, u64)> {
         let head = self.store.feed_head(deadline()).await.map_err(|error| self.named(error))?;
-        head.position.ok_or_else(|| self.named(unmovable("positions", self.store.capabilities().positions)))
+        let position = head.position.ok_or_else(|| unmovable("positions", self.store.capabilities().positions));
+        Ok((position.map_err(|error| self.named(error))?, head.lag.commits))
     }
 
     /// The last position of its feed once that has come up to what was acknowledged before this call, by the clocks of whoever appends.

@@ -258,7 +258,7 @@ impl<'a> Reading<'a> {
     async fn passed(&self, looks: &[(usize, &Entry)], after: Mark, usage: &mut Usage) -> Result<Option<usize>> {
         let keys = looks.iter().map(|(_, entry)| numbered(entry.key.clone(), entry.number.0 - 1)).collect();
         let mut places = HashMap::new();
-        for item in self.client.link().get_all(Table::Commits, keys, self.deadline, usage).await? {
+        for item in self.client.link().get_all(Table::Commits, keys, None, self.deadline, usage).await? {
             let key = text_of(&item, KEY).unwrap_or_default().to_owned();
             let found = frame_of(&stream_of_key(&key)?, &item)?;
             places.extend(found.and_then(|(number, frame)| Some(((key, number), frame.place?))));

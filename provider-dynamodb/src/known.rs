@@ -10,17 +10,20 @@ use crate::tables::{FRAME, Item, NUMBER, PLACE, POSITION, Table, bytes_of, numbe
 use evstore_api::capabilities::Fence;
 use evstore_api::{
     Appended, CommitId, CommitKind, CommitNumber, Deadline, Epoch, Head, Meta, Position, Result, Revision, StoreName,
-    StreamId, Timestamp, Usage,
+    StoreState, StreamId, Timestamp, Usage,
 };
 use evstore_kit::{decide, state};
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Streams of which something is kept; with the smallest window each takes about 10 KiB.
 const STREAMS_MAX: usize = 4_096;
 /// Places at which readers stopped that are kept, so that the next page need not look for them.
 const PLACES_MAX: usize = 16_384;
+
+/// Streams that were seen sealed in the epoch of the store's record which are kept; each takes about 300 bytes.
+const SEALS_MAX: usize = 100_000;
 
 /// What of an item is not the events of its commit.
 pub const FRAMES: &str = "n, f, p, i";
@@ -144,12 +147,61 @@ impl Known {
 pub struct Memory {
     streams: Mutex<Recent<StreamId, Known>>,
     places: Mutex<Recent<(StreamId, Revision), CommitNumber>>,
+    seals: Mutex<Seals>,
+}
+
+/// The ends of streams that were seen sealed in one epoch.
+#[derive(Debug, Default)]
+struct Seals {
+    epoch: Epoch,
+    ends: HashMap<StreamId, Last>,
 }
 
 impl Memory {
     /// Nothing is known yet.
     pub fn new() -> Self {
-        Self { streams: Mutex::new(Recent::new(STREAMS_MAX)), places: Mutex::new(Recent::new(PLACES_MAX)) }
+        Self {
+            streams: Mutex::new(Recent::new(STREAMS_MAX)),
+            places: Mutex::new(Recent::new(PLACES_MAX)),
+            seals: Mutex::default(),
+        }
+    }
+
+    /// Keeps the end of a stream that is sealed in the epoch in which this record closes the store.
+    pub fn keep_seal(&self, stream: &StreamId, last: &Last, meta: &Meta) {
+        let is_seal = last.imported.is_none()
+            && matches!(&last.kind, CommitKind::MovedOut { epoch, .. } if *epoch == meta.epoch)
+            && seals_stand(meta);
+        if !is_seal {
+            return;
+        }
+        let mut seals = self.seals();
+        if seals.epoch != meta.epoch {
+            *seals = Seals { epoch: meta.epoch, ends: HashMap::new() };
+        }
+        if seals.ends.len() < SEALS_MAX {
+            seals.ends.insert(stream.clone(), last.clone());
+        }
+    }
+
+    /// Whether a stream was seen sealed, in whatever epoch.
+    pub fn has_seals(&self) -> bool {
+        !self.seals().ends.is_empty()
+    }
+
+    /// The ends of those of the streams that are known to be sealed under this record. They need not be read again: behind the seal of an
+    /// epoch something stands only once the record is open in that epoch or a later one, and then it closes the store in a later one only.
+    pub fn sealed_in(&self, meta: &Meta, streams: &[StreamId]) -> HashMap<StreamId, Last> {
+        let seals = self.seals();
+        if seals.epoch != meta.epoch || !seals_stand(meta) {
+            return HashMap::new();
+        }
+        let known = |stream: &StreamId| Some((stream.clone(), seals.ends.get(stream)?.clone()));
+        streams.iter().filter_map(known).collect()
+    }
+
+    fn seals(&self) -> MutexGuard<'_, Seals> {
+        self.seals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at what is known of a stream.
@@ -179,6 +231,11 @@ impl Memory {
     pub fn keep_place(&self, stream: &StreamId, revision: Revision, at: CommitNumber) {
         self.places.lock().unwrap_or_else(PoisonError::into_inner).put((stream.clone(), revision), at);
     }
+}
+
+/// Whether nothing is written behind seals of this record's epoch, as long as it stands.
+fn seals_stand(meta: &Meta) -> bool {
+    matches!(&meta.state, StoreState::Leaving { .. } | StoreState::Fenced { .. })
 }
 
 /// A map that forgets what was not looked at for longest, half at a time.

@@ -9,7 +9,7 @@ use crate::config::Snapshots;
 use crate::error;
 use crate::known::{self, Known, Last};
 use crate::link::{Condition, TRANSACTION_BYTES_MAX, TRANSACTION_ITEMS_MAX, Transacted, Verdict, Write, Written};
-use crate::log::{self, Owner, Tail};
+use crate::log::{self, Claimed, Tail};
 use crate::place;
 use crate::read;
 use crate::schema::{self, StoredMeta};
@@ -29,7 +29,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 /// Appends of one transaction: each is its commit, and at most one item more.
@@ -44,8 +44,6 @@ const TRIES_MAX: u32 = 1_000;
 const LOST_BEFORE_CLAIM: u32 = 3;
 /// Tries to put a claim: each but the last met a writer that was quicker.
 const CLAIMS_MAX: u32 = 100;
-/// How long another's claim is respected: far longer than it takes to read some streams and write.
-const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
 /// First pause after the service said that others write the same items; it doubles, and a part of it is chance.
 const CONTENDED_PAUSE: Duration = Duration::from_millis(2);
 /// Longest such pause.
@@ -163,8 +161,7 @@ impl Lane {
 struct Place {
     tail: Option<Tail>,
     meta: Option<Arc<StoredMeta>>,
-    /// Another's claim, since when it is seen.
-    claim: Option<(Tail, Instant)>,
+    claimed: Claimed,
 }
 
 impl Place {
@@ -172,17 +169,6 @@ impl Place {
     fn forget(&mut self) {
         self.tail = None;
         self.meta = None;
-    }
-
-    /// Whether another writer is to be let go first.
-    fn is_claimed(&mut self, tail: &Tail, own: Owner) -> bool {
-        let claimed = tail.claim.is_some_and(|owner| owner != own);
-        let since = match &self.claim {
-            Some((seen, since)) if seen == tail => *since,
-            _ => Instant::now(),
-        };
-        self.claim = claimed.then_some((tail.clone(), since));
-        claimed && since.elapsed() < CLAIM_PATIENCE
     }
 }
 
@@ -322,7 +308,7 @@ impl<'a> Batch<'a> {
         let (client, deadline) = (self.client, self.client.patience());
         for _ in 0..CLAIMS_MAX {
             let (tail, meta) = self.store(deadline).await?;
-            if self.place.is_claimed(&tail, client.owner()) {
+            if self.place.claimed.sees(&tail, client.owner()) {
                 return Ok(());
             }
             let free = log::free(meta.token, client.owner(), tail.claim);
@@ -359,7 +345,7 @@ impl<'a> Batch<'a> {
             return Ok(Outcome::Answered);
         }
         let (tail, meta) = self.store(deadline).await?;
-        if self.place.is_claimed(&tail, self.client.owner()) {
+        if self.place.claimed.sees(&tail, self.client.owner()) {
             self.place.tail = None;
             return Ok(Outcome::Contended);
         }

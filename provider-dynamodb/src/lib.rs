@@ -40,6 +40,7 @@ mod source;
 mod sqs;
 mod store;
 mod tables;
+mod together;
 
 pub use config::KEYS;
 pub use opener::{provider, provider_with};

@@ -15,7 +15,7 @@ use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{
     AttributeValue, CancellationReason, ConditionCheck, ConsumedCapacity, KeysAndAttributes, Put,
-    ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure, Select, TransactWriteItem,
+    ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure, Select, TransactWriteItem, Update,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use evstore_api::{Deadline, Error, ErrorKind, Position, Result, Usage};
@@ -96,6 +96,11 @@ impl Condition {
         Self { expression: "attribute_not_exists(k)", values: Vec::new() }
     }
 
+    /// It is a commit without a position.
+    fn unlogged() -> Self {
+        Self { expression: "attribute_exists(f) AND attribute_not_exists(p)", values: Vec::new() }
+    }
+
     /// It was changed so often.
     pub fn counted(count: u64) -> Self {
         Self { expression: "c = :c", values: vec![(":c", number(count))] }
@@ -130,6 +135,8 @@ pub enum WriteKind {
     Put,
     /// The condition alone is looked at.
     Check,
+    /// The position of a commit is written beside its frame, once.
+    Position(Position),
 }
 
 impl Write {
@@ -141,6 +148,16 @@ impl Write {
     /// Looks at a condition.
     pub fn check(table: Table, key: Item, condition: Condition) -> Self {
         Self { table, item: key, condition: Some(condition), kind: WriteKind::Check }
+    }
+
+    /// Writes the position of a commit that has none beside its frame.
+    pub fn position(key: Item, position: Position) -> Self {
+        Self {
+            table: Table::Commits,
+            item: key,
+            condition: Some(Condition::unlogged()),
+            kind: WriteKind::Position(position),
+        }
     }
 
     /// About how many bytes it is.
@@ -351,7 +368,7 @@ impl Link {
             .return_consumed_capacity(ReturnConsumedCapacity::Total)
     }
 
-    /// Reads items by their keys, in no order. What the service leaves over is asked for again.
+    /// Reads items by their keys, in no order; all of each, or only some of its parts. What the service leaves over is asked for again.
     ///
     /// # Errors
     /// As [`error::failed`] for a read.
@@ -359,13 +376,14 @@ impl Link {
         &self,
         table: Table,
         keys: Vec<Item>,
+        only: Option<&str>,
         deadline: Deadline,
         usage: &mut Usage,
     ) -> Result<Vec<Item>> {
         let batches: Vec<Vec<Item>> = keys.chunks(BATCH_KEYS_MAX).map(<[Item]>::to_vec).collect();
         let asked = batches.into_iter().map(|batch| async move {
             let mut usage = Usage::default();
-            let found = self.get_batch(table, batch, deadline, &mut usage).await?;
+            let found = self.get_batch(table, batch, only, deadline, &mut usage).await?;
             Ok::<_, Error>((found, usage))
         });
         let mut found = stream::iter(asked).buffer_unordered(BATCHES_AT_ONCE);
@@ -381,6 +399,7 @@ impl Link {
         &self,
         table: Table,
         keys: Vec<Item>,
+        only: Option<&str>,
         deadline: Deadline,
         usage: &mut Usage,
     ) -> Result<Vec<Item>> {
@@ -388,7 +407,8 @@ impl Link {
         let mut rest = keys;
         let mut pause = LEFT_OVER_PAUSE;
         while !rest.is_empty() {
-            let asked = KeysAndAttributes::builder().set_keys(Some(rest)).consistent_read(true).build();
+            let asked = KeysAndAttributes::builder().set_keys(Some(rest)).consistent_read(true);
+            let asked = asked.set_projection_expression(only.map(str::to_owned)).build();
             let asked = asked.expect("the keys are given");
             let request = self
                 .client
@@ -601,6 +621,17 @@ impl Link {
                     .set_expression_attribute_values(given)
                     .return_values_on_condition_check_failure(old);
                 TransactWriteItem::builder().put(put.build().expect("table and item are given")).build()
+            }
+            WriteKind::Position(position) => {
+                let update = Update::builder()
+                    .table_name(self.table(table))
+                    .set_key(Some(item))
+                    .update_expression("SET p = :p")
+                    .expression_attribute_values(":p", number(position.0))
+                    .set_condition_expression(expression)
+                    .return_values_on_condition_check_failure(old);
+                let update = update.build().expect("table, key and change are given");
+                TransactWriteItem::builder().update(update).build()
             }
             WriteKind::Check => {
                 let check = ConditionCheck::builder()

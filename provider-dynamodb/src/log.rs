@@ -19,6 +19,10 @@ use crate::tables::{
 use aws_sdk_dynamodb::types::AttributeValue;
 use bytes::Bytes;
 use evstore_api::{Deadline, Error, ErrorKind, Position, Result, Usage};
+use std::time::{Duration, Instant};
+
+/// How long another's claim is respected: far longer than it takes to read some streams and write.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where the chain ends, and which record of the store its last writer had read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +35,23 @@ pub struct Tail {
     pub claim: Option<Owner>,
     /// How far the sequencer had read by then, where there is one: every record and barrier passes on what it found.
     pub progress: Option<Bytes>,
+}
+
+/// Another's claim of the next place, since when it is seen.
+#[derive(Debug, Default)]
+pub struct Claimed(Option<(Tail, Instant)>);
+
+impl Claimed {
+    /// Whether another has claimed the place behind this end, and is to be let go first still.
+    pub fn sees(&mut self, tail: &Tail, own: Owner) -> bool {
+        let claimed = tail.claim.is_some_and(|owner| owner != own);
+        let since = match &self.0 {
+            Some((known, since)) if known == tail => *since,
+            _ => Instant::now(),
+        };
+        self.0 = claimed.then_some((tail.clone(), since));
+        claimed && since.elapsed() < CLAIM_PATIENCE
+    }
 }
 
 /// Identity of a writer.

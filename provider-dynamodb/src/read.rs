@@ -35,7 +35,7 @@ pub const FETCHED_AT_ONCE: usize = 100;
 /// Names that a list reads at a time at least, where it drops some of them.
 const FILTERED_AT_ONCE: usize = 500;
 /// Heads that a list reads at a time.
-const HEADS_AT_ONCE: usize = 16;
+const HEADS_AT_ONCE: usize = 64;
 /// Reads of one page: each but the first met a truncation.
 const TRIES_MAX: u32 = 16;
 
@@ -506,7 +506,7 @@ pub async fn fetch(
         (streams, keys)
     });
     let mut commits = HashMap::new();
-    for item in client.link().get_all(Table::Commits, keys, deadline, usage).await? {
+    for item in client.link().get_all(Table::Commits, keys, None, deadline, usage).await? {
         let stream = text_of(&item, KEY).and_then(|key| streams.get(key)).copied();
         let stream = stream.ok_or_else(|| corrupt("an item came that was not asked for"))?;
         if let Some(stored) = Stored::of(stream, item)? {
@@ -610,17 +610,32 @@ pub async fn list_streams(client: &Client, request: &ListStreams) -> Result<Stre
     let more = streams.len() >= wanted;
     streams.truncate(request.limit as usize);
     let next = streams.last().filter(|_| more).cloned();
-    let heads = streams.into_iter().map(|stream| async move {
-        let mut usage = Usage::default();
-        let last = last(client, &stream, deadline, &mut usage).await?;
-        let head = told(client, &last, deadline, &mut usage).await?;
-        Ok::<_, Error>((ListedStream { stream, head }, usage))
+    let sealed = match client.memory().has_seals() {
+        true => client.memory().sealed_in(&schema::read_meta(client, deadline, &mut usage).await?.meta, &streams),
+        false => HashMap::new(),
+    };
+    let ends = streams.into_iter().map(|stream| {
+        let known = sealed.get(&stream).cloned();
+        async move {
+            let mut usage = Usage::default();
+            let last = match known {
+                Some(last) => last,
+                None => last(client, &stream, deadline, &mut usage).await?,
+            };
+            Ok::<_, Error>((stream, last, usage))
+        }
     });
-    let heads: Vec<_> = futures_stream::iter(heads).buffered(HEADS_AT_ONCE).try_collect().await?;
-    let mut streams = Vec::with_capacity(heads.len());
-    for (stream, cost) in heads {
+    let ends: Vec<_> = futures_stream::iter(ends).buffered(HEADS_AT_ONCE).try_collect().await?;
+    // One record for all of them, read behind the ends where one of them says of an epoch that its stream was closed in it.
+    let meta = match client.known_meta().filter(|_| !ends.iter().any(|(_, last, _)| last.is_marked())) {
+        Some(known) => known,
+        None => schema::read_meta(client, deadline, &mut usage).await?,
+    };
+    let mut streams = Vec::with_capacity(ends.len());
+    for (stream, last, cost) in ends {
         usage += cost;
-        streams.push(stream);
+        client.memory().keep_seal(&stream, &last, &meta.meta);
+        streams.push(ListedStream { head: client.head(&last, &meta.meta), stream });
     }
     Ok(StreamsPage { streams, next, usage })
 }

@@ -2,7 +2,8 @@
 //!
 //! The store's record is read before a seal, and not looked at again in the same step: a seal that comes late bears the epoch of its attempt,
 //! and closes nothing in a later one (`models/src/store_seal.rs`). Thousands are put at a time, and a look at one item that all of them make
-//! would let one through after the other. What opens a stream does look: nothing takes that back.
+//! would let one through after the other. What opens a stream does look: nothing takes that back. With a sequencer's feed seals that are
+//! asked for at the same time are put together (`together`).
 
 use crate::codec::{Events, Frame};
 use crate::config::Feed;
@@ -12,9 +13,10 @@ use crate::link::{Condition, Transacted, Write, Written, sleep};
 use crate::schema::{self, StoredMeta};
 use crate::store::Client;
 use crate::tables::{Item, META, Table, named};
+use crate::together::Wanted;
 use evstore_api::{
-    Appended, CommitId, CommitKind, Content, Deadline, Error, ErrorKind, OpenStream, Result, SealStream, StoreState,
-    StreamId, StreamState, Usage, format,
+    Appended, CommitId, CommitKind, Content, ContentDigest, Deadline, Epoch, Error, ErrorKind, Meta, OpenStream,
+    Result, SealStream, StoreState, StreamId, StreamState, Usage, format,
 };
 use evstore_kit::decide::in_window;
 use evstore_kit::refusal;
@@ -29,19 +31,24 @@ const CONTENDED_PAUSE: Duration = Duration::from_millis(20);
 pub async fn seal(client: &Client, request: &SealStream) -> Result<Appended> {
     check_feed(client, "seal_stream")?;
     let kind = CommitKind::MovedOut { epoch: request.epoch, to: request.to.clone() };
+    if client.sequencer().is_some() {
+        let (stream, commit, kind, epoch) = (request.stream.clone(), request.commit, kind.clone(), request.epoch);
+        let digest = format::digest(&stream, commit, &kind, &[]);
+        let wanted = Wanted { stream, commit, kind, digest, epoch };
+        if let Some(sealed) = client.together().seal(client, wanted, request.deadline).await? {
+            return Ok(sealed);
+        }
+    }
     mark(client, &request.stream, request.commit, &kind, request.deadline, |last, meta| {
-        let closes = matches!(&meta.meta.state, StoreState::Leaving { .. } | StoreState::Fenced { .. });
-        if !closes || meta.meta.epoch != request.epoch {
+        if !closes(&meta.meta, request.epoch) {
             return Err(Error::new(ErrorKind::Conflict, "the store is not leaving in this epoch")
                 .with("state", meta.meta.state.name())
                 .with("epoch", meta.meta.epoch)
                 .with("given", request.epoch));
         }
         match client.head(last, &meta.meta).state {
-            StreamState::Open => Ok(()),
-            // By an attempt that was given up, or by the copy before: a writer may know the record as it was open since.
-            StreamState::Sealed { epoch, .. } if epoch < request.epoch => Ok(()),
-            StreamState::Missing => Err(Error::new(ErrorKind::NotFound, "there is no such stream")),
+            state if takes(&state, request.epoch) => Ok(()),
+            StreamState::Open | StreamState::Missing => Err(Error::new(ErrorKind::NotFound, "there is no such stream")),
             StreamState::Deleted => Err(Error::new(ErrorKind::Gone, "the stream was deleted for good")),
             StreamState::Sealed { to, .. } => {
                 Err(Error::new(ErrorKind::Moved, "the stream lives in another store").with("to", &to).to_store(to))
@@ -49,6 +56,46 @@ pub async fn seal(client: &Client, request: &SealStream) -> Result<Appended> {
         }
     })
     .await
+}
+
+/// Whether streams are sealed under this record, in an epoch.
+pub fn closes(meta: &Meta, epoch: Epoch) -> bool {
+    matches!(&meta.state, StoreState::Leaving { .. } | StoreState::Fenced { .. }) && meta.epoch == epoch
+}
+
+/// Whether a stream takes the seal of an epoch: also where it is sealed by an attempt that was given up, or by the copy before, as a writer may
+/// know the record as it was open since.
+pub fn takes(state: &StreamState, epoch: Epoch) -> bool {
+    match state {
+        StreamState::Open => true,
+        StreamState::Sealed { epoch: sealed, .. } => *sealed < epoch,
+        StreamState::Missing | StreamState::Deleted => false,
+    }
+}
+
+/// The frame of a marker behind the last commit of its stream.
+///
+/// # Errors
+/// As [`Client::place`].
+pub fn marker(client: &Client, id: CommitId, kind: &CommitKind, last: &Last, digest: ContentDigest) -> Result<Frame> {
+    let now = client.now();
+    Ok(Frame {
+        id,
+        kind: kind.clone(),
+        first: last.revision.next(),
+        count: 0,
+        position: None,
+        recorded_at: last.recorded_at.max(now),
+        digest,
+        imported: None,
+        group: None,
+        extensions: Vec::new(),
+        content: Content::Kept,
+        plain_bytes: None,
+        retained: last.retained,
+        from: last.from,
+        place: client.place(last, now, digest)?,
+    })
 }
 
 /// Opens a copied stream.
@@ -100,24 +147,8 @@ async fn mark(
         let meta = schema::read_meta(client, deadline, &mut usage).await?;
         meta.meta.format.check_write()?;
         holds(last, &meta).map_err(|error| error.with("stream", stream))?;
-        let (number, first, now) = (last.number.next(), last.revision.next(), client.now());
-        let frame = Frame {
-            id: commit,
-            kind: kind.clone(),
-            first,
-            count: 0,
-            position: None,
-            recorded_at: last.recorded_at.max(now),
-            digest,
-            imported: None,
-            group: None,
-            extensions: Vec::new(),
-            content: Content::Kept,
-            plain_bytes: None,
-            retained: last.retained,
-            from: last.from,
-            place: client.place(last, now, digest)?,
-        };
+        let number = last.number.next();
+        let frame = marker(client, commit, kind, last, digest)?;
         let item = commit_item(client, stream, number, &frame, &Events::default());
         let put = match kind {
             CommitKind::MovedIn { .. } => put_and_look(client, item, meta.token, deadline, &mut usage).await?,

@@ -20,15 +20,15 @@ use crate::schema;
 use crate::source::{Change, Progress, Round, Rounds, Source};
 use crate::store::Client;
 use crate::tables::{
-    COUNT, Item, KEY, LEASE, NAME, OWNER, STREAMS, Table, bytes, bytes_of, listed_stream, number, number_of, numbered,
-    stream_key, stream_of_key, text_of, with,
+    COUNT, Item, KEY, LEASE, NAME, NUMBER, OWNER, STREAMS, Table, bytes, bytes_of, listed_stream, number, number_of,
+    numbered, stream_key, stream_of_key, text_of, with,
 };
 use bytes::Bytes;
 use evstore_api::number::NUMBER_MAX;
 use evstore_api::{CommitNumber, Deadline, Error, ErrorKind, Lag, Position, Result, StreamId, Timestamp, Usage};
 use evstore_kit::refusal;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, Notify, watch};
@@ -44,8 +44,12 @@ const AT_ONCE: usize = 32;
 const LOOKED_AT_FIRST: u32 = 2;
 const LOOKED_AT_MORE: u32 = 8;
 const LOOKED_AT_MAX: u32 = 1_000;
+/// What of an item says whether its commit has its position.
+pub const WITH_POSITIONS: &str = "k, n, f, p";
 /// Names of streams that are listed at a time where the change stream has lost something.
 const NAMES_PART: u32 = 500;
+/// Positions that others may have logged since which are read from the log, so that what is known of streams can be kept.
+const FOLLOWED_MAX: u64 = 65_536;
 /// How often the one that works says so, how often the others look, and after how long without a sign one takes its place.
 const LEASE_BEAT: Duration = Duration::from_secs(1);
 const LEASE_LOOK: Duration = Duration::from_millis(500);
@@ -107,6 +111,7 @@ struct State {
     /// The last commit of a stream that is in the log, by its key.
     logged: Recent<String, CommitNumber>,
     lease: Lease,
+    claimed: log::Claimed,
     stepped: Option<Instant>,
     kept: Instant,
     /// Whether a step was begun and did not come to its end: who reads the feed may stop waiting for one at any moment.
@@ -163,6 +168,7 @@ impl Sequencer {
             place: None,
             logged: Recent::new(STREAMS_MAX),
             lease: Lease::Unknown,
+            claimed: log::Claimed::default(),
             stepped: None,
             kept: Instant::now(),
             is_broken_off: false,
@@ -213,8 +219,8 @@ impl Sequencer {
     pub async fn advance(&self, client: &Client, deadline: Deadline) -> Result<(Position, Usage)> {
         let mut state = self.state.lock().await;
         let before = state.queue_requests();
-        // Others may have logged since, and what is known of the streams is from before.
-        state.forget();
+        // Others may have logged since.
+        follow(client, &mut state, deadline).await?;
         state.rounds.forget();
         loop {
             match step(client, &mut state, deadline).await {
@@ -485,7 +491,8 @@ async fn carry(
 ) -> Result<Step> {
     let had_changes = !changes.is_empty();
     let mut letters: Vec<Letter> = puts_of(changes)?.into_iter().map(Letter::from).collect();
-    let logged = last_of_streams(client, state, letters.iter().map(|one| one.stream.clone()), deadline).await?;
+    let logged =
+        last_of_streams(client, state, letters.iter().map(|one| (one.stream.clone(), one.number)), deadline).await?;
     letters.retain(|one| logged.get(&stream_key(&one.stream)).is_none_or(|last| one.number > *last));
     let courier = state.courier.as_mut().ok_or_else(forgotten)?;
     courier.send(&letters, progress, deadline).await?;
@@ -516,6 +523,51 @@ async fn carry(
         0 => Step::Nothing,
         count => Step::Logged(count as u64),
     })
+}
+
+/// The end of the log, where everything before it has its position beside it: what has its own with it may be put there.
+#[derive(Debug)]
+pub struct End {
+    /// The end.
+    pub tail: Tail,
+    /// What it says of how far was read.
+    pub progress: Progress,
+}
+
+/// Reads where the log ends, and settles what is before.
+///
+/// # Errors
+/// As reads and writes have them.
+pub async fn settled_end(client: &Client, deadline: Deadline) -> Result<End> {
+    begin(client, deadline).await.map(|At { tail, progress, .. }| End { tail, progress })
+}
+
+/// Learns from the log what others have logged since this one stepped last. What is known of streams beside it stays: to look at thousands of
+/// them again takes a request for each.
+async fn follow(client: &Client, state: &mut State, deadline: Deadline) -> Result<()> {
+    let known = match &state.place {
+        Some(at) if state.courier.is_none() && !state.is_broken_off => at.tail.clone(),
+        Some(_) | None => {
+            state.forget();
+            return Ok(());
+        }
+    };
+    let mut usage = Usage::default();
+    let tail = log::tail(client.link(), deadline, &mut usage).await?;
+    if tail == known {
+        return Ok(());
+    }
+    if tail.end.0.saturating_sub(known.end.0) > FOLLOWED_MAX {
+        state.forget();
+        return Ok(());
+    }
+    state.place = None;
+    for entry in entries(client, known.end, deadline, &mut usage).await? {
+        for one in entry.commits {
+            state.logged.put(stream_key(&one.stream), one.number);
+        }
+    }
+    Ok(())
 }
 
 /// Reads where the log ends, and settles what whoever wrote it did not come to.
@@ -661,26 +713,95 @@ fn puts_of(changes: Vec<Change>) -> Result<Vec<Put>> {
 async fn last_of_streams(
     client: &Client,
     state: &mut State,
-    streams: impl Iterator<Item = StreamId>,
+    told: impl Iterator<Item = (StreamId, CommitNumber)>,
     deadline: Deadline,
 ) -> Result<HashMap<String, CommitNumber>> {
-    let streams: HashSet<StreamId> = streams.collect();
     // What is remembered may be forgotten while it is looked at: a round has its own of all of its streams.
-    let (mut logged, mut looks): (HashMap<String, CommitNumber>, Vec<_>) = (HashMap::new(), Vec::new());
-    for one in streams {
-        let key = stream_key(&one);
+    let (mut logged, mut unknown): (HashMap<String, CommitNumber>, Vec<_>) = (HashMap::new(), Vec::new());
+    for (stream, number) in told {
+        let key = stream_key(&stream);
         match state.logged.get(&key).copied() {
             Some(last) => drop(logged.insert(key, last)),
-            None => looks.push(async move {
-                let found = last_logged(client, &one, deadline, &mut Usage::default()).await?;
-                Ok::<_, Error>((key, found))
-            }),
+            None => unknown.push((stream, number)),
+        }
+    }
+    for (stream, last) in last_before(client, unknown.into_iter(), deadline).await? {
+        let key = stream_key(&stream);
+        if let LastLogged::Is(last) = last {
+            state.logged.put(key.clone(), last);
+        }
+        logged.insert(key, last.number());
+    }
+    Ok(logged)
+}
+
+/// What is known of the last commit of a stream that is in the log.
+#[derive(Clone, Copy)]
+enum LastLogged {
+    /// It is this one.
+    Is(CommitNumber),
+    /// It is this one, or a later one: all that was told of is in the log.
+    IsAtLeast(CommitNumber),
+}
+
+impl LastLogged {
+    fn number(self) -> CommitNumber {
+        match self {
+            Self::Is(number) | Self::IsAtLeast(number) => number,
+        }
+    }
+}
+
+/// The last commit of each of these streams that is in the log, given commits that somebody tells of. Most often the first of a stream is the
+/// next to be logged, or all of them are logged already: so it, the one before it and the last are read, of many streams at a time. Any other
+/// stream is looked at by itself.
+async fn last_before(
+    client: &Client,
+    told: impl Iterator<Item = (StreamId, CommitNumber)>,
+    deadline: Deadline,
+) -> Result<HashMap<StreamId, LastLogged>> {
+    let mut ends: HashMap<StreamId, (CommitNumber, CommitNumber)> = HashMap::new();
+    for (stream, number) in told {
+        let (first, last) = ends.entry(stream).or_insert((number, number));
+        (*first, *last) = (number.min(*first), number.max(*last));
+    }
+    let keys = ends.iter().flat_map(|(stream, (first, last))| {
+        let key = stream_key(stream);
+        let numbers = BTreeSet::from([first.0.saturating_sub(1).max(1), first.0, last.0]);
+        numbers.into_iter().map(move |number| numbered(key.clone(), number))
+    });
+    let (keys, mut patience) = (keys.collect::<Vec<_>>(), Patience::until(deadline));
+    let found = loop {
+        let only = Some(WITH_POSITIONS);
+        match client.link().get_all(Table::Commits, keys.clone(), only, deadline, &mut Usage::default()).await {
+            Ok(found) => break found,
+            Err(error) => patience.after(error).await?,
+        }
+    };
+    let mut has_position: HashMap<(String, u64), bool> = HashMap::new();
+    for item in &found {
+        if let (Some(key), Some(number)) = (text_of(item, KEY), number_of(item, NUMBER)) {
+            let frame = frame_of(&stream_of_key(key)?, item)?;
+            has_position.insert((key.to_owned(), number), frame.is_some_and(|(_, frame)| frame.position.is_some()));
+        }
+    }
+    let (mut logged, mut looks): (HashMap<StreamId, LastLogged>, Vec<_>) = (HashMap::new(), Vec::new());
+    for (stream, (first, last)) in ends {
+        let key = stream_key(&stream);
+        let before = CommitNumber(first.0.saturating_sub(1));
+        let is_logged = |number: CommitNumber| has_position.get(&(key.clone(), number.0)).copied();
+        if is_logged(first) == Some(false) && (before.0 == 0 || is_logged(before) == Some(true)) {
+            logged.insert(stream, LastLogged::Is(before));
+        } else if is_logged(first) == Some(true) && is_logged(last) == Some(true) {
+            logged.insert(stream, LastLogged::IsAtLeast(last));
+        } else {
+            looks.push(async move {
+                let found = last_logged(client, &stream, deadline, &mut Usage::default()).await?;
+                Ok::<_, Error>((stream, LastLogged::Is(found)))
+            });
         }
     }
     let looked: Vec<_> = stream::iter(looks).buffer_unordered(AT_ONCE).try_collect().await?;
-    for (key, last) in &looked {
-        state.logged.put(key.clone(), *last);
-    }
     logged.extend(looked);
     Ok(logged)
 }
@@ -688,7 +809,8 @@ async fn last_of_streams(
 /// What of that is to be logged, in an order in which each stream's commits follow each other: those that a commit follows and that
 /// did not come yet are read from their table.
 async fn new_commits(client: &Client, state: &mut State, told: Vec<Told>, deadline: Deadline) -> Result<Vec<Ref>> {
-    let mut logged = last_of_streams(client, state, told.iter().map(|one| one.stream.clone()), deadline).await?;
+    let mut logged =
+        last_of_streams(client, state, told.iter().map(|one| (one.stream.clone(), one.number)), deadline).await?;
     let mut commits = Vec::new();
     for Told { stream, number, positions } in told {
         let last = logged.get_mut(&stream_key(&stream)).ok_or_else(forgotten)?;
@@ -715,8 +837,9 @@ async fn new_commits(client: &Client, state: &mut State, told: Vec<Told>, deadli
             }
         }
     }
-    for (key, last) in logged {
-        state.logged.put(key, last);
+    // Of a stream of which nothing is to be logged the last one may be later than what was told of.
+    for one in &commits {
+        state.logged.put(stream_key(&one.stream), one.number);
     }
     Ok(commits)
 }
@@ -815,6 +938,10 @@ async fn write(
     let mut rest = commits;
     while !rest.is_empty() {
         let at = state.place.as_mut().ok_or_else(forgotten)?;
+        // Many seals are about to be put there.
+        if state.claimed.sees(&at.tail, client.owner()) {
+            return Ok(Wrote::Lost);
+        }
         let taken = fitting(rest, at.tail.end)?;
         let (part, later) = rest.split_at(taken);
         rest = later;
@@ -984,19 +1111,9 @@ async fn pending(
             }
         }
     }
-    let streams: HashSet<StreamId> = puts.iter().map(|put| put.stream.clone()).collect();
-    let looks: Vec<_> = streams
-        .into_iter()
-        .map(|stream| async move {
-            let found = last_logged(client, &stream, deadline, &mut Usage::default()).await?;
-            Ok::<_, Error>((stream, found))
-        })
-        .collect();
-    let beside: HashMap<StreamId, CommitNumber> = stream::iter(looks).buffer_unordered(AT_ONCE).try_collect().await?;
-    let is_pending = |put: &Put| {
-        let last = |logged: &HashMap<StreamId, CommitNumber>| logged.get(&put.stream).copied().unwrap_or_default();
-        put.number > last(&logged).max(last(&beside))
-    };
+    puts.retain(|put| logged.get(&put.stream).is_none_or(|last| put.number > *last));
+    let beside = last_before(client, puts.iter().map(|put| (put.stream.clone(), put.number)), deadline).await?;
+    let is_pending = |put: &Put| beside.get(&put.stream).is_none_or(|last| put.number > last.number());
     let mut found: HashMap<(StreamId, CommitNumber), Timestamp> = HashMap::new();
     for put in puts.into_iter().filter(is_pending) {
         found.insert((put.stream, put.number), put.frame.recorded_at);

@@ -14,6 +14,7 @@ use crate::schema::{self, StoredMeta};
 use crate::sequencer::{self, Sequencer};
 use crate::slots::Slots;
 use crate::source::{Source, TableChanges};
+use crate::together::Together;
 use crate::{append, capabilities, read, record, snapshot};
 use async_trait::async_trait;
 use evstore_api::capabilities::Limits;
@@ -37,6 +38,8 @@ pub struct Client {
     clock: Arc<dyn Clock>,
     link: Link,
     memory: Memory,
+    /// Seals that are asked for at the same time.
+    together: Together,
     /// What this handle's claims are known by.
     owner: Owner,
     /// The store's record as it was read last. What it decides is decided by the table.
@@ -81,6 +84,7 @@ impl Client {
             dictionaries: Dictionaries::new(config.dictionary),
             clock,
             memory: Memory::new(),
+            together: Together::default(),
             owner: Owner(CommitId::generate().0),
             meta: RwLock::default(),
             bell: watch::channel(()).0,
@@ -123,6 +127,11 @@ impl Client {
     /// What is known of streams.
     pub fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// Seals that are asked for at the same time.
+    pub fn together(&self) -> &Together {
+        &self.together
     }
 
     /// The sequencer, where there is one.

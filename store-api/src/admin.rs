@@ -22,7 +22,7 @@ pub struct SealStream {
     pub stream: StreamId,
     /// Id of the marker, so that a repeat is recognised.
     pub commit: CommitId,
-    /// The epoch in which the store is `Fenced` or `Leaving`; checked in the same step as the slot.
+    /// The epoch in which the store is `Fenced` or `Leaving`.
     pub epoch: Epoch,
     /// Where the stream goes.
     pub to: StoreName,

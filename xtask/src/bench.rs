@@ -40,7 +40,7 @@ enum Provider {
     Postgres,
     Redis,
     Dynamodb,
-    /// What a move costs, between files and a Postgres.
+    /// What a move costs, between files and a Postgres, and from DynamoDB with a sequencer.
     Moves,
     /// How fast the incident log is archived, out of a file into a folder, and what it takes there.
     Archive,
@@ -64,9 +64,11 @@ impl Bench {
             }
             Provider::Moves => {
                 let server = postgres::Postgres::start(postgres::Release::Newest, &[])?;
-                let mut command =
-                    cargo(&["bench", "-p", "evstore", "--features", "postgres", "--bench", "moves", "--"]);
-                run("moves", command.envs(server.environment()).args(self.arguments))
+                let tables = dynamodb::DynamoDb::start()?;
+                let arguments = ["bench", "-p", "evstore", "--features", "postgres,dynamodb", "--bench", "moves", "--"];
+                let mut command = cargo(&arguments);
+                command.envs(server.environment()).envs(tables.environment());
+                run("moves", command.args(self.arguments))
             }
             Provider::Archive => {
                 run("the archive", cargo(&["bench", "-p", "evstore-tiered", "--"]).args(self.arguments))

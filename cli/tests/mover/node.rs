@@ -56,8 +56,9 @@ pub enum Role {
     Burst(u64),
     /// Appends to one stream, so many times a second whatever that takes, until it is told to stop.
     Hot(u64),
-    /// Appends to streams that nobody has made yet, whose names other nodes of this kind try at the same time.
-    Create,
+    /// Appends to streams that nobody has made yet, whose names other nodes of this kind try at the same time; with a pause of so many
+    /// milliseconds after each.
+    Create(u64),
     /// Appends, saves snapshots and loads them.
     Snapshot,
     /// Follows the feed under a name, with a checkpoint in the store; so many runs were before this one.
@@ -74,7 +75,7 @@ impl Role {
             Self::Fill(count) => ("fill", count),
             Self::Burst(count) => ("burst", count),
             Self::Hot(rate) => ("hot", rate),
-            Self::Create => ("create", 0),
+            Self::Create(pause) => ("create", pause),
             Self::Snapshot => ("snapshot", 0),
             Self::Consume(run) => ("consume", run.into()),
             Self::UntilRefused => ("until-refused", 0),
@@ -95,7 +96,7 @@ impl Role {
             Self::Fill(number),
             Self::Burst(number),
             Self::Hot(number),
-            Self::Create,
+            Self::Create(number),
             Self::Snapshot,
             Self::Consume(run),
             Self::UntilRefused,
@@ -131,7 +132,7 @@ pub fn work(told: &str) {
             Role::Fill(count) => node.fill(count, |number| format!("filled-{number}")).await,
             Role::Burst(count) => node.fill(count, |number| format!("race-{}", number % STREAMS)).await,
             Role::Hot(rate) => node.hot(rate).await,
-            Role::Create => node.create().await,
+            Role::Create(pause) => node.create(Duration::from_millis(pause)).await,
             Role::Snapshot => node.snapshot().await,
             Role::Consume(run) => node.consume(run).await,
             Role::UntilRefused => node.until_refused().await,
@@ -337,13 +338,14 @@ impl Node {
         futures::future::join_all(callers).await;
     }
 
-    async fn create(&mut self) {
+    async fn create(&mut self, pause: Duration) {
         for number in 0.. {
             if self.is_over() {
                 return;
             }
             let commit = commit(&mut self.seed);
             self.append(&format!("born-{number}"), Expected::NoStream, &commit).await;
+            tokio::time::sleep(pause).await;
         }
     }
 

@@ -107,7 +107,14 @@ const SCHEDULES: &[Schedule] = &[
         numbers: &[12, 13],
         name: "streams_are_made_on_old_and_new_nodes_across_the_fence",
         stores: Stores::Files,
-        run: streams_are_made,
+        run: || streams_are_made(Kind::Sqlite, 0),
+    },
+    Schedule {
+        numbers: &[12, 13],
+        name: "streams_are_made_on_old_and_new_nodes_across_the_seals_of_dynamodb",
+        stores: Stores::Servers,
+        // Without a pause a file takes more streams than the local engine can be given back.
+        run: || streams_are_made(Kind::DynamoDbSequencer, 5),
     },
     Schedule {
         numbers: &[14],
@@ -553,15 +560,15 @@ fn is_after(append: &Append, end: u64) -> bool {
     }
 }
 
-fn streams_are_made() {
-    let mut system = System::new(Kind::Sqlite, Kind::Sqlite);
+fn streams_are_made(a: Kind, pause: u64) {
+    let mut system = System::new(a, Kind::Sqlite);
     for config in [OLD, OLD] {
-        system.node(Role::Create, config);
+        system.node(Role::Create(pause), config);
     }
     system.let_work(50);
     system.start();
     for config in [NEW, NEW] {
-        system.node(Role::Create, config);
+        system.node(Role::Create(pause), config);
     }
     let copies = system.copies();
     system.let_work(200);

@@ -13,12 +13,17 @@ use crate::seed::Seed;
 use crate::worker::Job;
 use evstore_api::capabilities::Fence;
 use evstore_api::{
-    AdvanceFeed, CommitKind, CommitNumber, Epoch, Error, ErrorKind, Expected, Format, Incarnation, Lineage, Meta,
-    MetaSwapped, OpenStream, Origin, Position, ReadHead, RecordExpected, RecordKey, RecordKind, RecordName, Replica,
-    Replicate, Revision, SealStream, StoreName, StoreState, StreamId, StreamState, SwapMeta, Timestamp,
+    AdvanceFeed, CommitKind, CommitNumber, Epoch, Error, ErrorKind, Expected, Format, Head, Incarnation, Lineage,
+    ListStreams, Meta, MetaSwapped, NamespaceFilter, OpenStream, Origin, Position, ReadHead, RecordExpected, RecordKey,
+    RecordKind, RecordName, Replica, Replicate, Revision, SealStream, StoreName, StoreState, StreamId, StreamState,
+    SwapMeta, Timestamp,
 };
+use futures::future::join_all;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+/// Streams that are sealed at the same time.
+const MANY: usize = 120;
 
 pub(crate) static CHECKS: &[Check] = &[
     check!(
@@ -523,6 +528,15 @@ fn seal(context: &Context, stream: &StreamId, epoch: Epoch) -> SealStream {
     SealStream { stream: stream.clone(), commit, epoch, to, deadline }
 }
 
+/// The head of a stream as the store lists it.
+async fn listed(context: &Context, fresh: &Fresh, stream: &StreamId) -> Result<Head, Broken> {
+    let (namespace, prefix) = (NamespaceFilter::One(stream.namespace.clone()), stream.name.as_str().to_owned());
+    let request =
+        ListStreams { namespace, category: None, prefix, after: None, limit: 10, deadline: context.deadline() };
+    let found = fresh.store.list_streams(request).await?.streams.into_iter().find(|listed| listed.stream == *stream);
+    found.map(|listed| listed.head).ok_or_else(|| Broken::new("a stream is not in the list"))
+}
+
 fn open(context: &Context, fresh: &Fresh, stream: &StreamId, number: u64, epoch: Epoch) -> OpenStream {
     let (owner, deadline) = (fresh.settings.store().clone(), context.deadline());
     OpenStream {
@@ -584,6 +598,35 @@ async fn a_seal_closes_its_stream(context: Context) -> Result<Outcome, Broken> {
     ensure_eq!((revisions(&page).len(), &page.head.state), (3, &state), "a sealed stream");
     let last = slots(&context, &*fresh.admin, &stream).await?.pop().map(|commit| commit.kind);
     ensure_eq!(last, Some(CommitKind::MovedOut { epoch, to: elsewhere() }), "the slot of the seal");
+    // Many at a time, among which are some that were just appended to, one that is sealed already and one that is missing.
+    let many: Vec<_> = (0..MANY).map(|_| context.stream()).collect();
+    for (stream, commits) in many.iter().zip((1..4).cycle()) {
+        for _ in 0..commits {
+            append_to(&context, &*fresh.store, stream, 1).await?;
+        }
+    }
+    let absent = context.stream();
+    let asked: Vec<_> = many.iter().chain([&stream, &absent]).map(|stream| seal(&context, stream, epoch)).collect();
+    let answers = join_all(asked.iter().map(|request| fresh.admin.seal_stream(request.clone()))).await;
+    for ((request, answer), commits) in asked.iter().zip(answers).zip((1..4).cycle().take(MANY).chain([0, 0])) {
+        if commits == 0 {
+            let is_refused = answer.is_err_and(|error| [ErrorKind::Moved, ErrorKind::NotFound].contains(&error.kind()));
+            ensure!(is_refused, "a stream that is sealed or missing is sealed beside others");
+            continue;
+        }
+        let sealed = answer?;
+        let place = (sealed.number.0, sealed.last.0, sealed.repeated);
+        ensure_eq!(place, (commits + 1, commits, false), "the seal of one of many streams");
+        let again = fresh.admin.seal_stream(request.clone()).await?;
+        ensure_eq!((again.number, again.repeated), (sealed.number, true), "the same seal once more");
+        ensure_eq!(
+            slots(&context, &*fresh.admin, &request.stream).await?.len() as u64,
+            commits + 1,
+            "slots with a seal"
+        );
+    }
+    let refused = append_to(&context, &*fresh.store, &many[0], 1).await;
+    ensure_kind!(refused, Fenced, "an append to one of many sealed streams");
     append_to(&context, &*fresh.store, &untouched, 1).await?;
     append_to(&context, &*fresh.store, &context.stream(), 1).await?;
     // Nothing is decided yet: whoever was refused waits. Once it is, all of them are sent on.
@@ -618,12 +661,24 @@ async fn a_seal_is_of_its_attempt(context: Context) -> Result<Outcome, Broken> {
         let request = seal(&context, &stream, epoch);
         let sealed = fresh.admin.seal_stream(request.clone()).await?;
         ensure_eq!((sealed.number, sealed.repeated), (CommitNumber(number), false), "the seal of an attempt");
+        // Twice: a store may remember of a stream that it is sealed, for as long as nothing opens it.
+        for _ in 0..2 {
+            let head = listed(&context, &fresh, &stream).await?;
+            let state = StreamState::Sealed { epoch, to: elsewhere() };
+            ensure_eq!((head.number, head.state), (CommitNumber(number), state), "the listed head of a sealed stream");
+        }
         ensure_kind!(
             append_to(&context, &*fresh.store, &stream, 1).await,
             Fenced,
             "an append to a stream that is sealed"
         );
         fresh.enter(&context, StoreState::Open).await?;
+        let head = listed(&context, &fresh, &stream).await?;
+        ensure_eq!(
+            (head.number, head.state),
+            (CommitNumber(number), StreamState::Open),
+            "its listed head once given up"
+        );
         late.push(seal(&context, &stream, epoch));
     }
     let receipt = append_to(&context, &*fresh.store, &stream, 1).await?;

@@ -406,12 +406,14 @@ async fn a_new_store_has_nothing_to_be_looked_for_at_the_ends_of_its_streams() {
     proxy.take_seen();
     assert_eq!(advance(&scratch).await, Position(20));
     let names = format!("{}-names", scratch.table());
-    let looks = proxy.take_seen().into_iter().filter(|(operation, _)| operation == "Query");
-    let (listed, streams): (Vec<_>, Vec<_>) =
-        looks.map(|(_, asked)| asked).partition(|asked| asked["TableName"] == names);
-    assert_eq!(listed.len(), 0, "the list of streams is read");
-    let of_streams = streams.iter().filter(|asked| asked["TableName"] == scratch.table()).count();
-    assert_eq!(of_streams, 20, "one look at each stream");
+    let seen = proxy.take_seen();
+    let queries = |table: &str| {
+        seen.iter().filter(|(operation, asked)| operation == "Query" && asked["TableName"] == table).count()
+    };
+    assert_eq!(queries(&names), 0, "the list of streams is read");
+    assert_eq!(queries(&scratch.table()), 0, "streams are looked at one by one");
+    let together = seen.iter().filter(|(operation, _)| operation == "BatchGetItem").count();
+    assert_eq!(together, 1, "one look at all streams");
     assert_eq!(proved_feed(&store).await.len(), 20);
     scratch.end().await;
 }
