@@ -21,7 +21,7 @@ use std::io::{Read as _, Write as _};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::Instant;
 
@@ -295,20 +295,8 @@ impl Appending {
             round,
             seed: seed.next_u64(),
         };
-        let job = serde_json::to_vec(&job).map_err(|cause| unread(cause.into()))?;
-        let mut child = Command::new(&worker.program)
-            .args(&worker.arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(unread)?;
-        let pipes = (child.stdin.take(), child.stdout.take());
-        let (Some(mut stdin), Some(stdout)) = pipes else { return Err(unread(std::io::ErrorKind::BrokenPipe.into())) };
-        stdin.write_all(&job).await.map_err(unread)?;
-        drop(stdin);
-        let mut lines = BufReader::new(stdout).lines();
+        let (child, out) = worker.start(&job).await.map_err(unread)?;
+        let mut lines = out.lines();
         let late = |_| Error::new(ErrorKind::DeadlineExceeded, "the process that appends did not append in time");
         let first = tokio::time::timeout(FIRST_MAX, lines.next_line()).await.map_err(late)?.map_err(unread)?;
         let acknowledged = first.into_iter().collect();

@@ -1,8 +1,12 @@
 //! What is held to the catalog.
 
 use evstore_api::{Provider, Settings};
+use serde::Serialize;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::Stdio;
+use tokio::io::{AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
 
 /// A provider, the settings of a store beside which scratch stores are made, and how to start processes that know it.
 #[derive(Clone, Debug)]
@@ -23,6 +27,27 @@ pub struct WorkerCommand {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<OsString>,
+}
+
+impl WorkerCommand {
+    /// Starts its process, hands it its job as JSON on standard input, and gives what it writes. It is killed when the handle is dropped.
+    ///
+    /// # Errors
+    /// When it can't be started, or does not take the job.
+    pub async fn start(&self, job: &impl Serialize) -> std::io::Result<(Child, BufReader<ChildStdout>)> {
+        let job = serde_json::to_vec(job)?;
+        let mut child = Command::new(&self.program)
+            .args(&self.arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut stdin = child.stdin.take().ok_or(std::io::ErrorKind::BrokenPipe)?;
+        stdin.write_all(&job).await?;
+        let out = BufReader::new(child.stdout.take().ok_or(std::io::ErrorKind::BrokenPipe)?);
+        Ok((child, out))
+    }
 }
 
 impl Target {

@@ -9,10 +9,10 @@ use crate::target::WorkerCommand;
 use evstore_api::{Provider, Settings, StoreName, StreamId};
 use serde::{Deserialize, Serialize};
 use std::io::{Read as _, Write as _};
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::process::{Child, ChildStdout};
 
 /// Longest time that a process may be silent while something is waited for: it starts on a busy machine, too.
 const SILENT_MAX: Duration = Duration::from_secs(60);
@@ -61,21 +61,7 @@ impl Job {
 
     /// Starts a process that does it. It is killed when the handle is dropped.
     pub(crate) async fn start(&self, command: &WorkerCommand) -> Result<Running, Broken> {
-        self.spawn(command).await.map_err(unread)
-    }
-
-    async fn spawn(&self, command: &WorkerCommand) -> std::io::Result<Running> {
-        let mut child = Command::new(&command.program)
-            .args(&command.arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .kill_on_drop(true)
-            .spawn()?;
-        let job = serde_json::to_vec(self)?;
-        let mut stdin = child.stdin.take().ok_or(std::io::ErrorKind::BrokenPipe)?;
-        stdin.write_all(&job).await?;
-        let out = BufReader::new(child.stdout.take().ok_or(std::io::ErrorKind::BrokenPipe)?);
+        let (child, out) = command.start(self).await.map_err(unread)?;
         Ok(Running { child, out, text: Vec::new() })
     }
 }
